@@ -1,0 +1,47 @@
+// What the device can do at most.   fma: z = z m + c in sixteen independent chains, registers only
+//                                   copy: y = x, four elements at a time
+
+#import lib/index
+
+struct Params {
+    count: u32,
+    rounds: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read> x4: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> y4: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn fma_ceiling(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+    let i = invocation_index(group, groups, lane, 64u);
+    if i < params.count {
+        // |m| < 1, so the chains stay finite; m comes from memory, so nothing can be folded away.
+        let m = vec4<f32>(0.5 + 0.25 * clamp(x[0], -1.0, 1.0));
+        let c = vec4<f32>(f32(i) * 1e-6);
+        var z0 = c;
+        var z1 = c + 1.0;
+        var z2 = c + 2.0;
+        var z3 = c + 3.0;
+        for (var k = 0u; k < params.rounds; k++) {
+            z0 = fma(z0, m, c);
+            z1 = fma(z1, m, c);
+            z2 = fma(z2, m, c);
+            z3 = fma(z3, m, c);
+        }
+        let s = (z0 + z1) + (z2 + z3);
+        y[i] = (s.x + s.y) + (s.z + s.w);
+    }
+}
+
+@compute @workgroup_size(64)
+fn copy_ceiling(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                @builtin(local_invocation_index) lane: u32) {
+    let i = invocation_index(group, groups, lane, 64u);
+    if i < params.count {
+        y4[i] = x4[i];
+    }
+}

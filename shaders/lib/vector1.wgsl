@@ -1,0 +1,8 @@
+// One channel per element of a buffer; the same names as lib/vector4.
+
+alias Vector = f32;
+const WIDTH: u32 = 1u;
+
+fn horizontal_sum(v: Vector) -> f32 {
+    return v;
+}

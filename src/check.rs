@@ -1,0 +1,154 @@
+//! Proof of the operators: every case against its f64 reference on a device, with guard words behind the
+//! outputs, and every gradient against finite differences without one. Tests and `doctor` share this.
+
+use crate::gpu::{Executable, GpuError, Store};
+use crate::graph::{Caps, Graph, GraphError, Plan, ValueId, interpret};
+use crate::ops::Case;
+use crate::rng::{Philox, Stream};
+use crate::tensor::{Array, DType, Deviation};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Words behind each output that a kernel must not touch: more than one workgroup's worth.
+const GUARD_WORDS: usize = 320;
+
+/// A NaN of its own: whatever was not written is seen in outputs and guards alike.
+const POISON: u32 = 0x7fc0_dead;
+
+/// How a case came out on a device.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The largest deviation over the outputs.
+    pub deviation: Deviation,
+    /// Shape of the output in which it was found.
+    pub output: String,
+    /// Whether a word behind an output was written.
+    pub guard_broken: bool,
+    /// Shader files, entry points and variants that ran.
+    pub kernels: String,
+}
+
+impl Outcome {
+    /// Whether it is within tolerance and stayed within its memory.
+    pub fn passed(&self) -> bool {
+        self.deviation.excess <= 1.0 && !self.guard_broken
+    }
+}
+
+/// A graph of one operator with the case's inputs.
+fn single(case: &Case) -> Result<(Graph, Vec<ValueId>, Vec<ValueId>), GraphError> {
+    let mut graph = Graph::new();
+    let inputs: Vec<ValueId> = case
+        .inputs
+        .iter()
+        .enumerate()
+        .map(|(i, (spec, _))| graph.input(&format!("x{i}"), spec.clone()))
+        .collect();
+    let outputs = graph.apply_shared(case.op.clone(), &inputs)?;
+    for (i, &y) in outputs.iter().enumerate() {
+        graph.output(&format!("y{i}"), y);
+    }
+    Ok((graph, inputs, outputs))
+}
+
+/// What stops a case from being judged.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The case's own shapes are wrong.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The device failed.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+}
+
+/// Runs a case on the store's device with the launches made for `caps`.
+pub fn on_device(case: &Case, store: &Arc<Store>, caps: &Caps) -> Result<Outcome, CheckError> {
+    let (graph, inputs, outputs) = single(case)?;
+    let plan = Plan::with_guards(graph, caps, GUARD_WORDS).map_err(GpuError::from)?;
+    let kernels: Vec<String> = plan
+        .steps
+        .iter()
+        .map(|s| {
+            format!("{}:{} [{}]", s.dispatch.shader.name, s.dispatch.entry, s.dispatch.variant.describe())
+        })
+        .collect();
+    let executable = Executable::new(store, plan)?;
+    let arrays = case.arrays();
+    executable.poison(POISON);
+    for (&id, array) in inputs.iter().zip(&arrays) {
+        match executable.plan().graph.spec(id).dtype {
+            DType::F32 => executable.write(id, &array.data.iter().map(|&v| v as f32).collect::<Vec<_>>()),
+            DType::U32 => executable.write_u32(id, &array.data.iter().map(|&v| v as u32).collect::<Vec<_>>()),
+        }
+    }
+    executable.run()?;
+    let expected = case.op.reference(&arrays);
+    let mut outcome = Outcome {
+        deviation: Deviation::default(),
+        output: String::new(),
+        guard_broken: false,
+        kernels: kernels.join(", "),
+    };
+    let in_place = matches!(case.op.aliasing(), crate::graph::Aliasing::InPlace(_));
+    for (&id, array) in outputs.iter().zip(&expected) {
+        let spec = executable.plan().graph.spec(id).clone();
+        let got: Vec<f64> = match spec.dtype {
+            DType::F32 => executable.read(id)?.into_iter().map(f64::from).collect(),
+            DType::U32 => executable.read_u32(id)?.into_iter().map(f64::from).collect(),
+        };
+        let deviation = case.tolerance.compare(&got, &array.data);
+        if deviation.excess >= outcome.deviation.excess {
+            (outcome.deviation, outcome.output) = (deviation, format!("{spec:?}"));
+        }
+        if !in_place {
+            outcome.guard_broken |= executable.read_guard(id)?.iter().any(|&w| w != POISON);
+        }
+    }
+    Ok(outcome)
+}
+
+/// The derivative of ⟨y, r⟩, r random, along a random direction of each checked input: the backward graph
+/// in f64 against central differences. Returns the largest error relative to the derivative's scale.
+pub fn gradient(case: &Case) -> Result<f64, GraphError> {
+    let (mut graph, inputs, outputs) = single(case)?;
+    let arrays = case.arrays();
+    let mut given: HashMap<ValueId, Array> = inputs.iter().copied().zip(arrays).collect();
+
+    let mut rng = Philox::new(1, Stream::Cases, 1);
+    // Only the first output has a gradient; others (statistics) are by-products.
+    let y = outputs[0];
+    let seed_value = Array::from_fn(graph.shape(y), |_| rng.normal());
+    let seed = graph.input("seed", graph.spec(y).clone());
+    given.insert(seed, seed_value.clone());
+    let wrt: Vec<ValueId> = case.gradients.iter().map(|&i| inputs[i]).collect();
+    let gradients = graph.backward(&[(y, seed)], &wrt)?;
+    let values = interpret(&graph, &given);
+
+    let project = |given: &HashMap<ValueId, Array>| {
+        let x: Vec<Array> = inputs.iter().map(|v| given[v].clone()).collect();
+        let y = case.op.reference(&x).swap_remove(0);
+        y.data.iter().zip(&seed_value.data).map(|(a, b)| a * b).sum::<f64>()
+    };
+    let mut worst: f64 = 0.0;
+    for &x in &wrt {
+        let Some(gradient) = gradients.get(&x) else { return Ok(f64::INFINITY) };
+        let gradient = &values[gradient.0];
+        for _ in 0..3 {
+            let direction = Array::from_fn(&given[&x].shape, |_| rng.normal());
+            const H: f64 = 1e-5;
+            let at = |h: f64| {
+                let mut moved = given.clone();
+                let array = moved.get_mut(&x).expect("every checked input is given");
+                array.data.iter_mut().zip(&direction.data).for_each(|(v, d)| *v += h * d);
+                project(&moved)
+            };
+            let numeric = (at(H) - at(-H)) / (2.0 * H);
+            let products: Vec<f64> = gradient.data.iter().zip(&direction.data).map(|(g, d)| g * d).collect();
+            let analytic: f64 = products.iter().sum();
+            let scale = products.iter().map(|p| p * p).sum::<f64>().sqrt().max(1e-3);
+            worst = worst.max((numeric - analytic).abs() / scale);
+        }
+    }
+    Ok(worst)
+}

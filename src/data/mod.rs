@@ -1,0 +1,231 @@
+//! Training pictures: the built-in glyphs, folders of pictures, IDX (MNIST) and CIFAR-10 files, all
+//! decoded once into memory as u8, channels-last, at one size; and batches of them as f32 in [-1, 1].
+
+mod cifar;
+mod error;
+mod folder;
+pub mod glyphs;
+mod idx;
+mod loader;
+mod picture;
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+pub use error::DataError;
+pub use loader::{AugmentOptions, Batch, Loader, batch_at};
+
+use crate::rng::{Philox, Stream};
+
+/// The most bytes a decoded data set may take in memory: 8 GiB.
+pub const MAX_BYTES: u64 = 8 << 30;
+/// The longest side of a picture that is decoded, in pixels.
+pub const MAX_SIDE: u32 = 8192;
+/// The most bytes one picture may take, encoded or decoded: 512 MiB.
+pub const MAX_PICTURE_BYTES: u64 = 512 << 20;
+
+/// The step under which the held-out split draws from [`Stream::Shuffle`]; epochs count up from zero
+/// and do not reach it.
+const SPLIT_STEP: u32 = u32::MAX;
+
+/// What to make of the pictures of a data set.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Height and width in pixels. A picture is scaled to cover this and cropped about its centre.
+    pub size: (usize, usize),
+    /// 1 (grey) or 3 (RGB).
+    pub channels: usize,
+    /// Seed of the poses of the built-in glyphs.
+    pub seed: u64,
+    /// How many glyphs `builtin:glyphs` draws.
+    pub glyph_count: usize,
+}
+
+impl Options {
+    /// Bytes of one decoded picture: height · width · channels.
+    fn stride(&self) -> usize {
+        self.size.0 * self.size.1 * self.channels
+    }
+
+    fn check(&self) -> Result<(), DataError> {
+        let (height, width) = self.size;
+        let sides = 1..=MAX_SIDE as usize;
+        let wrong = |found, expected| Err(DataError::Options { found, expected });
+        if !sides.contains(&height) || !sides.contains(&width) {
+            return wrong(format!("size {height} x {width}"), format!("sides of 1 to {MAX_SIDE} pixels"));
+        }
+        if self.channels != 1 && self.channels != 3 {
+            return wrong(format!("{} channels", self.channels), "1 (grey) or 3 (RGB)".into());
+        }
+        Ok(())
+    }
+
+    /// Refuses `count` pictures that would not fit in [`MAX_BYTES`].
+    fn check_memory(&self, spec: &str, count: u64) -> Result<(), DataError> {
+        let bytes = u128::from(count) * self.stride() as u128;
+        if bytes <= u128::from(MAX_BYTES) {
+            return Ok(());
+        }
+        let (height, width) = self.size;
+        Err(DataError::TooLarge { spec: spec.into(), count, height, width, channels: self.channels, bytes })
+    }
+}
+
+/// Decoded pictures, u8, channels-last, all of one size, held in memory.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    pub height: usize,
+    pub width: usize,
+    /// 1 (grey) or 3 (RGB).
+    pub channels: usize,
+    /// The name of each class, by label; empty if the pictures are unlabelled.
+    pub class_names: Vec<String>,
+    /// All pictures that were decoded, `[N, H, W, C]`; shared by the parts of a split.
+    pixels: Arc<Vec<u8>>,
+    /// `[N]`, or empty if unlabelled.
+    labels: Arc<Vec<u32>>,
+    /// Which of the N pictures belong to this data set.
+    rows: Vec<usize>,
+}
+
+impl Dataset {
+    /// Opens `spec`: `builtin:glyphs`, or the path of
+    ///
+    /// - a folder of pictures (PNG, JPEG, BMP, GIF, WebP, PNM, TIFF, told by content), visited
+    ///   recursively in sorted order; where it has subfolders, the first level names the classes;
+    /// - an IDX images file (`train-images-idx3-ubyte`, plain or gzip), with its labels file beside it
+    ///   if there is one, or a folder that holds such files (the training pair is preferred);
+    /// - a CIFAR-10 binary file (`NAME.bin`), or a folder of `data_batch_*.bin`.
+    ///
+    /// Pictures are turned upright (EXIF), laid on white where they are transparent, turned to grey
+    /// or RGB, cropped about the centre to the aspect ratio of `options.size` and resampled to it.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] names the file, what is wrong with it and the remedy. One bad picture refuses the
+    /// whole folder, so that no data set is silently smaller than it looks.
+    pub fn open(spec: &str, options: &Options) -> Result<Self, DataError> {
+        options.check()?;
+        if let Some(name) = spec.strip_prefix("builtin:") {
+            return match name {
+                "glyphs" => glyphs::dataset(options),
+                _ => Err(DataError::UnknownBuiltin { name: name.into() }),
+            };
+        }
+        let path = Path::new(spec);
+        let metadata = fs::metadata(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => DataError::Missing { path: path.into(), source },
+            _ => DataError::Read { path: path.into(), source },
+        })?;
+        if metadata.is_dir() {
+            let names = file_names(path)?;
+            if let Some(images) = idx::find_images(&names) {
+                idx::dataset(&path.join(images), options)
+            } else if let batches = cifar::find_batches(path, &names)
+                && !batches.is_empty()
+            {
+                cifar::dataset(&batches, options)
+            } else {
+                folder::dataset(path, options)
+            }
+        } else if metadata.is_file() && path.extension().is_some_and(|e| e == "bin") {
+            cifar::dataset(&[path.into()], options)
+        } else if metadata.is_file() && idx::looks_like(path)? {
+            idx::dataset(path, options)
+        } else {
+            Err(DataError::UnknownFile { path: path.into() })
+        }
+    }
+
+    /// `pixels` is `[N, H, W, C]`; `labels` is `[N]`, or empty if unlabelled.
+    fn from_parts(options: &Options, class_names: Vec<String>, pixels: Vec<u8>, labels: Vec<u32>) -> Self {
+        let count = pixels.len() / options.stride();
+        debug_assert_eq!(pixels.len(), count * options.stride());
+        debug_assert!(labels.is_empty() || labels.len() == count);
+        Self {
+            height: options.size.0,
+            width: options.size.1,
+            channels: options.channels,
+            class_names,
+            pixels: Arc::new(pixels),
+            labels: Arc::new(labels),
+            rows: (0..count).collect(),
+        }
+    }
+
+    /// How many pictures there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are none; only a part of a [`Dataset::split`] can be empty.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Picture `i`: `[H, W, C]`, 0 black to 255 white. `i` must be below [`Dataset::len`].
+    pub fn image(&self, i: usize) -> &[u8] {
+        let stride = self.height * self.width * self.channels;
+        &self.pixels[self.rows[i] * stride..][..stride]
+    }
+
+    /// The class of picture `i`, an index into `class_names`; 0 if unlabelled.
+    pub fn label(&self, i: usize) -> u32 {
+        let row = self.rows[i];
+        if self.labels.is_empty() { 0 } else { self.labels[row] }
+    }
+
+    /// Splits into (training, held-out) by a shuffle of `seed`. The held-out part gets
+    /// `held_out` · len pictures, rounded; `held_out` is clamped to [0, 1]. Both parts keep the order
+    /// and share the pixels of the whole.
+    pub fn split(self, held_out: f64, seed: u64) -> (Self, Self) {
+        let mut rows = self.rows.clone();
+        Philox::new(seed, Stream::Shuffle, SPLIT_STEP).shuffle(&mut rows);
+        let count = (rows.len() as f64 * held_out.clamp(0.0, 1.0)).round() as usize;
+        let mut training = rows.split_off(count);
+        rows.sort_unstable();
+        training.sort_unstable();
+        (Self { rows: training, ..self.clone() }, Self { rows, ..self })
+    }
+}
+
+/// A colour byte 0..=255 as a network input in [-1, 1].
+pub fn to_unit(byte: u8) -> f32 {
+    f32::from(byte) / 127.5 - 1.0
+}
+
+/// The inverse of [`to_unit`]: rounds to the nearest byte and clamps; NaN gives 0.
+pub fn from_unit(value: f32) -> u8 {
+    ((value + 1.0) * 127.5).round() as u8
+}
+
+/// The names of the files (not the folders) directly in `folder`, sorted; names that are not UTF-8
+/// belong to no known layout and are left out.
+fn file_names(folder: &Path) -> Result<Vec<String>, DataError> {
+    let unreadable = |source| DataError::Read { path: folder.into(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        if let Ok(name) = entry.file_name().into_string()
+            && entry.path().is_file()
+        {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Up to `count` bytes from the start of a file.
+fn read_head(path: &Path, count: u64) -> Result<Vec<u8>, DataError> {
+    let mut head = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(count).read_to_end(&mut head))
+        .map_err(|source| DataError::Read { path: path.into(), source })?;
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,387 @@
+//! A plan made runnable: buffers allocated, parameters packed, bind groups made, once; then each run
+//! only encodes and submits.
+
+use super::{Device, GpuError, Pipeline, lock};
+use crate::graph::{Dispatch, Home, Origin, Plan, Scalar, ValueId};
+use crate::shader::{Access, Interface, ParamKind, ShaderError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// States shared by name among the plans of one device: parameters, moments, gradients.
+#[derive(Debug)]
+pub struct Store {
+    device: Arc<Device>,
+    states: Mutex<HashMap<String, wgpu::Buffer>>,
+}
+
+/// Uniform buffers must be bound at multiples of 256 bytes (WebGPU's default limit).
+const UNIFORM_ALIGNMENT: usize = 256;
+
+/// Work that one submission may hold: a slow integrated GPU (some 0.3 TFLOP/s in our kernels) takes a third
+/// of a second for it, well within the two seconds after which Windows resets a device.
+const SUBMISSION_FLOPS: u64 = 100_000_000_000;
+
+const STORAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
+
+impl Store {
+    /// An empty store.
+    pub fn new(device: &Arc<Device>) -> Arc<Self> {
+        Arc::new(Self { device: device.clone(), states: Mutex::default() })
+    }
+
+    /// The device that holds the states.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    fn state(&self, name: &str, bytes: u64) -> Result<wgpu::Buffer, GpuError> {
+        let mut states = lock(&self.states);
+        if let Some(buffer) = states.get(name) {
+            if buffer.size() != bytes {
+                return Err(GpuError::StateSize { name: name.into(), found: buffer.size(), needed: bytes });
+            }
+            return Ok(buffer.clone());
+        }
+        let buffer = self.device.buffer(name, bytes, STORAGE)?;
+        states.insert(name.into(), buffer.clone());
+        Ok(buffer)
+    }
+
+    /// Fills a state, making it if need be. New states are zero.
+    pub fn write(&self, name: &str, data: &[f32]) -> Result<(), GpuError> {
+        let buffer = self.state(name, (data.len() as u64 * 4).max(4))?;
+        self.device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(data));
+        Ok(())
+    }
+
+    /// Reads a state; `None` if there is none of this name.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<f32>>, GpuError> {
+        let buffer = lock(&self.states).get(name).cloned();
+        buffer.map(|b| self.device.read_words(&b, 0, b.size()).map(|w| from_bits(&w))).transpose()
+    }
+
+    /// Device bytes of all states.
+    pub fn bytes(&self) -> u64 {
+        lock(&self.states).values().map(wgpu::Buffer::size).sum()
+    }
+}
+
+fn from_bits(words: &[u32]) -> Vec<f32> {
+    words.iter().map(|&w| f32::from_bits(w)).collect()
+}
+
+impl Device {
+    fn read_words(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>, GpuError> {
+        // A buffer of its own: reading through memory that the GPU also computes in is slow on most drivers.
+        let staging =
+            self.buffer("readback", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
+        self.queue.submit([encoder.finish()]);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            let _ = sender.send(result);
+        });
+        self.wait()?;
+        receiver
+            .recv()
+            .map_err(|e| GpuError::Device(e.to_string()))?
+            .map_err(|e| GpuError::Device(e.to_string()))?;
+        let view = staging.get_mapped_range(..).map_err(|e| GpuError::Device(e.to_string()))?;
+        Ok(bytemuck::pod_collect_to_vec(&view))
+    }
+}
+
+struct Launch {
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    groups: [u32; 3],
+    flops: u64,
+}
+
+/// A plan on a device, ready to run any number of times.
+pub struct Executable {
+    device: Arc<Device>,
+    plan: Plan,
+    buffers: Vec<wgpu::Buffer>,
+    uniform_bytes: u64,
+    launches: Vec<Launch>,
+}
+
+impl Executable {
+    /// Allocates, compiles and binds. States come from the store.
+    pub fn new(store: &Store, plan: Plan) -> Result<Self, GpuError> {
+        let device = store.device.clone();
+        let mut buffers = Vec::with_capacity(plan.buffers.len());
+        for planned in &plan.buffers {
+            buffers.push(match planned.home {
+                Home::State => store.state(&planned.name, planned.bytes)?,
+                _ => device.buffer(&planned.name, planned.bytes, STORAGE)?,
+            });
+        }
+        for (value, place) in plan.graph.values.iter().zip(&plan.placements) {
+            if let (Origin::Constant(array), Some(place)) = (&value.origin, place) {
+                let data: Vec<f32> = array.data.iter().map(|&v| v as f32).collect();
+                device.queue.write_buffer(&buffers[place.buffer], place.offset, bytemuck::cast_slice(&data));
+            }
+        }
+
+        let mut uniforms: Vec<u8> = Vec::new();
+        let mut pipelines = Vec::with_capacity(plan.steps.len());
+        let mut ranges = Vec::with_capacity(plan.steps.len());
+        for step in &plan.steps {
+            let d = &step.dispatch;
+            let pipeline = device.pipeline(d.shader, d.entry, &d.variant)?;
+            check_bindings(d, &pipeline.interface)?;
+            let packed = pack_params(d, &pipeline.interface)?;
+            let start = uniforms.len();
+            uniforms.extend_from_slice(&packed);
+            uniforms.resize(uniforms.len().next_multiple_of(UNIFORM_ALIGNMENT), 0);
+            ranges.push((start, packed.len()));
+            pipelines.push(pipeline);
+        }
+        let uniform_bytes = uniforms.len().max(UNIFORM_ALIGNMENT) as u64;
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let uniform_buffer = device.buffer("parameters of launches", uniform_bytes, usage)?;
+        device.queue.write_buffer(&uniform_buffer, 0, &uniforms);
+
+        let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let mut launches = Vec::with_capacity(plan.steps.len());
+        for (i, (step, pipeline)) in plan.steps.iter().zip(pipelines).enumerate() {
+            let resource = |buffer, offset, size| {
+                let size = std::num::NonZeroU64::new(size);
+                wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
+            };
+            let entries: Vec<wgpu::BindGroupEntry> = pipeline
+                .interface
+                .bindings
+                .iter()
+                .filter_map(|info| {
+                    let resource = match info.access {
+                        Access::Uniform => resource(&uniform_buffer, ranges[i].0 as u64, ranges[i].1 as u64),
+                        Access::Read | Access::ReadWrite => {
+                            let b = step.bindings.iter().find(|b| b.name == info.name)?;
+                            resource(&buffers[b.buffer], b.offset, b.size)
+                        }
+                    };
+                    Some(wgpu::BindGroupEntry { binding: info.binding, resource })
+                })
+                .collect();
+            let bind_group = device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(step.dispatch.entry),
+                layout: &pipeline.layout,
+                entries: &entries,
+            });
+            // The whole node's work is counted at its first launch.
+            let first = i == 0 || plan.steps[i - 1].node != step.node;
+            let flops = if first {
+                let node = &plan.graph.nodes[step.node];
+                let (x, y) = plan.graph.node_specs(node);
+                node.op.cost(&x, &y).flops()
+            } else {
+                0
+            };
+            launches.push(Launch { pipeline, bind_group, groups: step.dispatch.groups, flops });
+        }
+        if let Some(e) = pollster::block_on(scope.pop()) {
+            return Err(GpuError::Device(e.to_string()));
+        }
+        Ok(Self { device, plan, buffers, uniform_bytes, launches })
+    }
+
+    /// The plan that this runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Device bytes that were allocated for this plan, without the states of the store.
+    pub fn bytes(&self) -> u64 {
+        let own = self.plan.buffers.iter().zip(&self.buffers).filter(|(p, _)| p.home != Home::State);
+        own.map(|(_, b)| b.size()).sum::<u64>() + self.uniform_bytes
+    }
+
+    /// Uploads an input or state before the next run.
+    pub fn write(&self, value: ValueId, data: &[f32]) {
+        self.write_bytes(value, bytemuck::cast_slice(data));
+    }
+
+    /// Uploads a u32 input.
+    pub fn write_u32(&self, value: ValueId, data: &[u32]) {
+        self.write_bytes(value, bytemuck::cast_slice(data));
+    }
+
+    fn write_bytes(&self, value: ValueId, bytes: &[u8]) {
+        let spec = self.plan.graph.spec(value);
+        assert_eq!(bytes.len(), spec.bytes(), "`{}` is {spec:?}", self.plan.graph.values[value.0].name);
+        if let Some(place) = self.plan.placements[value.0] {
+            self.device.queue.write_buffer(&self.buffers[place.buffer], place.offset, bytes);
+        }
+    }
+
+    /// Encodes and submits every launch. Does not wait.
+    pub fn run(&self) -> Result<(), GpuError> {
+        let mut next = 0;
+        while next < self.launches.len() {
+            let mut encoder =
+                self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                let mut work = 0;
+                while let Some(launch) = self.launches.get(next) {
+                    encode(&mut pass, launch);
+                    work += launch.flops;
+                    next += 1;
+                    if work >= SUBMISSION_FLOPS {
+                        break;
+                    }
+                }
+            }
+            self.device.queue.submit([encoder.finish()]);
+        }
+        self.device.check()
+    }
+
+    /// Runs once and measures every launch: seconds, in the order of [`Plan::steps`]. Uses device
+    /// timestamps where there are any, and otherwise waits for each launch alone.
+    pub fn profile(&self) -> Result<Vec<f64>, GpuError> {
+        if !self.device.timestamps {
+            return self.profile_by_waiting();
+        }
+        /// wgpu allows 4096 queries in a set; each launch needs two.
+        const LAUNCHES_PER_SET: usize = 2048;
+        let mut seconds = Vec::with_capacity(self.launches.len());
+        for chunk in self.launches.chunks(LAUNCHES_PER_SET) {
+            let count = chunk.len() as u32 * 2;
+            let queries = self.device.device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: None,
+                ty: wgpu::QueryType::Timestamp,
+                count,
+            });
+            let bytes = u64::from(count) * 8;
+            let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+            let resolved = self.device.buffer("timestamps", bytes, usage)?;
+            let mut encoder =
+                self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            for (i, launch) in (0u32..).zip(chunk) {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: None,
+                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                        query_set: &queries,
+                        beginning_of_pass_write_index: Some(2 * i),
+                        end_of_pass_write_index: Some(2 * i + 1),
+                    }),
+                });
+                encode(&mut pass, launch);
+            }
+            encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+            self.device.queue.submit([encoder.finish()]);
+            let words = self.device.read_words(&resolved, 0, bytes)?;
+            let ticks: Vec<u64> =
+                words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
+            let period = f64::from(self.device.queue.get_timestamp_period()) * 1e-9;
+            seconds.extend(ticks.chunks_exact(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period));
+        }
+        Ok(seconds)
+    }
+
+    fn profile_by_waiting(&self) -> Result<Vec<f64>, GpuError> {
+        let mut seconds = Vec::with_capacity(self.launches.len());
+        for launch in &self.launches {
+            let mut encoder =
+                self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), launch);
+            let start = std::time::Instant::now();
+            self.device.queue.submit([encoder.finish()]);
+            self.device.wait()?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        Ok(seconds)
+    }
+
+    /// Waits, and reads a tensor that outlives the run.
+    pub fn read(&self, value: ValueId) -> Result<Vec<f32>, GpuError> {
+        Ok(from_bits(&self.read_u32(value)?))
+    }
+
+    /// Waits, and reads a tensor's words as they are.
+    pub fn read_u32(&self, value: ValueId) -> Result<Vec<u32>, GpuError> {
+        let Some(place) = self.plan.placements[value.0] else { return Ok(Vec::new()) };
+        let bytes = self.plan.graph.spec(value).bytes() as u64;
+        if bytes == 0 {
+            return Ok(Vec::new());
+        }
+        self.device.read_words(&self.buffers[place.buffer], place.offset, bytes)
+    }
+
+    /// The guard words behind a node's output.
+    pub fn read_guard(&self, value: ValueId) -> Result<Vec<u32>, GpuError> {
+        let Some(place) = self.plan.placements[value.0] else { return Ok(Vec::new()) };
+        let buffer = &self.buffers[place.buffer];
+        let start = place.offset + self.plan.graph.spec(value).bytes() as u64;
+        self.device.read_words(buffer, start, self.plan.guard_words as u64 * 4)
+    }
+
+    /// Fills every working and output buffer with a word, so that a test sees what was not written.
+    pub fn poison(&self, word: u32) {
+        for (planned, buffer) in self.plan.buffers.iter().zip(&self.buffers) {
+            if matches!(planned.home, Home::Slot | Home::Output) {
+                let words = vec![word; usize::try_from(planned.bytes / 4).unwrap_or(0)];
+                self.device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&words));
+            }
+        }
+    }
+}
+
+fn encode(pass: &mut wgpu::ComputePass, launch: &Launch) {
+    pass.set_pipeline(&launch.pipeline.pipeline);
+    pass.set_bind_group(0, &launch.bind_group, &[]);
+    let [x, y, z] = launch.groups;
+    pass.dispatch_workgroups(x, y, z);
+}
+
+/// Every binding that the entry point uses must be given, and nothing else.
+pub(crate) fn check_bindings(d: &Dispatch, interface: &Interface) -> Result<(), ShaderError> {
+    let fail =
+        |message: String| Err(ShaderError::Interface { shader: d.shader.name, entry: d.entry, message });
+    for info in interface.bindings.iter().filter(|b| b.access != Access::Uniform) {
+        if !d.operands.iter().any(|(name, ..)| *name == info.name) {
+            return fail(format!("binding `{}` is not given", info.name));
+        }
+    }
+    for (name, ..) in &d.operands {
+        if !interface.bindings.iter().any(|b| b.name == *name) {
+            return fail(format!("`{name}` is given, but the entry point does not use it"));
+        }
+    }
+    Ok(())
+}
+
+/// Lays the named parameters out as the shader's uniform struct has them.
+pub(crate) fn pack_params(d: &Dispatch, interface: &Interface) -> Result<Vec<u8>, ShaderError> {
+    let fail =
+        |message: String| Err(ShaderError::Interface { shader: d.shader.name, entry: d.entry, message });
+    let mut bytes = vec![0; interface.params_size];
+    for (name, _) in &d.params {
+        if !interface.params.iter().any(|f| f.name == *name) {
+            return fail(format!("parameter `{name}` is given, but the struct has no such field"));
+        }
+    }
+    for field in &interface.params {
+        let Some((_, value)) = d.params.iter().find(|(name, _)| *name == field.name) else {
+            return fail(format!("parameter `{}` is not given", field.name));
+        };
+        let word = match (field.kind, *value) {
+            (ParamKind::U32, Scalar::U32(v)) => v.to_le_bytes(),
+            (ParamKind::F32, Scalar::F32(v)) => v.to_le_bytes(),
+            (kind, value) => {
+                return fail(format!(
+                    "parameter `{}` is {kind:?} in the shader, but {value:?} was given",
+                    field.name
+                ));
+            }
+        };
+        bytes[field.offset..field.offset + 4].copy_from_slice(&word);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,456 @@
+//! The graph executor without a device: operators as lists of facts, graphs of them, their gradients,
+//! the plan that a device follows, and the f64 interpreter.
+
+mod caps;
+mod gradient;
+mod interpret;
+mod plan;
+
+pub use caps::{Caps, Kernels};
+pub use gradient::{Backward, Gradients};
+pub use interpret::interpret;
+pub use plan::{Binding, Home, Placement, Plan, PlanError, PlannedBuffer, Step};
+
+use crate::shader::{Source, Variant};
+use crate::tensor::{Array, Spec};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// Wrong operand shapes: the one kind of error that [`Op::infer`] gives.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{op}: {message}")]
+pub struct ShapeError {
+    /// The operator.
+    pub op: &'static str,
+    /// What was found and what was expected.
+    pub message: String,
+}
+
+impl ShapeError {
+    /// An error of operator `op`.
+    pub fn new(op: &'static str, message: impl Into<String>) -> Self {
+        Self { op, message: message.into() }
+    }
+}
+
+/// Returns a [`ShapeError`] unless the condition holds.
+#[macro_export]
+macro_rules! ensure_shape {
+    ($op:expr, $condition:expr, $($message:tt)*) => {
+        if !$condition {
+            return Err($crate::graph::ShapeError::new($op, format!($($message)*)));
+        }
+    };
+}
+
+/// A graph that cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum GraphError {
+    /// An operator refused its operands.
+    #[error("in `{scope}`: {source}")]
+    Shape {
+        /// The module being built, as in `down_blocks.0.resnets.0`.
+        scope: String,
+        /// The operator's complaint.
+        #[source]
+        source: ShapeError,
+    },
+    /// The gradient of an operator that has none was asked for.
+    #[error("in `{scope}`: {op} has no gradient, but the loss depends on a parameter through it")]
+    NoGradient {
+        /// The module.
+        scope: String,
+        /// The operator.
+        op: &'static str,
+    },
+}
+
+/// The work and traffic of an operator, counted from shapes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Floating-point operations in convolutions and matrix products, 2 per multiply-add.
+    pub matrix_flops: u64,
+    /// All other arithmetic, roughly.
+    pub other_flops: u64,
+    /// Bytes that must be read at least once.
+    pub bytes_read: u64,
+    /// Bytes that must be written.
+    pub bytes_written: u64,
+}
+
+impl Cost {
+    /// The traffic of reading every input and writing every output once.
+    pub fn of_traffic(x: &[Spec], y: &[Spec]) -> Self {
+        let bytes = |s: &[Spec]| s.iter().map(|s| s.bytes() as u64).sum();
+        Self { bytes_read: bytes(x), bytes_written: bytes(y), ..Self::default() }
+    }
+
+    /// The same with so many operations per output element of the first output.
+    pub fn elementwise(x: &[Spec], y: &[Spec], flops_per_element: u64) -> Self {
+        let elements = y.first().map_or(0, |s| s.shape.elements() as u64);
+        Self { other_flops: elements * flops_per_element, ..Self::of_traffic(x, y) }
+    }
+
+    /// The same with the given matrix work.
+    pub fn matrix(x: &[Spec], y: &[Spec], flops: u64) -> Self {
+        Self { matrix_flops: flops, ..Self::of_traffic(x, y) }
+    }
+
+    /// All arithmetic.
+    pub fn flops(&self) -> u64 {
+        self.matrix_flops + self.other_flops
+    }
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.matrix_flops += other.matrix_flops;
+        self.other_flops += other.other_flops;
+        self.bytes_read += other.bytes_read;
+        self.bytes_written += other.bytes_written;
+    }
+}
+
+/// A tensor of an operator, as its dispatches name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// The i-th input.
+    Input(usize),
+    /// The i-th output.
+    Output(usize),
+    /// The i-th scratch buffer of the operator's [`Kernel`] list.
+    Scratch(usize),
+}
+
+/// A value in a parameter struct.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scalar {
+    /// `u32`
+    U32(u32),
+    /// `f32`
+    F32(f32),
+}
+
+impl From<usize> for Scalar {
+    /// Sizes in shaders are u32. A tensor of 2^32 elements would need a 16 GiB binding, which the plan
+    /// refuses before any dispatch is made, so saturating can never be observed.
+    fn from(v: usize) -> Self {
+        Self::U32(u32::try_from(v).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<u32> for Scalar {
+    fn from(v: u32) -> Self {
+        Self::U32(v)
+    }
+}
+
+impl From<f32> for Scalar {
+    fn from(v: f32) -> Self {
+        Self::F32(v)
+    }
+}
+
+/// One shader launch as pure data.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    /// The WGSL file.
+    pub shader: &'static Source,
+    /// The entry point.
+    pub entry: &'static str,
+    /// The values put in place of the file's defaults.
+    pub variant: Variant,
+    /// Binding name, tensor, and the range of elements bound (all of it if `None`).
+    pub operands: Vec<(&'static str, Operand, Option<std::ops::Range<usize>>)>,
+    /// The fields of the parameter struct by name.
+    pub params: Vec<(&'static str, Scalar)>,
+    /// Workgroups per dimension.
+    pub groups: [u32; 3],
+}
+
+/// WebGPU's default limit on workgroups per dimension.
+pub const MAX_GROUPS: u32 = 65_535;
+
+impl Dispatch {
+    /// A launch of `entry` with nothing bound yet.
+    pub fn new(shader: &'static Source, entry: &'static str) -> Self {
+        Self {
+            shader,
+            entry,
+            variant: Variant::base(),
+            operands: Vec::new(),
+            params: Vec::new(),
+            groups: [1; 3],
+        }
+    }
+
+    /// Sets the variant.
+    #[must_use]
+    pub fn variant(mut self, variant: Variant) -> Self {
+        self.variant = variant;
+        self
+    }
+
+    /// Binds a whole tensor.
+    #[must_use]
+    pub fn bind(mut self, name: &'static str, operand: Operand) -> Self {
+        self.operands.push((name, operand, None));
+        self
+    }
+
+    /// Binds a range of a tensor's elements; its start must be a multiple of 64 (256 bytes).
+    #[must_use]
+    pub fn bind_range(mut self, name: &'static str, operand: Operand, range: std::ops::Range<usize>) -> Self {
+        self.operands.push((name, operand, Some(range)));
+        self
+    }
+
+    /// Sets a field of the parameter struct.
+    #[must_use]
+    pub fn param(mut self, name: &'static str, value: impl Into<Scalar>) -> Self {
+        self.params.push((name, value.into()));
+        self
+    }
+
+    /// Enough workgroups of `size` for `work` invocations, folded into two dimensions past 65535. The
+    /// shader unfolds them with `lib/index` and must ignore invocations past its end.
+    #[must_use]
+    pub fn linear(self, work: usize, size: usize) -> Self {
+        self.workgroups(work.div_ceil(size))
+    }
+
+    /// So many workgroups, folded likewise; the shader must ignore workgroups past its end.
+    #[must_use]
+    pub fn workgroups(mut self, groups: usize) -> Self {
+        let limit = MAX_GROUPS as usize;
+        let rows = groups.div_ceil(limit).max(1);
+        let columns = groups.div_ceil(rows).max(1);
+        self.groups = [columns.min(limit) as u32, u32::try_from(rows).unwrap_or(u32::MAX), 1];
+        self
+    }
+}
+
+/// The launches of one operator, in order, and the scratch memory they share.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// Scratch tensors (f32 elements each), alive only within this operator.
+    pub scratch: Vec<usize>,
+    /// The launches.
+    pub dispatches: Vec<Dispatch>,
+}
+
+impl From<Dispatch> for Program {
+    fn from(dispatch: Dispatch) -> Self {
+        Self { scratch: Vec::new(), dispatches: vec![dispatch] }
+    }
+}
+
+/// How an output relates to the memory of the inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Aliasing {
+    /// Outputs have memory of their own.
+    None,
+    /// The only output is input 0, from this element on. Nothing runs.
+    View {
+        /// First element, a multiple of 64 so that it can be bound (256 bytes).
+        offset: usize,
+    },
+    /// Input i lies in the only output from element `offsets[i]` on. Nothing runs: the inputs are
+    /// computed in place.
+    Pack {
+        /// First elements, multiples of 64.
+        offsets: Vec<usize>,
+    },
+    /// Output `.0` overwrites input `.1`; the input's name is not bound.
+    InPlace(Vec<(usize, usize)>),
+}
+
+/// An operator: facts about one operation of the mathematics. Its file also holds `cases()`.
+pub trait Op: Debug + Send + Sync {
+    /// The name in tables and errors: `conv2d_backward_input`.
+    fn name(&self) -> &'static str;
+
+    /// Output specs from input specs: the only place where shapes are checked.
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError>;
+
+    /// The operation in f64, in plain loops that read like the formula.
+    fn reference(&self, x: &[Array]) -> Vec<Array>;
+
+    /// Arithmetic and traffic.
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost;
+
+    /// The launches that compute it on a device of these capabilities.
+    fn dispatch(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Program;
+
+    /// Appends the nodes that compute the gradients of the inputs. They are operators too.
+    fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
+        Err(g.no_gradient())
+    }
+
+    /// How outputs share memory with inputs.
+    fn aliasing(&self) -> Aliasing {
+        Aliasing::None
+    }
+}
+
+/// A tensor in a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub usize);
+
+/// Where a tensor's numbers come from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// Uploaded before a run.
+    Input,
+    /// Lives across runs and is shared by name among the plans of a device.
+    State,
+    /// Fixed when the graph is built.
+    Constant(Array),
+    /// Output `.1` of node `.0`.
+    Node(usize, usize),
+}
+
+/// A tensor's facts.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Its name: given for inputs, states and constants; `scope/op` otherwise.
+    pub name: String,
+    /// Shape and type.
+    pub spec: Spec,
+    /// Where its numbers come from.
+    pub origin: Origin,
+}
+
+/// An operator applied to tensors.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The operator.
+    pub op: Arc<dyn Op>,
+    /// Its operands.
+    pub inputs: Vec<ValueId>,
+    /// Its results.
+    pub outputs: Vec<ValueId>,
+    /// The module it belongs to, as in `mid_block.attentions.0`.
+    pub scope: String,
+}
+
+/// A list of operators in an order in which they can run.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// Every tensor.
+    pub values: Vec<Value>,
+    /// Every operator, in order.
+    pub nodes: Vec<Node>,
+    /// Tensors to keep readable after a run.
+    pub outputs: Vec<ValueId>,
+    /// Computed tensors that other plans read, by the name of the state they are kept in.
+    pub persistent: std::collections::BTreeMap<ValueId, String>,
+    scope: Vec<String>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn push(&mut self, name: String, spec: Spec, origin: Origin) -> ValueId {
+        self.values.push(Value { name, spec, origin });
+        ValueId(self.values.len() - 1)
+    }
+
+    /// A tensor that is uploaded before each run.
+    pub fn input(&mut self, name: &str, spec: Spec) -> ValueId {
+        self.push(name.into(), spec, Origin::Input)
+    }
+
+    /// A tensor that lives across runs.
+    pub fn state(&mut self, name: &str, spec: Spec) -> ValueId {
+        self.push(name.into(), spec, Origin::State)
+    }
+
+    /// A fixed f32 tensor.
+    pub fn constant(&mut self, name: &str, value: Array) -> ValueId {
+        self.push(name.into(), Spec::f32(value.shape.axes()), Origin::Constant(value))
+    }
+
+    /// Applies an operator and returns all its outputs.
+    pub fn apply_all(
+        &mut self,
+        op: impl Op + 'static,
+        inputs: &[ValueId],
+    ) -> Result<Vec<ValueId>, GraphError> {
+        self.apply_shared(Arc::new(op), inputs)
+    }
+
+    /// Applies an operator and returns its first output.
+    pub fn apply(&mut self, op: impl Op + 'static, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
+        Ok(self.apply_all(op, inputs)?[0])
+    }
+
+    /// Applies an operator that is already shared.
+    pub fn apply_shared(&mut self, op: Arc<dyn Op>, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
+        let specs: Vec<Spec> = inputs.iter().map(|&v| self.spec(v).clone()).collect();
+        let scope = self.scope.join(".");
+        let outputs =
+            op.infer(&specs).map_err(|source| GraphError::Shape { scope: scope.clone(), source })?;
+        let node = self.nodes.len();
+        let label = if scope.is_empty() { op.name().to_string() } else { format!("{scope}/{}", op.name()) };
+        let outputs = outputs
+            .into_iter()
+            .enumerate()
+            .map(|(i, spec)| self.push(label.clone(), spec, Origin::Node(node, i)))
+            .collect::<Vec<_>>();
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), scope });
+        Ok(outputs)
+    }
+
+    /// Builds within a named module: its nodes carry the name.
+    pub fn scoped<T>(
+        &mut self,
+        name: impl Into<String>,
+        build: impl FnOnce(&mut Self) -> Result<T, GraphError>,
+    ) -> Result<T, GraphError> {
+        self.scope.push(name.into());
+        let result = build(self);
+        self.scope.pop();
+        result
+    }
+
+    /// Keeps a tensor readable after a run, under a name.
+    pub fn output(&mut self, name: &str, value: ValueId) {
+        self.values[value.0].name = name.into();
+        self.outputs.push(value);
+    }
+
+    /// Keeps a computed tensor in the state of this name, for other plans to read.
+    pub fn persist(&mut self, name: &str, value: ValueId) {
+        self.persistent.insert(value, name.into());
+    }
+
+    /// Shape and type of a tensor.
+    pub fn spec(&self, value: ValueId) -> &Spec {
+        &self.values[value.0].spec
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, value: ValueId) -> &crate::tensor::Shape {
+        &self.spec(value).shape
+    }
+
+    /// The specs of a node's inputs and outputs.
+    pub fn node_specs(&self, node: &Node) -> (Vec<Spec>, Vec<Spec>) {
+        let of = |v: &[ValueId]| v.iter().map(|&v| self.spec(v).clone()).collect();
+        (of(&node.inputs), of(&node.outputs))
+    }
+
+    /// The cost of all nodes together.
+    pub fn cost(&self) -> Cost {
+        let mut total = Cost::default();
+        for node in &self.nodes {
+            let (x, y) = self.node_specs(node);
+            total += node.op.cost(&x, &y);
+        }
+        total
+    }
+}

@@ -1,0 +1,147 @@
+//! The catalogue of operators, one file each: shapes, f64 reference, cost, launches, gradient, cases.
+//!
+//! One list of cases serves the reference tests, the gradient tests, the benchmarks and `inkwash doctor`:
+//! a new operator adds a file here, a shader, and one line in each of the two lists below.
+
+mod ceiling;
+mod elementwise;
+mod memory;
+
+pub use ceiling::{CopyCeiling, FmaCeiling};
+pub use elementwise::{Add, Scale, Silu, SiluBackward};
+pub use memory::{Pack, View};
+
+use crate::graph::Op;
+use crate::rng::{Philox, Stream};
+use crate::tensor::{Array, DType, Spec, Tolerance};
+use std::sync::Arc;
+
+/// Every case of every operator.
+pub fn catalogue() -> Vec<Case> {
+    [elementwise::cases(), memory::cases(), ceiling::cases()].concat()
+}
+
+/// How a test input is filled.
+#[derive(Clone, Debug)]
+pub enum Fill {
+    /// Standard normal numbers.
+    Normal,
+    /// Uniform between two numbers.
+    Uniform(f64, f64),
+    /// Integers from 0 up to, and not including, this one.
+    Below(usize),
+    /// These numbers.
+    Values(Vec<f64>),
+}
+
+/// One operator on inputs of one shape: the unit of every test and benchmark.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What is particular about it: `3x3 stride 2, 7x5, odd channels`.
+    pub name: String,
+    /// The operator.
+    pub op: Arc<dyn Op>,
+    /// Its inputs.
+    pub inputs: Vec<(Spec, Fill)>,
+    /// How far a device may be off.
+    pub tolerance: Tolerance,
+    /// Inputs whose gradient is checked by finite differences.
+    pub gradients: Vec<usize>,
+    /// Too large for the finite differences and for a debug build's reference: devices only.
+    pub large: bool,
+}
+
+impl Case {
+    /// A case with normal f32 inputs, all of them differentiable.
+    pub fn new(name: impl Into<String>, op: impl Op + 'static, inputs: &[Spec]) -> Self {
+        let fill = |s: &Spec| match s.dtype {
+            DType::F32 => Fill::Normal,
+            DType::U32 => Fill::Below(1 << 16),
+        };
+        Self {
+            name: name.into(),
+            op: Arc::new(op),
+            inputs: inputs.iter().map(|s| (s.clone(), fill(s))).collect(),
+            tolerance: Tolerance::default(),
+            gradients: (0..inputs.len()).filter(|&i| inputs[i].dtype == DType::F32).collect(),
+            large: false,
+        }
+    }
+
+    /// Fills input `i` otherwise.
+    #[must_use]
+    pub fn fill(mut self, i: usize, fill: Fill) -> Self {
+        self.inputs[i].1 = fill;
+        self
+    }
+
+    /// Sets the tolerance.
+    #[must_use]
+    pub fn tolerance(mut self, tolerance: Tolerance) -> Self {
+        self.tolerance = tolerance;
+        self
+    }
+
+    /// Checks the gradients of these inputs alone.
+    #[must_use]
+    pub fn gradients(mut self, inputs: &[usize]) -> Self {
+        self.gradients = inputs.to_vec();
+        self
+    }
+
+    /// The operator has no gradient: it is one, or nothing asks for it.
+    #[must_use]
+    pub fn no_gradient(self) -> Self {
+        self.gradients(&[])
+    }
+
+    /// Leaves the case to devices.
+    #[must_use]
+    pub fn large(mut self) -> Self {
+        self.large = true;
+        self
+    }
+
+    /// The inputs' numbers, rounded to f32: the same for every device.
+    pub fn arrays(&self) -> Vec<Array> {
+        self.inputs
+            .iter()
+            .zip(0u32..)
+            .map(|((spec, fill), i)| {
+                let mut rng = Philox::new(i.into(), Stream::Cases, 0);
+                let mut draw = |k: usize| match fill {
+                    Fill::Normal => rng.normal(),
+                    Fill::Uniform(low, high) => rng.uniform(*low, *high),
+                    Fill::Below(n) => rng.below(*n) as f64,
+                    Fill::Values(v) => v[k],
+                };
+                let round = |v: f64| if spec.dtype == DType::F32 { f64::from(v as f32) } else { v };
+                Array::from_fn(&spec.shape, |k| round(draw(k)))
+            })
+            .collect()
+    }
+
+    /// `operator: name` for tables.
+    pub fn title(&self) -> String {
+        format!("{}: {}", self.op.name(), self.name)
+    }
+}
+
+/// The number of operands, and whether they are f32: what nearly every `infer` checks first.
+pub(crate) fn expect_f32(op: &'static str, x: &[Spec], count: usize) -> Result<(), crate::graph::ShapeError> {
+    crate::ensure_shape!(op, x.len() == count, "expected {count} inputs, found {}", x.len());
+    for (i, spec) in x.iter().enumerate() {
+        crate::ensure_shape!(op, spec.dtype == DType::F32, "input {i} must be f32, found {spec:?}");
+    }
+    Ok(())
+}
+
+/// `lib/vector4` where four divides the innermost axis of every tensor bound as vectors, else
+/// `lib/vector1`; and the width.
+pub(crate) fn vector_width(channels: &[usize]) -> (usize, crate::shader::Variant) {
+    if channels.iter().all(|c| c % 4 == 0) {
+        (4, crate::shader::Variant::base())
+    } else {
+        (1, crate::shader::Variant::base().link("lib/vector4", "lib/vector1"))
+    }
+}

@@ -1,0 +1,241 @@
+//! Shapes, element types, and host arrays in f64: the vocabulary of every other module.
+
+use std::fmt;
+
+/// The extent of each axis, outermost first; the last axis is contiguous.
+///
+/// Pictures and activations are channels-last, `(batch, height, width, channels)`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Shape(Vec<usize>);
+
+impl Shape {
+    /// A shape from its axes. An empty list is a scalar (one element).
+    pub fn new(axes: impl Into<Vec<usize>>) -> Self {
+        Self(axes.into())
+    }
+
+    /// The axes, outermost first.
+    pub fn axes(&self) -> &[usize] {
+        &self.0
+    }
+
+    /// The number of axes.
+    pub fn rank(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> usize {
+        self.0.iter().product()
+    }
+
+    /// The innermost axis: channels of an activation. 1 for a scalar.
+    pub fn last(&self) -> usize {
+        self.0.last().copied().unwrap_or(1)
+    }
+
+    /// The number of rows when everything but the innermost axis is flattened.
+    pub fn rows(&self) -> usize {
+        self.0.iter().rev().skip(1).product()
+    }
+}
+
+impl std::ops::Index<usize> for Shape {
+    type Output = usize;
+    fn index(&self, axis: usize) -> &usize {
+        &self.0[axis]
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let axes: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        write!(f, "({})", axes.join(", "))
+    }
+}
+
+/// The type of one element of a tensor in device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE single precision.
+    F32,
+    /// Unsigned 32-bit: labels, seeds and random bits.
+    U32,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        4
+    }
+}
+
+/// What is known of a tensor before any number is: its shape and element type.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Spec {
+    /// The extent of each axis.
+    pub shape: Shape,
+    /// The element type.
+    pub dtype: DType,
+}
+
+impl Spec {
+    /// An f32 tensor.
+    pub fn f32(axes: impl Into<Vec<usize>>) -> Self {
+        Self { shape: Shape::new(axes), dtype: DType::F32 }
+    }
+
+    /// A u32 tensor.
+    pub fn u32(axes: impl Into<Vec<usize>>) -> Self {
+        Self { shape: Shape::new(axes), dtype: DType::U32 }
+    }
+
+    /// Size in device memory.
+    pub fn bytes(&self) -> usize {
+        self.shape.elements() * self.dtype.bytes()
+    }
+}
+
+impl fmt::Debug for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dtype = match self.dtype {
+            DType::F32 => "f32",
+            DType::U32 => "u32",
+        };
+        write!(f, "{dtype}{}", self.shape)
+    }
+}
+
+/// A tensor on the host, in f64: what references compute with. Integers are held exactly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    /// The extent of each axis.
+    pub shape: Shape,
+    /// Elements, innermost axis contiguous.
+    pub data: Vec<f64>,
+}
+
+impl Array {
+    /// An array of the given shape and elements. Their numbers must agree.
+    pub fn new(axes: impl Into<Vec<usize>>, data: Vec<f64>) -> Self {
+        let shape = Shape::new(axes);
+        assert_eq!(shape.elements(), data.len(), "an array of shape {shape} needs that many elements");
+        Self { shape, data }
+    }
+
+    /// All zeros.
+    pub fn zeros(shape: &Shape) -> Self {
+        Self { data: vec![0.0; shape.elements()], shape: shape.clone() }
+    }
+
+    /// Computed element by element from the flat index.
+    pub fn from_fn(shape: &Shape, f: impl FnMut(usize) -> f64) -> Self {
+        Self { data: (0..shape.elements()).map(f).collect(), shape: shape.clone() }
+    }
+
+    /// The same elements under another shape of equal size.
+    pub fn reshaped(self, shape: &Shape) -> Self {
+        assert_eq!(shape.elements(), self.data.len(), "a reshape keeps the number of elements");
+        Self { shape: shape.clone(), data: self.data }
+    }
+
+    /// Applies a function to every element.
+    pub fn map(&self, f: impl Fn(f64) -> f64) -> Self {
+        Self { shape: self.shape.clone(), data: self.data.iter().map(|&v| f(v)).collect() }
+    }
+}
+
+/// How far a computed tensor lies from its reference.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deviation {
+    /// Largest absolute difference.
+    pub max_abs: f64,
+    /// ‖got - reference‖₂ / ‖reference‖₂ (0/0 counts as 0).
+    pub relative_l2: f64,
+    /// Flat index of the largest excess over the tolerance.
+    pub worst: usize,
+    /// Computed value there.
+    pub got: f64,
+    /// Reference value there.
+    pub expected: f64,
+    /// Largest ratio of difference to tolerance; at most 1 passes. Infinite for NaN.
+    pub excess: f64,
+}
+
+/// How much a device may differ from the f64 reference, element by element:
+/// |got - ref| ≤ absolute·rms(ref) + relative·|ref|.
+///
+/// f32 rounds each step by 6e-8 of the value; a sum of K products of random sign drifts by about
+/// √K·6e-8 of its terms, whose size the root mean square of the reference stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    /// Fraction of the reference's root mean square.
+    pub absolute: f64,
+    /// Fraction of the element's own magnitude.
+    pub relative: f64,
+}
+
+impl Default for Tolerance {
+    fn default() -> Self {
+        Self { absolute: 1e-5, relative: 1e-5 }
+    }
+}
+
+impl Tolerance {
+    /// Exact equality, for integers.
+    pub const EXACT: Self = Self { absolute: 0.0, relative: 0.0 };
+
+    /// Compares element by element. Lengths must agree.
+    pub fn compare(&self, got: &[f64], expected: &[f64]) -> Deviation {
+        assert_eq!(got.len(), expected.len(), "compared tensors have equal length");
+        let square = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>();
+        let norm = square(expected).sqrt();
+        let rms = norm / (expected.len().max(1) as f64).sqrt();
+        let mut out = Deviation::default();
+        let mut difference = 0.0;
+        for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
+            let d = (g - e).abs();
+            difference += d * d;
+            let allowed = self.absolute * rms + self.relative * e.abs();
+            let excess = match (d == 0.0, d.is_nan()) {
+                (true, _) => 0.0,
+                (_, true) => f64::INFINITY,
+                _ => d / allowed,
+            };
+            out.max_abs = if d.is_nan() { f64::INFINITY } else { out.max_abs.max(d) };
+            if excess > out.excess {
+                (out.excess, out.worst, out.got, out.expected) = (excess, i, g, e);
+            }
+        }
+        out.relative_l2 = if difference == 0.0 { 0.0 } else { difference.sqrt() / norm };
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_channels() {
+        let shape = Shape::new([2, 3, 4, 5]);
+        assert_eq!((shape.elements(), shape.rows(), shape.last()), (120, 24, 5));
+        assert_eq!(Shape::new([]).elements(), 1);
+    }
+
+    #[test]
+    fn tolerance_catches_nan_and_the_worst_element() {
+        let t = Tolerance { absolute: 0.0, relative: 0.1 };
+        assert!(t.compare(&[1.05, 2.0], &[1.0, 2.0]).excess <= 1.0);
+        let d = t.compare(&[1.0, 2.5, 3.0], &[1.0, 2.0, 3.1]);
+        assert!(d.excess > 1.0 && d.worst == 1);
+        assert!(t.compare(&[f64::NAN], &[1.0]).excess.is_infinite());
+        assert_eq!(Tolerance::EXACT.compare(&[0.0], &[0.0]).excess, 0.0);
+    }
+}
