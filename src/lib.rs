@@ -2,6 +2,7 @@ pub mod check;
 pub mod data;
 pub mod gpu;
 pub mod graph;
+pub mod io;
 pub mod ops;
 pub mod rng;
 pub mod shader;

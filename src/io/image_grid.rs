@@ -1,0 +1,319 @@
+//! Pictures as PNG files: one alone, many in a grid, or labelled rows of them.
+//!
+//! Pictures are f32 in [-1, 1], row-major and channels-last: `count × height × width × channels`, with one
+//! channel (grey) or three (red, green, blue). Values beyond the range are drawn as its ends.
+
+use std::path::Path;
+
+use image::{Rgb, RgbImage};
+use plotters::prelude::{BitMapBackend, IntoDrawingArea, TextStyle};
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::FileError;
+use super::drawing::{font, one_line, save_png, text_width};
+
+/// Pixels around each picture.
+const BORDER: u32 = 2;
+/// A light grey, so that white pictures still show their edges.
+const BACKGROUND: Rgb<u8> = Rgb([228, 228, 228]);
+const LABEL_SIZE: u32 = 18;
+/// Pixels to either side of a label.
+const LABEL_MARGIN: u32 = 8;
+/// The most pixels a side of a drawing may have: larger ones are a mistake, and few viewers open them.
+const MAX_SIDE: u32 = 16_384;
+
+/// Saves `images` as a grid of `columns` pictures a row on a light ground, each enlarged by a whole factor so that
+/// both its sides have at least `min_side` pixels.
+///
+/// # Errors
+/// Sizes that do not fit `images`, no pictures, a value that is not finite, or whatever the disk says.
+pub fn save_grid(
+    path: &Path,
+    images: &[f32],
+    height: usize,
+    width: usize,
+    channels: usize,
+    columns: usize,
+    min_side: usize,
+) -> Result<(), FileError> {
+    let layout = Layout::new(path, height, width, channels, min_side)?;
+    let pictures = layout.split(images)?;
+    let columns = columns.clamp(1, pictures.len().max(1));
+    let rows: Vec<&[&[f32]]> = pictures.chunks(columns).collect();
+    let mut canvas = layout.canvas(0, columns, rows.len(), layout.cell_height())?;
+    for (top, row) in layout.positions(0, layout.cell_height()).zip(rows) {
+        layout.draw_row(&mut canvas, row, 0, top);
+    }
+    save_png(path, &canvas)
+}
+
+/// Saves one picture as it is: `height × width × channels`, one pixel for each, without a border.
+///
+/// # Errors
+/// As [`save_grid`].
+pub fn save_single(
+    path: &Path,
+    image: &[f32],
+    height: usize,
+    width: usize,
+    channels: usize,
+) -> Result<(), FileError> {
+    let layout = Layout::new(path, height, width, channels, 1)?;
+    let [picture] = layout.split(image)?[..] else {
+        return Err(layout.unfit(format!("{} values", image.len()), "one picture"));
+    };
+    let mut canvas = RgbImage::new(layout.width, layout.height);
+    layout.draw(&mut canvas, picture, 0, 0);
+    save_png(path, &canvas)
+}
+
+/// Saves rows of pictures with a label at the left of each, such as "noise", "half-way" and "end". Rows may differ
+/// in length. Enlarged as by [`save_grid`].
+///
+/// # Errors
+/// As [`save_grid`].
+pub fn save_rows(
+    path: &Path,
+    rows: &[(String, Vec<f32>)],
+    height: usize,
+    width: usize,
+    channels: usize,
+    min_side: usize,
+) -> Result<(), FileError> {
+    let layout = Layout::new(path, height, width, channels, min_side)?;
+    let pictures = rows.iter().map(|(_, images)| layout.split(images)).collect::<Result<Vec<_>, _>>()?;
+    let labels: Vec<String> = rows.iter().map(|(label, _)| one_line(label)).collect();
+
+    let font = font(f64::from(LABEL_SIZE));
+    let widest = labels.iter().map(|label| text_width(label, &font)).max().unwrap_or(0);
+    let gutter = widest.saturating_add(2 * LABEL_MARGIN);
+    let columns = pictures.iter().map(Vec::len).max().unwrap_or(0);
+    let row_height = layout.cell_height().max(LABEL_SIZE + BORDER);
+    let mut canvas = layout.canvas(gutter, columns, rows.len(), row_height)?;
+    for (top, row) in layout.positions(0, row_height).zip(&pictures) {
+        layout.draw_row(&mut canvas, row, gutter, top);
+    }
+
+    let size = canvas.dimensions();
+    let area = BitMapBackend::with_buffer(&mut canvas, size).into_drawing_area();
+    let style = TextStyle::from(font).pos(Pos::new(HPos::Right, VPos::Center));
+    for (top, label) in layout.positions(0, row_height).zip(&labels) {
+        // Below MAX_SIDE, so both fit.
+        let at = ((gutter - LABEL_MARGIN).cast_signed(), (top + layout.drawn_height() / 2).cast_signed());
+        area.draw_text(label, &style, at).map_err(FileError::encoding(path))?;
+    }
+    drop(area);
+    save_png(path, &canvas)
+}
+
+/// The size of the pictures, and how much they are enlarged.
+struct Layout<'a> {
+    path: &'a Path,
+    height: u32,
+    width: u32,
+    channels: usize,
+    /// Values in one picture.
+    values: usize,
+    scale: u32,
+}
+
+impl<'a> Layout<'a> {
+    fn new(
+        path: &'a Path,
+        height: usize,
+        width: usize,
+        channels: usize,
+        min_side: usize,
+    ) -> Result<Self, FileError> {
+        let side = |side: usize| u32::try_from(side).ok().filter(|side| (1..=MAX_SIDE).contains(side));
+        let (Some(rows), Some(columns), 1 | 3) = (side(height), side(width), channels) else {
+            let found = format!("pictures of {height} × {width} × {channels}");
+            let expected = format!("1 to {MAX_SIDE} pixels a side and 1 or 3 channels");
+            return Err(FileError::unwritable(path, found, expected, CHECK_SIZES));
+        };
+        // An absurd `min_side` is caught where the canvas is made.
+        let min_side = u32::try_from(min_side).unwrap_or(u32::MAX);
+        let scale = min_side.div_ceil(rows.min(columns)).max(1);
+        Ok(Layout { path, height: rows, width: columns, channels, values: height * width * channels, scale })
+    }
+
+    fn unfit(&self, found: String, expected: &str) -> FileError {
+        let expected = format!("{expected} of {} × {} × {}", self.height, self.width, self.channels);
+        FileError::unwritable(self.path, found, expected, CHECK_SIZES)
+    }
+
+    /// The pictures one by one, once they are known to be whole and finite.
+    fn split<'b>(&self, images: &'b [f32]) -> Result<Vec<&'b [f32]>, FileError> {
+        let pictures = images.chunks_exact(self.values);
+        if !pictures.remainder().is_empty() {
+            return Err(self.unfit(format!("{} values", images.len()), "a whole number of pictures"));
+        }
+        if let Some(index) = images.iter().position(|value| !value.is_finite()) {
+            let found = format!("{} in picture {}", images[index], index / self.values);
+            let remedy = "The model that made the pictures has diverged: use an earlier checkpoint.";
+            return Err(FileError::unwritable(self.path, found, "finite values", remedy));
+        }
+        Ok(pictures.collect())
+    }
+
+    fn drawn_height(&self) -> u32 {
+        self.height.saturating_mul(self.scale)
+    }
+
+    /// From the top of one picture to the top of the next.
+    fn cell_height(&self) -> u32 {
+        self.drawn_height().saturating_add(BORDER)
+    }
+
+    fn cell_width(&self) -> u32 {
+        self.width.saturating_mul(self.scale).saturating_add(BORDER)
+    }
+
+    /// Where pictures begin along one direction, after `start` pixels and a border.
+    fn positions(&self, start: u32, step: u32) -> impl Iterator<Item = u32> + use<> {
+        (0..).map(move |index: u32| start + BORDER + index * step)
+    }
+
+    /// An empty drawing with `gutter` pixels at the left, for `rows` of up to `columns` pictures.
+    fn canvas(
+        &self,
+        gutter: u32,
+        columns: usize,
+        rows: usize,
+        row_height: u32,
+    ) -> Result<RgbImage, FileError> {
+        let side = |count: usize, step: u32, extra: u32| {
+            let side =
+                u32::try_from(count).ok()?.checked_mul(step)?.checked_add(extra)?.checked_add(BORDER)?;
+            (count > 0 && side <= MAX_SIDE).then_some(side)
+        };
+        let sides = (side(columns, self.cell_width(), gutter), side(rows, row_height, 0));
+        let (Some(width), Some(height)) = sides else {
+            let found = format!("{rows} rows of {columns}, enlarged {} times", self.scale);
+            let expected = format!("at least one picture, and a drawing of at most {MAX_SIDE} pixels a side");
+            return Err(FileError::unwritable(self.path, found, expected, CHECK_SIZES));
+        };
+        Ok(RgbImage::from_pixel(width, height, BACKGROUND))
+    }
+
+    fn draw_row(&self, canvas: &mut RgbImage, pictures: &[&[f32]], gutter: u32, top: u32) {
+        for (left, picture) in self.positions(gutter, self.cell_width()).zip(pictures) {
+            self.draw(canvas, picture, left, top);
+        }
+    }
+
+    fn draw(&self, canvas: &mut RgbImage, picture: &[f32], left: u32, top: u32) {
+        let places = (0..self.height).flat_map(|y| (0..self.width).map(move |x| (x, y)));
+        for (pixel, (x, y)) in picture.chunks_exact(self.channels).zip(places) {
+            let colour = match *pixel {
+                [r, g, b] => Rgb([r, g, b].map(to_byte)),
+                _ => Rgb([to_byte(pixel[0]); 3]),
+            };
+            for dy in 0..self.scale {
+                for dx in 0..self.scale {
+                    canvas.put_pixel(left + x * self.scale + dx, top + y * self.scale + dy, colour);
+                }
+            }
+        }
+    }
+}
+
+const CHECK_SIZES: &str = "Check the number and the sizes of the pictures and how far they are enlarged.";
+
+/// [-1, 1] to 0..=255, the middle of each step rounding to it.
+fn to_byte(value: f32) -> u8 {
+    // A whole number within 0..=255 after the clamp, so the cast is exact.
+    ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(save: impl FnOnce(&Path) -> Result<(), FileError>) -> RgbImage {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("grid.png");
+        save(&path).unwrap();
+        image::open(path).unwrap().to_rgb8()
+    }
+
+    #[test]
+    fn values_map_to_bytes() {
+        let bytes = [-9.0, -1.0, 0.0, 1.0, 9.0, f32::INFINITY, f32::NAN].map(to_byte);
+        assert_eq!(bytes, [0, 0, 128, 255, 255, 255, 0]);
+    }
+
+    #[test]
+    fn a_single_picture_is_pixel_for_pixel() {
+        let image = saved(|path| save_single(path, &[-1.0, 1.0, 0.0, 1.0, -1.0, 1.0], 1, 2, 3));
+        assert_eq!(image.dimensions(), (2, 1));
+        assert_eq!((image[(0, 0)].0, image[(1, 0)].0), ([0, 255, 128], [255, 0, 255]));
+    }
+
+    #[test]
+    fn a_grid_has_borders_and_enlarged_pictures() {
+        // Three black 2×3 pictures in two columns, enlarged 3 times so that 2 pixels become at least 5.
+        let image = saved(|path| save_grid(path, &[-1.0; 18], 2, 3, 1, 2, 5));
+        assert_eq!(image.dimensions(), (2 + 2 * (9 + 2), 2 + 2 * (6 + 2)));
+        let dark = |x, y| image[(x, y)].0 == [0; 3];
+        assert!(!dark(1, 1) && dark(2, 2) && dark(10, 7) && !dark(11, 7) && !dark(12, 8) && dark(13, 2));
+        assert!(dark(2, 10) && !dark(13, 10), "the fourth place is empty");
+        assert_eq!(image[(13, 10)], BACKGROUND);
+    }
+
+    #[test]
+    fn labelled_rows_have_text_at_the_left() {
+        let rows =
+            [("noise".to_owned(), vec![1.0; 8]), ("half\nway, and then some".to_owned(), vec![1.0; 4])];
+        let image = saved(|path| save_rows(path, &rows, 2, 2, 1, 4));
+        let gutter = image.width() - 2 * (4 + BORDER) - BORDER;
+        let inked = |rows: std::ops::Range<u32>| {
+            rows.flat_map(|y| (0..gutter).map(move |x| (x, y))).filter(|&at| image[at].0[0] < 100).count()
+        };
+        assert!(inked(0..LABEL_SIZE + BORDER) > 20 && inked(LABEL_SIZE + BORDER..image.height()) > 40);
+        assert!((0..image.height()).all(|y| image[(0, y)] == BACKGROUND), "no text is clipped at the left");
+    }
+
+    /// For looking at: `INKWASH_SAMPLES=folder cargo test --lib io -- samples`.
+    #[test]
+    fn samples() {
+        let Some(folder) = std::env::var_os("INKWASH_SAMPLES") else { return };
+        let folder = Path::new(&folder);
+        let side = 28_u16;
+        let blob = |index: u16, channel: u16| {
+            let pixels = (0..side).flat_map(move |y| (0..side).map(move |x| (x, y)));
+            pixels.map(move |(x, y)| {
+                let (dx, dy) =
+                    (f32::from(x) - 4.0 - f32::from(index), f32::from(y) - 14.0 + 4.0 * f32::from(channel));
+                2.0 * (-(dx * dx + dy * dy) / 40.0).exp() - 1.0
+            })
+        };
+        let colour =
+            |index: u16| (0..784).flat_map(move |at| (0..3).map(move |c| blob(index, c).nth(at).unwrap()));
+        let grey: Vec<f32> = (0..20).flat_map(|index| blob(index, 0)).collect();
+        save_grid(&folder.join("grid.png"), &grey, 28, 28, 1, 8, 64).unwrap();
+        let row = |label: &str, from: u16| (label.to_owned(), (from..from + 6).flat_map(colour).collect());
+        let rows = [row("noise", 0), row("half-way", 6), row("end", 12)];
+        save_rows(&folder.join("rows.png"), &rows, 28, 28, 3, 64).unwrap();
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let path = Path::new("never/written.png");
+        let refuses = |result: Result<(), FileError>, part: &str| {
+            let message = result.unwrap_err().to_string();
+            assert!(message.contains("written.png") && message.contains(part), "{message}");
+        };
+        refuses(save_grid(path, &[0.0; 5], 2, 2, 1, 2, 1), "5 values");
+        refuses(save_grid(path, &[], 2, 2, 1, 2, 1), "0 rows");
+        refuses(save_grid(path, &[0.0; 8], 2, 2, 2, 2, 1), "2 × 2 × 2");
+        refuses(save_grid(path, &[0.0; 8], 0, 2, 1, 2, 1), "0 × 2 × 1");
+        refuses(save_grid(path, &[0.0; 8], usize::MAX, usize::MAX, 3, 2, 1), "a side");
+        refuses(save_grid(path, &[0.0; 4], 2, 2, 1, 2, usize::MAX), "at most 16384");
+        refuses(save_grid(path, &[0.0; 100_000], 1, 1, 1, 1, 1), "100000 rows");
+        refuses(save_grid(path, &[0.0, 0.0, f32::NAN, 0.0], 1, 2, 1, 1, 1), "NaN in picture 1");
+        refuses(save_single(path, &[0.0; 8], 2, 2, 1), "one picture");
+        refuses(save_rows(path, &[], 2, 2, 1, 1), "0 rows");
+        refuses(save_grid(path, &[0.0; 4], 2, 2, 1, 1, 1), "folder exists");
+    }
+}

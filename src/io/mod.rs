@@ -1,0 +1,21 @@
+//! Files in and out: tensors by name, picture grids, line charts and line-by-line logs.
+//!
+//! Nothing here knows what a model is. Every file but the log is written beside its destination and renamed
+//! into place, so a reader sees the old file or the new one and never half of one. Everything read is taken
+//! to be hostile until checked.
+
+mod atomic;
+mod axis;
+pub mod chart;
+mod drawing;
+mod error;
+mod header;
+pub mod image_grid;
+pub mod jsonl;
+pub mod tensor_file;
+
+pub use chart::{Chart, Series, Stroke, smooth};
+pub use error::FileError;
+pub use image_grid::{save_grid, save_rows, save_single};
+pub use jsonl::JsonLines;
+pub use tensor_file::{Tensor, TensorFile};
