@@ -1,9 +1,31 @@
+//! inkwash trains and samples diffusion models on any vendor's GPU. Every operation of the mathematics is a
+//! WGSL compute shader under `shaders/`, derivatives included; nothing else computes.
+//!
+//! The modules, in the order in which a training step passes through them:
+//!
+//! - [`tensor`]: shapes, element types, f64 arrays on the host, tolerances.
+//! - [`rng`]: Philox random numbers by address.
+//! - [`shader`]: WGSL files, their variants and what they bind.
+//! - [`graph`]: operators as lists of facts, graphs of them, gradients, the plan, the f64 interpreter.
+//! - [`ops`]: the catalogue, one file per operator.
+//! - [`gpu`]: devices; the only place that names wgpu.
+//! - [`diffusion`]: noise schedules, samplers as coefficients, the U-Net from its configuration.
+//! - [`data`]: pictures in. [`io`]: files out.
+//! - [`train`]: the two graphs of a step, the loop, checkpoints. [`sample`]: the denoising loop.
+//! - [`check`]: proof of the operators. [`bench`](mod@bench): their speed.
+//! - [`cli`]: one file per command.
+
+pub mod bench;
 pub mod check;
+pub mod cli;
 pub mod data;
+pub mod diffusion;
 pub mod gpu;
 pub mod graph;
 pub mod io;
 pub mod ops;
 pub mod rng;
+pub mod sample;
 pub mod shader;
 pub mod tensor;
+pub mod train;

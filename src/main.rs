@@ -1,3 +1,7 @@
-fn main() {
-    println!("Hello, world!");
+//! The `inkwash` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    inkwash::cli::main()
 }

@@ -113,7 +113,7 @@ fn instance(backends: wgpu::Backends) -> wgpu::Instance {
 
 fn backends(name: Option<&str>) -> Result<wgpu::Backends, GpuError> {
     Ok(match name.map(str::to_ascii_lowercase).as_deref() {
-        None => wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12 | wgpu::Backends::GL,
+        None => wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
         Some("vulkan" | "vk") => wgpu::Backends::VULKAN,
         Some("metal") => wgpu::Backends::METAL,
         Some("dx12") => wgpu::Backends::DX12,
@@ -122,25 +122,29 @@ fn backends(name: Option<&str>) -> Result<wgpu::Backends, GpuError> {
     })
 }
 
-/// Real GPUs first; a CPU driver last; OpenGL after every native interface, since it has fewer limits.
-fn rank(adapter: &wgpu::Adapter) -> (bool, u8) {
-    let info = adapter.get_info();
-    let kind = match info.device_type {
+/// Real GPUs first, a CPU driver last.
+fn rank(adapter: &wgpu::Adapter) -> u8 {
+    match adapter.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
         wgpu::DeviceType::VirtualGpu => 2,
         wgpu::DeviceType::Other => 3,
         wgpu::DeviceType::Cpu => 4,
-    };
-    (info.backend == wgpu::Backend::Gl, kind)
+    }
 }
 
 fn adapters(backend: Option<&str>) -> Result<Vec<wgpu::Adapter>, GpuError> {
-    let backends = backends(backend)?;
+    let found = adapters_of(backends(backend)?);
+    // OpenGL only where there is nothing better: it has fewer limits, and asking for it makes some drivers
+    // complain on the terminal.
+    Ok(if found.is_empty() && backend.is_none() { adapters_of(wgpu::Backends::GL) } else { found })
+}
+
+fn adapters_of(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
     let mut found = pollster::block_on(instance(backends).enumerate_adapters(backends));
     found.retain(|a| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
     found.sort_by_key(rank);
-    Ok(found)
+    found
 }
 
 fn describe(adapter: &wgpu::Adapter) -> Info {

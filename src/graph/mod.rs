@@ -405,16 +405,14 @@ impl Graph {
         Ok(outputs)
     }
 
-    /// Builds within a named module: its nodes carry the name.
-    pub fn scoped<T>(
-        &mut self,
-        name: impl Into<String>,
-        build: impl FnOnce(&mut Self) -> Result<T, GraphError>,
-    ) -> Result<T, GraphError> {
+    /// Enters a named module: nodes appended until [`Graph::leave`] carry its name.
+    pub fn enter(&mut self, name: &str) {
         self.scope.push(name.into());
-        let result = build(self);
+    }
+
+    /// Leaves the module entered last.
+    pub fn leave(&mut self) {
         self.scope.pop();
-        result
     }
 
     /// Keeps a tensor readable after a run, under a name.

@@ -281,7 +281,7 @@ impl Plan {
                         limit: caps.max_binding_bytes,
                     });
                 }
-                if offset % caps.offset_alignment != 0 {
+                if !offset.is_multiple_of(caps.offset_alignment) {
                     return Err(PlanError::Aliasing {
                         tensor: label.clone(),
                         message: "its first byte is not aligned for binding",

@@ -57,6 +57,14 @@ pub fn read(path: &Path) -> Result<TensorFile, FileError> {
     read_from(path, about.len(), &mut file)
 }
 
+/// The same for a file that is already in memory; `name` stands for its path in errors.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(name: &str, bytes: &[u8]) -> Result<TensorFile, FileError> {
+    read_from(Path::new(name), bytes.len() as u64, &mut &*bytes)
+}
+
 /// Reads a file of `length` bytes from `source`; `path` is for messages.
 fn read_from(path: &Path, length: u64, source: &mut impl Read) -> Result<TensorFile, FileError> {
     let mut bytes = Vec::new();

@@ -75,7 +75,11 @@ impl Op for CopyCeiling {
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         expect_f32("copy_ceiling", x, 1)?;
         let elements = x[0].shape.elements();
-        ensure_shape!("copy_ceiling", elements % 4 == 0, "{elements} elements are not a multiple of four");
+        ensure_shape!(
+            "copy_ceiling",
+            elements.is_multiple_of(4),
+            "{elements} elements are not a multiple of four"
+        );
         Ok(vec![x[0].clone()])
     }
 

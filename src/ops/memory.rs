@@ -31,7 +31,7 @@ impl Op for View {
         ensure_shape!("view", end <= size, "elements {}..{end} of a tensor of {size}", self.offset);
         ensure_shape!(
             "view",
-            self.offset % ALIGNMENT == 0,
+            self.offset.is_multiple_of(ALIGNMENT),
             "offset {} must be a multiple of 64",
             self.offset
         );
@@ -86,7 +86,11 @@ impl Op for Pack {
         let mut end = 0;
         for (spec, &offset) in x.iter().zip(&self.offsets) {
             ensure_shape!("pack", offset >= end, "input at {offset} overlaps the one before it, up to {end}");
-            ensure_shape!("pack", offset % ALIGNMENT == 0, "offset {offset} must be a multiple of 64");
+            ensure_shape!(
+                "pack",
+                offset.is_multiple_of(ALIGNMENT),
+                "offset {offset} must be a multiple of 64"
+            );
             end = offset + spec.shape.elements();
         }
         ensure_shape!("pack", end <= self.total, "inputs end at {end}, past the total of {}", self.total);

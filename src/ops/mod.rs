@@ -3,13 +3,41 @@
 //! One list of cases serves the reference tests, the gradient tests, the benchmarks and `inkwash doctor`:
 //! a new operator adds a file here, a shader, and one line in each of the two lists below.
 
+mod attention;
 mod ceiling;
+mod channels;
+mod conv2d;
+mod conv2d_tiled;
+mod denoise;
 mod elementwise;
+mod embedding;
+mod gemm;
+mod group_norm;
+mod loss;
+mod matmul;
 mod memory;
+mod noise;
+mod optimizer;
+mod resample;
+mod sum_rows;
 
+pub use attention::{Attention, AttentionBackward};
 pub use ceiling::{CopyCeiling, FmaCeiling};
+pub use channels::{AddChannels, Concat, SliceChannels, SumPixels};
+pub use conv2d::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Padding};
+pub use denoise::{COEFFICIENTS, Denoise};
 pub use elementwise::{Add, Scale, Silu, SiluBackward};
-pub use memory::{Pack, View};
+pub use embedding::{Embedding, EmbeddingBackward, TimeEmbedding};
+pub use group_norm::{
+    GroupNorm, GroupNormBackwardInput, GroupNormBackwardParams, GroupNormBackwardScaleShift, GroupNormSums,
+};
+pub use loss::{MseLoss, MseLossBackward};
+pub use matmul::{Linear, MatmulBackwardInput, MatmulBackwardWeight};
+pub use memory::{ALIGNMENT, Pack, View};
+pub use noise::{AddNoise, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS};
+pub use optimizer::{Accumulate, AdamW, GradientNorm, HYPER, Record};
+pub use resample::{UpsampleNearest, UpsampleNearestBackward};
+pub use sum_rows::SumRows;
 
 use crate::graph::Op;
 use crate::rng::{Philox, Stream};
@@ -18,7 +46,24 @@ use std::sync::Arc;
 
 /// Every case of every operator.
 pub fn catalogue() -> Vec<Case> {
-    [elementwise::cases(), memory::cases(), ceiling::cases()].concat()
+    [
+        noise::cases(),
+        embedding::cases(),
+        conv2d::cases(),
+        group_norm::cases(),
+        matmul::cases(),
+        attention::cases(),
+        elementwise::cases(),
+        channels::cases(),
+        resample::cases(),
+        sum_rows::cases(),
+        memory::cases(),
+        loss::cases(),
+        optimizer::cases(),
+        denoise::cases(),
+        ceiling::cases(),
+    ]
+    .concat()
 }
 
 /// How a test input is filled.

@@ -38,18 +38,24 @@ macro_rules! wgsl {
 
 /// The library files that `#import` can name.
 const LIBRARY: &[Source] = &[
-    wgsl!("lib/index"),
-    wgsl!("lib/philox"),
-    wgsl!("lib/normal"),
     wgsl!("lib/activation"),
-    wgsl!("lib/reduce"),
-    wgsl!("lib/vector4"),
-    wgsl!("lib/vector1"),
-    wgsl!("lib/in4"),
-    wgsl!("lib/in1"),
-    wgsl!("lib/out4"),
-    wgsl!("lib/out1"),
+    wgsl!("lib/bias"),
+    wgsl!("lib/column_sum"),
     wgsl!("lib/gemm_tile"),
+    wgsl!("lib/in1"),
+    wgsl!("lib/in4"),
+    wgsl!("lib/index"),
+    wgsl!("lib/no_bias"),
+    wgsl!("lib/normal"),
+    wgsl!("lib/out1"),
+    wgsl!("lib/out4"),
+    wgsl!("lib/philox"),
+    wgsl!("lib/pixel_run"),
+    wgsl!("lib/reduce"),
+    wgsl!("lib/stream_direct"),
+    wgsl!("lib/stream_staged"),
+    wgsl!("lib/vector1"),
+    wgsl!("lib/vector4"),
 ];
 
 /// Named values put in place of a shader's defaults.
@@ -82,7 +88,7 @@ impl Variant {
     /// `NAME=value` pairs, for tables and errors; `default` when nothing differs.
     pub fn describe(&self) -> String {
         let constants = self.constants.iter().map(|(k, v)| format!("{k}={v}"));
-        let links = self.links.iter().map(|(_, to)| (*to).trim_start_matches("lib/").to_string());
+        let links = self.links.values().map(|to| (*to).trim_start_matches("lib/").to_string());
         let all: Vec<String> = constants.chain(links).collect();
         if all.is_empty() { "default".into() } else { all.join(" ") }
     }

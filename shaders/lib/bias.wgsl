@@ -1,0 +1,5 @@
+// The term that a product is started with: bias[n], one per column.
+
+fn initial(n: u32) -> f32 {
+    return bias[n];
+}

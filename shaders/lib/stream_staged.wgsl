@@ -1,0 +1,30 @@
+// The streamed rows of attention, TILE at a time in workgroup memory, where a workgroup's invocations share
+// them. Rows past the end repeat the last one.
+
+const TILE: u32 = 32u; // a multiple of STEP
+
+var<workgroup> tile_a: array<Vector, TILE * HEAD_VECTORS>; // [TILE][HEAD_VECTORS]
+var<workgroup> tile_b: array<Vector, TILE * HEAD_VECTORS>; // [TILE][HEAD_VECTORS]
+
+// Every invocation must call it, and release() before the next one.
+fn stage(base: u32, first: u32, lane: u32) {
+    for (var i = lane; i < TILE * HEAD_VECTORS; i += INVOCATIONS) {
+        let row = min(first + i / HEAD_VECTORS, params.length - 1u);
+        let at = base + row * params.row_vectors + i % HEAD_VECTORS;
+        tile_a[i] = streamed_a[at];
+        tile_b[i] = streamed_b[at];
+    }
+    workgroupBarrier();
+}
+
+fn release() {
+    workgroupBarrier();
+}
+
+fn stream_a(base: u32, first: u32, row: u32, c: u32) -> Vector {
+    return tile_a[row * HEAD_VECTORS + c];
+}
+
+fn stream_b(base: u32, first: u32, row: u32, c: u32) -> Vector {
+    return tile_b[row * HEAD_VECTORS + c];
+}

@@ -1,0 +1,190 @@
+// The linear layer in register tiles, without workgroup memory or barriers.
+//   forward          y[m,n]  = b[n] + Σ_k x[m,k] w[k,n]
+//   backward_input   dx[m,k] = Σ_n dy[m,n] w[k,n]
+//   backward_weight  dw[k,n] = Σ_m x[m,k] dy[m,n], m over one range of rows (a split)
+//
+// One invocation per tile of ROWS x COLUMNS results. A tile that hangs over an edge computes its last row or
+// column again instead of branching, and stores it once.
+
+#import lib/index
+#import lib/in4
+#import lib/out4
+
+const INVOCATIONS: u32 = 8u;
+const ROWS: u32 = 8u;    // forward, backward_input: rows m; backward_weight: In vectors of k
+const COLUMNS: u32 = 2u; // forward, backward_weight: Out vectors of n; backward_input: single k
+const STEP: u32 = 4u;    // backward_weight: rows m taken at once; CPU registers hold few of the 64 sums at a time
+
+struct Params {
+    rows: u32, // m
+    inputs: u32, // k, in In vectors
+    outputs: u32, // n, in Out vectors
+    splits: u32,
+    split_rows: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<In>; // [rows][inputs]
+@group(0) @binding(2) var<storage, read> w: array<Out>; // [inputs IN_WIDTH][outputs]
+@group(0) @binding(3) var<storage, read> b: array<Out>; // [outputs]
+@group(0) @binding(4) var<storage, read_write> y: array<Out>; // [rows][outputs]
+@group(0) @binding(5) var<storage, read> dy: array<Out>; // [rows][outputs]
+@group(0) @binding(6) var<storage, read_write> dx: array<f32>; // [rows][inputs IN_WIDTH]
+@group(0) @binding(7) var<storage, read_write> dw: array<Out>; // [splits][inputs IN_WIDTH][outputs]
+
+@compute @workgroup_size(INVOCATIONS)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let tile = invocation_index(group, groups, lane, INVOCATIONS);
+    let tiles = (params.outputs + COLUMNS - 1u) / COLUMNS;
+    let first_row = tile / tiles * ROWS;
+    let first_column = tile % tiles * COLUMNS;
+    if first_row >= params.rows {
+        return;
+    }
+    var row: array<u32, ROWS>;
+    var column: array<u32, COLUMNS>;
+    var sums: array<Out, ROWS * COLUMNS>;
+    for (var j = 0u; j < COLUMNS; j++) {
+        column[j] = min(first_column + j, params.outputs - 1u);
+    }
+    for (var i = 0u; i < ROWS; i++) {
+        row[i] = min(first_row + i, params.rows - 1u) * params.inputs;
+        for (var j = 0u; j < COLUMNS; j++) {
+            sums[i * COLUMNS + j] = b[column[j]];
+        }
+    }
+    for (var k = 0u; k < params.inputs; k++) {
+        var weights: array<Out, IN_WIDTH * COLUMNS>; // [IN_WIDTH][COLUMNS]
+        for (var c = 0u; c < IN_WIDTH; c++) {
+            for (var j = 0u; j < COLUMNS; j++) {
+                weights[c * COLUMNS + j] = w[(k * IN_WIDTH + c) * params.outputs + column[j]];
+            }
+        }
+        for (var i = 0u; i < ROWS; i++) {
+            let a = x[row[i] + k];
+            for (var j = 0u; j < COLUMNS; j++) {
+                // All terms of one sum in a row: CPU registers hold few of the 64 sums at a time.
+                for (var c = 0u; c < IN_WIDTH; c++) {
+                    sums[i * COLUMNS + j] =
+                        fma(Out(in_component(a, c)), weights[c * COLUMNS + j], sums[i * COLUMNS + j]);
+                }
+            }
+        }
+    }
+    for (var i = 0u; i < ROWS; i++) {
+        for (var j = 0u; j < COLUMNS; j++) {
+            if first_row + i < params.rows && first_column + j < params.outputs {
+                y[(first_row + i) * params.outputs + first_column + j] = sums[i * COLUMNS + j];
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                  @builtin(local_invocation_index) lane: u32) {
+    let inputs = params.inputs * IN_WIDTH;
+    let tile = invocation_index(group, groups, lane, INVOCATIONS);
+    let tiles = (inputs + COLUMNS - 1u) / COLUMNS;
+    let first_row = tile / tiles * ROWS;
+    let first_column = tile % tiles * COLUMNS;
+    if first_row >= params.rows {
+        return;
+    }
+    var row: array<u32, ROWS>;
+    var column: array<u32, COLUMNS>;
+    var sums: array<f32, ROWS * COLUMNS>;
+    for (var j = 0u; j < COLUMNS; j++) {
+        column[j] = min(first_column + j, inputs - 1u) * params.outputs;
+    }
+    for (var i = 0u; i < ROWS; i++) {
+        row[i] = min(first_row + i, params.rows - 1u) * params.outputs;
+        for (var j = 0u; j < COLUMNS; j++) {
+            sums[i * COLUMNS + j] = 0.0;
+        }
+    }
+    for (var n = 0u; n < params.outputs; n++) {
+        var a: array<Out, ROWS>;
+        for (var i = 0u; i < ROWS; i++) {
+            a[i] = dy[row[i] + n];
+        }
+        for (var j = 0u; j < COLUMNS; j++) {
+            let weight = w[column[j] + n];
+            for (var i = 0u; i < ROWS; i++) {
+                for (var c = 0u; c < OUT_WIDTH; c++) {
+                    sums[i * COLUMNS + j] =
+                        fma(out_component(a[i], c), out_component(weight, c), sums[i * COLUMNS + j]);
+                }
+            }
+        }
+    }
+    for (var i = 0u; i < ROWS; i++) {
+        for (var j = 0u; j < COLUMNS; j++) {
+            if first_row + i < params.rows && first_column + j < inputs {
+                dx[(first_row + i) * inputs + first_column + j] = sums[i * COLUMNS + j];
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                   @builtin(local_invocation_index) lane: u32) {
+    let index = invocation_index(group, groups, lane, INVOCATIONS);
+    let tiles_n = (params.outputs + COLUMNS - 1u) / COLUMNS;
+    let tiles = (params.inputs + ROWS - 1u) / ROWS * tiles_n;
+    let split = index / tiles;
+    let first_input = index % tiles / tiles_n * ROWS;
+    let first_column = index % tiles % tiles_n * COLUMNS;
+    if split >= params.splits {
+        return;
+    }
+    var input: array<u32, ROWS>;
+    var column: array<u32, COLUMNS>;
+    var sums: array<Out, ROWS * IN_WIDTH * COLUMNS>; // [ROWS][IN_WIDTH][COLUMNS]
+    for (var j = 0u; j < COLUMNS; j++) {
+        column[j] = min(first_column + j, params.outputs - 1u);
+    }
+    for (var i = 0u; i < ROWS; i++) {
+        input[i] = min(first_input + i, params.inputs - 1u);
+    }
+    for (var i = 0u; i < ROWS * IN_WIDTH * COLUMNS; i++) {
+        sums[i] = Out(0.0);
+    }
+    let last = min((split + 1u) * params.split_rows, params.rows);
+    for (var first = split * params.split_rows; first < last; first += STEP) {
+        var d: array<Out, STEP * COLUMNS>; // [STEP][COLUMNS]
+        var m: array<u32, STEP>;
+        for (var s = 0u; s < STEP; s++) {
+            m[s] = min(first + s, last - 1u);
+            for (var j = 0u; j < COLUMNS; j++) {
+                d[s * COLUMNS + j] = select(Out(0.0), dy[m[s] * params.outputs + column[j]], first + s < last);
+            }
+        }
+        for (var i = 0u; i < ROWS; i++) {
+            var a: array<In, STEP>;
+            for (var s = 0u; s < STEP; s++) {
+                a[s] = x[m[s] * params.inputs + input[i]];
+            }
+            for (var c = 0u; c < IN_WIDTH; c++) {
+                for (var j = 0u; j < COLUMNS; j++) {
+                    let at = (i * IN_WIDTH + c) * COLUMNS + j;
+                    for (var s = 0u; s < STEP; s++) {
+                        sums[at] = fma(Out(in_component(a[s], c)), d[s * COLUMNS + j], sums[at]);
+                    }
+                }
+            }
+        }
+    }
+    for (var i = 0u; i < ROWS; i++) {
+        for (var c = 0u; c < IN_WIDTH; c++) {
+            for (var j = 0u; j < COLUMNS; j++) {
+                if first_input + i < params.inputs && first_column + j < params.outputs {
+                    let k = (split * params.inputs + first_input + i) * IN_WIDTH + c;
+                    dw[k * params.outputs + first_column + j] = sums[(i * IN_WIDTH + c) * COLUMNS + j];
+                }
+            }
+        }
+    }
+}

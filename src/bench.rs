@@ -1,0 +1,258 @@
+//! Speed: a training step, a sampler step, single operators; medians over runs that are each waited for.
+
+use crate::diffusion::{NoiseSchedule, Sampler, SamplerOptions, UNet, sampler_steps};
+use crate::gpu::{Device, Executable, GpuError, Store};
+use crate::graph::{Graph, Op, Plan};
+use crate::rng::{Philox, Stream};
+use crate::sample::PictureSampler;
+use crate::tensor::Spec;
+use crate::train::{EMA, StepError, TrainConfig, Trainer};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Times of repeated runs, in seconds.
+#[derive(Clone, Debug)]
+pub struct Times(Vec<f64>);
+
+impl Times {
+    /// Runs and waits, `warmup` times without and `runs` times with a clock.
+    pub fn of<E>(warmup: usize, runs: usize, mut run: impl FnMut() -> Result<(), E>) -> Result<Self, E> {
+        for _ in 0..warmup {
+            run()?;
+        }
+        let mut times = Vec::with_capacity(runs);
+        for _ in 0..runs.max(1) {
+            let start = Instant::now();
+            run()?;
+            times.push(start.elapsed().as_secs_f64());
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(Self(times))
+    }
+
+    /// The middle one, or the mean of the two in the middle.
+    pub fn median(&self) -> f64 {
+        let n = self.0.len();
+        0.5 * (self.0[(n - 1) / 2] + self.0[n / 2])
+    }
+
+    /// The fastest.
+    pub fn min(&self) -> f64 {
+        self.0[0]
+    }
+
+    /// The slowest.
+    pub fn max(&self) -> f64 {
+        self.0[self.0.len() - 1]
+    }
+}
+
+/// The speed of one kernel or one operator.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct OpSpeed {
+    /// Seconds, median.
+    pub median_s: f64,
+    /// 1e9 matrix operations per second.
+    pub gflops: f64,
+    /// 1e9 bytes per second, each tensor read or written once.
+    pub gbps: f64,
+}
+
+/// Times one operator on normal inputs.
+pub fn op_speed(
+    device: &Arc<Device>,
+    op: Arc<dyn Op>,
+    inputs: &[Spec],
+    warmup: usize,
+    runs: usize,
+) -> Result<OpSpeed, StepError> {
+    let mut graph = Graph::new();
+    let x: Vec<_> = inputs.iter().map(|s| graph.input("x", s.clone())).collect();
+    for y in graph.apply_shared(op, &x)? {
+        graph.output("y", y);
+    }
+    let cost = graph.cost();
+    let executable = Executable::new(&Store::new(device), Plan::new(graph, &device.caps)?)?;
+    for (i, (&value, spec)) in (0u32..).zip(x.iter().zip(inputs)) {
+        let mut rng = Philox::new(0, Stream::Cases, i);
+        let data: Vec<f32> = (0..spec.shape.elements()).map(|_| rng.normal() as f32).collect();
+        executable.write(value, &data);
+    }
+    let times = Times::of(warmup, runs, || -> Result<(), GpuError> {
+        executable.run()?;
+        device.wait()
+    })?;
+    let median_s = times.median();
+    Ok(OpSpeed {
+        median_s,
+        gflops: cost.flops() as f64 / median_s * 1e-9,
+        gbps: (cost.bytes_read + cost.bytes_written) as f64 / median_s * 1e-9,
+    })
+}
+
+/// Seconds, pictures and operations per second of repeated steps.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepSpeed {
+    /// Median seconds of a step that is waited for.
+    pub median_s: f64,
+    /// Fastest.
+    pub min_s: f64,
+    /// Slowest.
+    pub max_s: f64,
+    /// Pictures per second at the median.
+    pub images_per_s: f64,
+    /// Convolution and matrix-product operations of one step.
+    pub model_flops: u64,
+    /// Those per second at the median.
+    pub achieved_flops_per_s: f64,
+    /// Mean seconds when the device is waited for only once, at the end.
+    pub mean_unsynchronised_s: f64,
+    /// Device bytes allocated.
+    pub peak_device_bytes: u64,
+}
+
+/// Model FLOPs per picture.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct FlopsPerImage {
+    /// Forward alone.
+    pub forward: u64,
+    /// Forward and backward.
+    pub forward_backward: u64,
+}
+
+/// What `inkwash bench step` prints; the keys are those of common PyTorch benchmarks, so that they compare.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepReport {
+    /// The preset.
+    pub config: String,
+    /// The adapter.
+    pub device: String,
+    /// Its interface.
+    pub backend: String,
+    /// Its driver.
+    pub driver: String,
+    /// Which algorithms.
+    pub kernels: String,
+    /// `fp32`.
+    pub dtype: &'static str,
+    /// Pictures per step.
+    pub batch: usize,
+    /// Always false: there is no tracing compiler.
+    pub compile: bool,
+    /// Always true: activations are NHWC.
+    pub channels_last: bool,
+    /// `inkwash`.
+    pub model: &'static str,
+    /// The program's version.
+    pub inkwash: &'static str,
+    /// Parameters of the network.
+    pub parameters: usize,
+    /// Model FLOPs per picture.
+    pub flops_per_image: FlopsPerImage,
+    /// Planned device bytes of the training plans.
+    pub planned_device_bytes: u64,
+    /// Forward, loss, backward, AdamW, moving average.
+    pub train: StepSpeed,
+    /// One DDIM step.
+    pub ddim_step: StepSpeed,
+}
+
+/// How often to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Repeats {
+    /// Runs without a clock.
+    pub warmup: usize,
+    /// Runs with one.
+    pub runs: usize,
+}
+
+fn step_speed(
+    batch: usize,
+    model_flops: u64,
+    bytes: u64,
+    repeats: Repeats,
+    device: &Device,
+    mut submit: impl FnMut() -> Result<(), StepError>,
+) -> Result<StepSpeed, StepError> {
+    let times = Times::of(repeats.warmup, repeats.runs, || {
+        submit()?;
+        Ok::<(), StepError>(device.wait()?)
+    })?;
+    let start = Instant::now();
+    for _ in 0..repeats.runs.max(1) {
+        submit()?;
+    }
+    device.wait()?;
+    let mean = start.elapsed().as_secs_f64() / repeats.runs.max(1) as f64;
+    Ok(StepSpeed {
+        median_s: times.median(),
+        min_s: times.min(),
+        max_s: times.max(),
+        images_per_s: batch as f64 / times.median(),
+        model_flops,
+        achieved_flops_per_s: model_flops as f64 / times.median(),
+        mean_unsynchronised_s: mean,
+        peak_device_bytes: bytes,
+    })
+}
+
+/// Measures a training step and a DDIM step of a configuration on made-up pictures.
+pub fn bench_step(
+    device: &Arc<Device>,
+    config: &TrainConfig,
+    repeats: Repeats,
+) -> Result<(StepReport, Trainer), StepError> {
+    let network = config.network(0);
+    let unet = UNet::new(&network).map_err(|e| GpuError::Device(e.to_string()))?;
+    let plans = crate::train::TrainPlans::new(&unet, config, &device.caps)?;
+    let planned_device_bytes = plans.bytes();
+    let forward_backward = plans.model_flops_per_picture(config.batch);
+    drop(plans);
+    let parameters = unet.parameter_count();
+    let mut trainer = Trainer::new(device, unet, config)?;
+    let initial = trainer.unet.initial_parameters(config.seed);
+    trainer.set_parameters(&initial)?;
+    let (height, width) = network.sample_size.get();
+    let mut rng = Philox::new(0, Stream::Cases, 0);
+    let pictures: Vec<f32> = (0..config.batch * height * width * network.in_channels)
+        .map(|_| rng.uniform(-1.0, 1.0) as f32)
+        .collect();
+    let bytes = trainer.allocated_bytes();
+    let train =
+        step_speed(config.batch, forward_backward * config.batch as u64, bytes, repeats, device, || {
+            trainer.step(|| (pictures.clone(), vec![0; config.batch]))
+        })?;
+
+    let sampler = PictureSampler::new(&trainer.store, &trainer.unet, EMA, config.batch)?;
+    let forward = sampler.model_flops() / config.batch as u64;
+    let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
+    let options = SamplerOptions { sampler: Sampler::Ddim, steps: 50, eta: 0.0, clip: true };
+    let step = sampler_steps(&schedule, config.prediction, &options)[24];
+    let bytes = sampler.bytes() + trainer.store.bytes();
+    let ddim_step = step_speed(config.batch, forward * config.batch as u64, bytes, repeats, device, || {
+        sampler.step_once(&step)
+    })?;
+    let report = StepReport {
+        config: serde_json::to_value(config.preset)
+            .ok()
+            .and_then(|v| v.as_str().map(String::from))
+            .unwrap_or_default(),
+        device: device.info.name.clone(),
+        backend: device.info.backend.clone(),
+        driver: device.info.driver.clone(),
+        kernels: format!("{:?}", device.caps.kernels).to_lowercase(),
+        dtype: "fp32",
+        batch: config.batch,
+        compile: false,
+        channels_last: true,
+        model: "inkwash",
+        inkwash: env!("CARGO_PKG_VERSION"),
+        parameters,
+        flops_per_image: FlopsPerImage { forward, forward_backward },
+        planned_device_bytes,
+        train,
+        ddim_step,
+    };
+    Ok((report, trainer))
+}

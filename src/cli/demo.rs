@@ -1,0 +1,71 @@
+//! `inkwash demo`: the whole road in a few minutes.
+
+use super::{DeviceArgs, Failure, interruption};
+use crate::diffusion::{NoiseSchedule, Sampler, SamplerOptions, sampler_steps};
+use crate::gpu::Store;
+use crate::io::save_rows;
+use crate::sample::PictureSampler;
+use crate::train::{EMA, RunOptions, TrainConfig, load_model, train};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Folder of the run; must be new or empty
+    #[arg(long, value_name = "DIR", default_value = "demo")]
+    out: PathBuf,
+    /// Optimizer steps
+    #[arg(long, default_value_t = 500, value_name = "N")]
+    steps: u32,
+}
+
+pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
+    let device = device.open()?;
+    let config = TrainConfig {
+        steps: args.steps,
+        warmup_steps: 50,
+        learning_rate: 2e-3,
+        ema_decay: 0.99,
+        sample_every: 100,
+        checkpoint_every: 100,
+        log_every: 10,
+        ..TrainConfig::default()
+    };
+    let interrupted = interruption();
+    let options = RunOptions { out: args.out.clone(), resume: false, quiet: false };
+    train(&device, &config, &options, &interrupted)?;
+    if interrupted.load(Ordering::Relaxed) {
+        return Ok(ExitCode::from(130));
+    }
+
+    // From noise to glyphs: ten pictures, at the beginning, half-way and end of the way back.
+    let (config, unet, weights) = load_model(&args.out)?;
+    let store = Store::new(&device);
+    store.write(EMA, &weights)?;
+    const COUNT: usize = 12;
+    let sampler = PictureSampler::new(&store, &unet, EMA, COUNT)?;
+    let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
+    let options = SamplerOptions { sampler: Sampler::Ddim, steps: 100, eta: 0.0, clip: true };
+    let steps = sampler_steps(&schedule, config.prediction, &options);
+    let mut rows = Vec::new();
+    let labels = [0; COUNT];
+    let pictures = sampler.draw(COUNT, 1, &labels, &steps, |progress| {
+        // Half-way in t is still nearly all noise; the pictures take shape in the last third.
+        for (done, label) in [(0, "noise"), (70, "half-way")] {
+            if progress.done == done {
+                rows.push((label.to_string(), (progress.read)()?));
+            }
+        }
+        Ok(())
+    })?;
+    rows.push(("end".to_string(), pictures));
+    let (height, width) = unet.config.sample_size.get();
+    let path = args.out.join("denoising.png");
+    save_rows(&path, &rows, height, width, unet.config.out_channels, 64)?;
+    println!("\nfrom noise to glyphs   {}", path.display());
+    println!("loss curve             {}", args.out.join("loss.png").display());
+    println!("samples while training {}", args.out.join("samples").display());
+    println!("draw more with         inkwash sample --model {}", args.out.display());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,108 @@
+//! The commands, one file each.
+
+mod bench;
+mod demo;
+mod doctor;
+mod sample;
+mod train;
+
+use crate::gpu::{Choice, Device, GpuError};
+use crate::graph::Kernels;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Train and sample diffusion models on any GPU; every operation is a WGSL shader you can read.
+#[derive(Debug, Parser)]
+#[command(name = "inkwash", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model on pictures
+    Train(Box<train::TrainArgs>),
+    /// Draw pictures from a trained model
+    Sample(sample::SampleArgs),
+    /// List adapters, and prove every kernel on the chosen device against its f64 reference
+    Doctor(doctor::DoctorArgs),
+    /// Measure a training step, an operator, or the device's own ceilings
+    Bench(bench::BenchArgs),
+    /// Train the built-in glyphs for a few minutes and show what came of it
+    Demo(demo::DemoArgs),
+}
+
+/// Which device runs the kernels.
+#[derive(Clone, Debug, Args)]
+struct DeviceArgs {
+    /// Adapter, by part of its name or by its number in `inkwash doctor`
+    #[arg(long, global = true, env = "INKWASH_DEVICE", value_name = "NAME|INDEX", help_heading = "Device")]
+    device: Option<String>,
+    /// Graphics interface: vulkan, metal, dx12 or gl
+    #[arg(long, global = true, env = "INKWASH_BACKEND", value_name = "BACKEND", help_heading = "Device")]
+    backend: Option<String>,
+    /// Algorithms: registers (CPU drivers) or workgroup (GPUs); chosen by the device if left out
+    #[arg(long, global = true, env = "INKWASH_KERNELS", value_enum, help_heading = "Device")]
+    kernels: Option<KernelsArg>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KernelsArg {
+    Registers,
+    Workgroup,
+}
+
+impl DeviceArgs {
+    fn open(&self) -> Result<Arc<Device>, GpuError> {
+        let kernels = self.kernels.map(|k| match k {
+            KernelsArg::Registers => Kernels::Registers,
+            KernelsArg::Workgroup => Kernels::Workgroup,
+        });
+        Device::open(&Choice { device: self.device.clone(), backend: self.backend.clone(), kernels })
+    }
+}
+
+/// Whatever a command may fail with: printed as one paragraph.
+type Failure = Box<dyn std::error::Error>;
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => e.exit(),
+    };
+    let result = match (&cli.command, matches.subcommand()) {
+        (Command::Train(args), Some((_, matches))) => train::run(args, matches, &cli.device),
+        (Command::Sample(args), _) => sample::run(args, &cli.device),
+        (Command::Doctor(args), _) => doctor::run(args, &cli.device),
+        (Command::Bench(args), _) => bench::run(args, &cli.device),
+        (Command::Demo(args), _) => demo::run(args, &cli.device),
+        (Command::Train(_), None) => Ok(ExitCode::FAILURE),
+    };
+    result.unwrap_or_else(|e| {
+        eprintln!("error: {e}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Set by the first Ctrl-C, which asks for a checkpoint and an early end; the second one ends at once.
+fn interruption() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = flag.clone();
+    let handler = ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\ninterrupted: writing a checkpoint (press again to stop at once)");
+    });
+    if let Err(e) = handler {
+        eprintln!("warning: Ctrl-C will not write a checkpoint: {e}");
+    }
+    flag
+}

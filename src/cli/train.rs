@@ -1,0 +1,107 @@
+//! `inkwash train`.
+
+use super::{DeviceArgs, Failure, interruption};
+use crate::diffusion::UNet;
+use crate::graph::{Caps, Kernels};
+use crate::train::{
+    ModelFolder, RunOptions, TrainConfig, TrainPlans, describe, open_data, read_config, train,
+};
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    config: TrainConfig,
+    /// Folder of the run: configuration, log, checkpoints, samples
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "dry_run"])]
+    out: Option<PathBuf>,
+    /// TOML file with the same fields as the flags; flags on the command line win
+    #[arg(long = "config", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Go on with the run in this folder; flags on the command line win over its configuration
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "file"])]
+    resume: Option<PathBuf>,
+    /// Print kernels, parameters, FLOPs and memory, and stop; needs no device
+    #[arg(long)]
+    dry_run: bool,
+    /// Print nothing but errors
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// The file's configuration with whatever was given on the command line put over it.
+fn merge(file: &TrainConfig, flags: &TrainConfig, matches: &ArgMatches) -> Result<TrainConfig, Failure> {
+    let mut merged = serde_json::to_value(file)?;
+    let flags = serde_json::to_value(flags)?;
+    if let (Some(merged), Some(flags)) = (merged.as_object_mut(), flags.as_object()) {
+        for (name, value) in flags {
+            let given = matches.ids().any(|id| id.as_str() == name)
+                && matches.value_source(name) == Some(ValueSource::CommandLine);
+            if given {
+                merged.insert(name.clone(), value.clone());
+                if name == "preset" {
+                    merged.remove("unet");
+                }
+            }
+        }
+    }
+    Ok(serde_json::from_value(merged)?)
+}
+
+pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Result<ExitCode, Failure> {
+    let config = match (&args.resume, &args.file) {
+        (Some(folder), _) => merge(&ModelFolder::new(folder).config()?, &args.config, matches)?,
+        (None, Some(file)) => merge(&read_config(file)?, &args.config, matches)?,
+        (None, None) => args.config.clone(),
+    };
+    config.validate()?;
+    if args.dry_run {
+        return dry_run(&config, device);
+    }
+    let (out, resume) = match (&args.resume, &args.out) {
+        (Some(folder), _) => (folder.clone(), true),
+        (None, Some(out)) => (out.clone(), false),
+        (None, None) => return Err("give --out DIR or --resume DIR".into()),
+    };
+    let device = device.open()?;
+    let interrupted = interruption();
+    let options = RunOptions { out: out.clone(), resume, quiet: args.quiet };
+    train(&device, &config, &options, &interrupted)?;
+    if interrupted.load(Ordering::Relaxed) {
+        eprintln!("stopped early; go on with: inkwash train --resume {}", out.display());
+        return Ok(ExitCode::from(130));
+    }
+    if !args.quiet {
+        println!("run             {}", out.display());
+        println!("samples         {}", out.join("samples").display());
+        println!("loss curve      {}", out.join("loss.png").display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The plan at WebGPU's default limits, without a device.
+fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failure> {
+    // Only the number of classes depends on the pictures.
+    let classes = if config.class_conditional { open_data(config)?.0.class_names.len() } else { 0 };
+    let unet = UNet::new(&config.network(classes))?;
+    let kernels = match device.kernels {
+        Some(super::KernelsArg::Registers) => Kernels::Registers,
+        _ => Kernels::Workgroup,
+    };
+    // A real device's limits are usually higher; a plan that fits here fits everywhere.
+    let plans = TrainPlans::new(&unet, config, &Caps::webgpu(kernels)).or_else(|_| {
+        TrainPlans::new(
+            &unet,
+            config,
+            &Caps { max_binding_bytes: u64::MAX, max_buffer_bytes: u64::MAX, ..Caps::webgpu(kernels) },
+        )
+    })?;
+    print!("{}", plans.micro.0);
+    print!("{}", plans.update.0);
+    print!("{}", describe(&unet, config, &plans));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,287 @@
+//! The U-Net's configuration, under the names of diffusers' `UNet2DModel`, and the presets.
+
+use serde::{Deserialize, Serialize};
+
+/// A configuration that no network can be built from.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct ConfigError {
+    /// The offending field.
+    pub field: &'static str,
+    /// What was found, what was expected, and the remedy.
+    pub message: String,
+}
+
+/// A picture's size: one number for a square, or `[height, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Size {
+    /// Height and width.
+    Square(usize),
+    /// Height, width.
+    Rectangle([usize; 2]),
+}
+
+impl Size {
+    /// Height and width.
+    pub fn get(self) -> (usize, usize) {
+        match self {
+            Self::Square(side) => (side, side),
+            Self::Rectangle([height, width]) => (height, width),
+        }
+    }
+}
+
+/// How a level of the U-Net is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DownBlock {
+    /// Residual blocks.
+    DownBlock2D,
+    /// Residual blocks, each followed by self-attention.
+    AttnDownBlock2D,
+}
+
+/// The same on the way up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpBlock {
+    /// Residual blocks.
+    UpBlock2D,
+    /// Residual blocks, each followed by self-attention.
+    AttnUpBlock2D,
+}
+
+/// How the time embedding enters a residual block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeScaleShift {
+    /// Added before the second norm.
+    Default,
+    /// Scales and shifts after the second norm (arXiv 2105.05233).
+    ScaleShift,
+}
+
+/// diffusers' `UNet2DModel` configuration, as far as it is supported; names and defaults are its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UNetConfig {
+    /// Height and width of the picture.
+    pub sample_size: Size,
+    /// Channels of the noisy picture.
+    pub in_channels: usize,
+    /// Channels of the prediction.
+    pub out_channels: usize,
+    /// Channels of each level, finest first.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks per level on the way down; one more on the way up.
+    pub layers_per_block: usize,
+    /// Kind of each level on the way down.
+    pub down_block_types: Vec<DownBlock>,
+    /// Kind of each level on the way up, coarsest first.
+    pub up_block_types: Vec<UpBlock>,
+    /// Channels per attention head; absent for one head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_head_dim: Option<usize>,
+    /// Groups of every group norm.
+    pub norm_num_groups: usize,
+    /// Added to the variance in every norm.
+    pub norm_eps: f32,
+    /// Groups of the mid-block attention's norm, where `resnet_time_scale_shift` would leave it out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attn_norm_num_groups: Option<usize>,
+    /// Subtracted from half the width in the time embedding's exponent.
+    pub freq_shift: f32,
+    /// Whether cosines come first in the time embedding.
+    pub flip_sin_to_cos: bool,
+    /// 1: symmetric padding before stride 2; 0: one row and column at the bottom and right.
+    pub downsample_padding: usize,
+    /// How the time embedding enters a residual block.
+    pub resnet_time_scale_shift: TimeScaleShift,
+    /// Whether the mid block has attention.
+    pub add_attention: bool,
+    /// Divides the sums in the mid block.
+    pub mid_block_scale_factor: f32,
+    /// Classes of the label embedding; absent for an unconditional model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_class_embeds: Option<usize>,
+}
+
+impl Default for UNetConfig {
+    fn default() -> Self {
+        Self {
+            sample_size: Size::Square(32),
+            in_channels: 3,
+            out_channels: 3,
+            block_out_channels: vec![224, 448, 672, 896],
+            layers_per_block: 2,
+            down_block_types: vec![
+                DownBlock::DownBlock2D,
+                DownBlock::AttnDownBlock2D,
+                DownBlock::AttnDownBlock2D,
+                DownBlock::AttnDownBlock2D,
+            ],
+            up_block_types: vec![
+                UpBlock::AttnUpBlock2D,
+                UpBlock::AttnUpBlock2D,
+                UpBlock::AttnUpBlock2D,
+                UpBlock::UpBlock2D,
+            ],
+            attention_head_dim: Some(8),
+            norm_num_groups: 32,
+            norm_eps: 1e-5,
+            attn_norm_num_groups: None,
+            freq_shift: 0.0,
+            flip_sin_to_cos: true,
+            downsample_padding: 1,
+            resnet_time_scale_shift: TimeScaleShift::Default,
+            add_attention: true,
+            mid_block_scale_factor: 1.0,
+            num_class_embeds: None,
+        }
+    }
+}
+
+/// A named configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// 16x16 grey, 0.7 M parameters, 0.4 GFLOP per picture and training step.
+    TinyGray,
+    /// 32x32 RGB, 4.6 M parameters, 6.4 GFLOP per picture and training step.
+    Small32,
+    /// 32x32 RGB, 35.7 M parameters, the shape of google/ddpm-cifar10-32; 37.3 GFLOP.
+    Cifar,
+}
+
+impl UNetConfig {
+    /// A named configuration.
+    pub fn preset(preset: Preset) -> Self {
+        use DownBlock::{AttnDownBlock2D, DownBlock2D};
+        use UpBlock::{AttnUpBlock2D, UpBlock2D};
+        let ddpm = Self {
+            attention_head_dim: None,
+            downsample_padding: 0,
+            freq_shift: 1.0,
+            flip_sin_to_cos: false,
+            norm_eps: 1e-6,
+            ..Self::default()
+        };
+        match preset {
+            Preset::TinyGray => Self {
+                sample_size: Size::Square(16),
+                in_channels: 1,
+                out_channels: 1,
+                block_out_channels: vec![32, 64],
+                layers_per_block: 1,
+                down_block_types: vec![DownBlock2D, AttnDownBlock2D],
+                up_block_types: vec![AttnUpBlock2D, UpBlock2D],
+                norm_num_groups: 8,
+                ..Self::default()
+            },
+            Preset::Small32 => Self {
+                block_out_channels: vec![64, 128, 128],
+                layers_per_block: 1,
+                down_block_types: vec![DownBlock2D, AttnDownBlock2D, DownBlock2D],
+                up_block_types: vec![UpBlock2D, AttnUpBlock2D, UpBlock2D],
+                ..ddpm
+            },
+            Preset::Cifar => Self {
+                block_out_channels: vec![128, 256, 256, 256],
+                down_block_types: vec![DownBlock2D, AttnDownBlock2D, DownBlock2D, DownBlock2D],
+                up_block_types: vec![UpBlock2D, UpBlock2D, AttnUpBlock2D, UpBlock2D],
+                ..ddpm
+            },
+        }
+    }
+
+    /// Checks everything that a network needs before it is built.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let fail = |field, message: String| Err(ConfigError { field, message });
+        let levels = self.block_out_channels.len();
+        if levels == 0 || levels > 16 {
+            return fail("block_out_channels", format!("found {levels} levels; give between 1 and 16"));
+        }
+        if self.down_block_types.len() != levels || self.up_block_types.len() != levels {
+            return fail(
+                "down_block_types",
+                format!(
+                    "{levels} levels need {levels} down and {levels} up blocks, found {} and {}",
+                    self.down_block_types.len(),
+                    self.up_block_types.len()
+                ),
+            );
+        }
+        let (height, width) = self.sample_size.get();
+        let factor = 1 << (levels - 1);
+        if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
+            return fail(
+                "sample_size",
+                format!(
+                    "{height}x{width} does not halve {} times; with {levels} levels, both sides must be positive \
+                     multiples of {factor}",
+                    levels - 1
+                ),
+            );
+        }
+        for (field, value) in [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("layers_per_block", self.layers_per_block),
+            ("norm_num_groups", self.norm_num_groups),
+            ("attention_head_dim", self.attention_head_dim.unwrap_or(1)),
+            ("num_class_embeds", self.num_class_embeds.unwrap_or(1)),
+        ] {
+            if value == 0 || value > 1 << 16 {
+                return fail(field, format!("found {value}; it must be between 1 and 65536"));
+            }
+        }
+        for &channels in &self.block_out_channels {
+            if channels == 0 || channels > 1 << 16 || channels % self.norm_num_groups != 0 {
+                return fail(
+                    "block_out_channels",
+                    format!(
+                        "{channels} channels do not divide into norm_num_groups = {}",
+                        self.norm_num_groups
+                    ),
+                );
+            }
+            if self.attention_head_dim.is_some_and(|d| d > channels) {
+                return fail(
+                    "attention_head_dim",
+                    format!("{:?} channels per head exceed a level of {channels}", self.attention_head_dim),
+                );
+            }
+        }
+        if self.downsample_padding > 1 {
+            return fail(
+                "downsample_padding",
+                format!("found {}; it must be 0 or 1", self.downsample_padding),
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_valid_and_survive_toml() {
+        for preset in [Preset::TinyGray, Preset::Small32, Preset::Cifar] {
+            let config = UNetConfig::preset(preset);
+            config.validate().unwrap();
+            let text = toml::to_string(&config).unwrap();
+            assert_eq!(toml::from_str::<UNetConfig>(&text).unwrap(), config, "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_field_and_the_remedy() {
+        let config = UNetConfig { sample_size: Size::Square(18), ..UNetConfig::preset(Preset::Small32) };
+        let e = config.validate().unwrap_err();
+        assert!(
+            e.to_string().contains("sample_size: 18x18") && e.to_string().contains("multiples of 4"),
+            "{e}"
+        );
+    }
+}

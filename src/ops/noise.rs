@@ -1,0 +1,237 @@
+//! Random numbers on the device: Philox bits, normals, and the fused noising of a training batch
+//! (`shaders/random.wgsl`, `shaders/noise.wgsl`).
+
+use super::{Case, Fill, expect_f32};
+use crate::ensure_shape;
+use crate::graph::{Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::rng::{Stream, normal4, philox4x32};
+use crate::shader::Source;
+use crate::tensor::{Array, DType, Shape, Spec, Tolerance};
+
+static NOISE: Source = crate::wgsl!("noise");
+static RANDOM: Source = crate::wgsl!("random");
+
+/// Words of the small vector that tells a run where it stands: seed low, seed high, step, first item of
+/// the batch, micro-batch, row of the log, and two that are zero.
+pub const STEP_WORDS: usize = 8;
+
+/// Columns of the noising table: signal, sigma, target_noise, target_data, weight.
+pub const SCHEDULE_COLUMNS: usize = 5;
+
+pub(crate) fn expect_step(op: &'static str, spec: &Spec) -> Result<(), ShapeError> {
+    ensure_shape!(op, *spec == Spec::u32([STEP_WORDS]), "the step must be u32(8), found {spec:?}");
+    Ok(())
+}
+
+/// Seed, step and first item as the shaders read them.
+struct Address {
+    key: [u32; 2],
+    step: u32,
+    first: u32,
+}
+
+impl Address {
+    fn of(step: &Array) -> Self {
+        // Words were u32 before they were f64, so the conversion is exact.
+        let word = |i: usize| step.data[i] as u32;
+        Self { key: [word(0), word(1)], step: word(2), first: word(3) }
+    }
+
+    fn counter(&self, block: usize, stream: Stream, item: usize) -> [u32; 4] {
+        [block as u32, self.step, stream as u32, self.first.wrapping_add(item as u32)]
+    }
+}
+
+/// The normals of one item from its Philox blocks.
+pub(crate) fn normals(step: &Array, stream: Stream, item: usize, elements: usize) -> Vec<f64> {
+    let at = Address::of(step);
+    let mut z: Vec<f64> = (0..elements.div_ceil(4))
+        .flat_map(|block| normal4(at.counter(block, stream, item), at.key))
+        .collect();
+    z.truncate(elements);
+    z
+}
+
+/// Philox bits, to prove the generator: input \[step\], output u32 of `shape`, whose first axis is items.
+#[derive(Debug, Clone)]
+pub struct RandomBits {
+    /// What the bits are for.
+    pub stream: Stream,
+    /// Items first.
+    pub shape: Shape,
+}
+
+/// Standard normals: input \[step\], output f32 of `shape`, whose first axis is items.
+#[derive(Debug, Clone)]
+pub struct RandomNormal {
+    /// What the numbers are for.
+    pub stream: Stream,
+    /// Items first.
+    pub shape: Shape,
+}
+
+fn random(entry: &'static str, output: &'static str, stream: Stream, shape: &Shape) -> Program {
+    let items = shape[0];
+    let item = shape.elements() / items.max(1);
+    let blocks = item.div_ceil(4);
+    Dispatch::new(&RANDOM, entry)
+        .bind("step", Operand::Input(0))
+        .bind(output, Operand::Output(0))
+        .param("items", items)
+        .param("item", item)
+        .param("blocks", blocks)
+        .param("stream", stream as u32)
+        .linear(items * blocks, 64)
+        .into()
+}
+
+impl Op for RandomBits {
+    fn name(&self) -> &'static str {
+        "random_bits"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        ensure_shape!("random_bits", x.len() == 1, "expected the step alone, found {} inputs", x.len());
+        expect_step("random_bits", &x[0])?;
+        Ok(vec![Spec { shape: self.shape.clone(), dtype: DType::U32 }])
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        let at = Address::of(&x[0]);
+        let item = self.shape.elements() / self.shape[0];
+        vec![Array::from_fn(&self.shape, |i| {
+            let counter = at.counter((i % item) / 4, self.stream, i / item);
+            philox4x32(counter, at.key)[(i % item) % 4].into()
+        })]
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost::of_traffic(x, y)
+    }
+
+    fn dispatch(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+        random("random_bits", "bits", self.stream, &self.shape)
+    }
+}
+
+impl Op for RandomNormal {
+    fn name(&self) -> &'static str {
+        "random_normal"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        ensure_shape!("random_normal", x.len() == 1, "expected the step alone, found {} inputs", x.len());
+        expect_step("random_normal", &x[0])?;
+        Ok(vec![Spec { shape: self.shape.clone(), dtype: DType::F32 }])
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        let item = self.shape.elements() / self.shape[0];
+        let data = (0..self.shape[0]).flat_map(|n| normals(&x[0], self.stream, n, item)).collect();
+        vec![Array { shape: self.shape.clone(), data }]
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost::elementwise(x, y, 30)
+    }
+
+    fn dispatch(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+        random("random_normal", "normals", self.stream, &self.shape)
+    }
+}
+
+/// Noises a batch: inputs [x_0 (B, ...), schedule (T, 5), step]; outputs [x_t, target, t (B), weight (B)].
+///
+/// x_t = signal_t x_0 + sigma_t ε (DDPM, arXiv 2006.11239, eq. 4; the article's jump with signal = ā_t), and
+/// target = target_noise_t ε + target_data_t x_0.
+#[derive(Debug, Clone)]
+pub struct AddNoise;
+
+impl Op for AddNoise {
+    fn name(&self) -> &'static str {
+        "add_noise"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        ensure_shape!("add_noise", x.len() == 3, "expected x_0, schedule and step, found {} inputs", x.len());
+        expect_f32("add_noise", &x[..2], 2)?;
+        expect_step("add_noise", &x[2])?;
+        ensure_shape!("add_noise", x[0].shape.rank() >= 2, "x_0 must be a batch, found {:?}", x[0]);
+        let table = x[1].shape.rank() == 2 && x[1].shape[1] == SCHEDULE_COLUMNS;
+        ensure_shape!("add_noise", table, "the schedule must be (T, 5), found {:?}", x[1]);
+        let batch = Spec::f32([x[0].shape[0]]);
+        Ok(vec![x[0].clone(), x[0].clone(), batch.clone(), batch])
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        let (x0, schedule) = (&x[0], &x[1]);
+        let (batch, steps) = (x0.shape[0], schedule.shape[0]);
+        let item = x0.shape.elements() / batch;
+        let at = Address::of(&x[2]);
+        let per_item = Shape::new([batch]);
+        let [mut x_t, mut target] = [Array::zeros(&x0.shape), Array::zeros(&x0.shape)];
+        let [mut timestep, mut weight] = [Array::zeros(&per_item), Array::zeros(&per_item)];
+        for n in 0..batch {
+            let bits = philox4x32(at.counter(0, Stream::Timestep, n), at.key)[0];
+            let t = ((u64::from(bits) * steps as u64) >> 32) as usize;
+            let [signal, sigma, noise, data, w] =
+                std::array::from_fn(|k| schedule.data[t * SCHEDULE_COLUMNS + k]);
+            timestep.data[n] = t as f64;
+            weight.data[n] = w;
+            for (k, e) in normals(&x[2], Stream::Noise, n, item).into_iter().enumerate() {
+                let i = n * item + k;
+                x_t.data[i] = signal * x0.data[i] + sigma * e;
+                target.data[i] = noise * e + data * x0.data[i];
+            }
+        }
+        vec![x_t, target, timestep, weight]
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost::elementwise(x, y, 36)
+    }
+
+    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+        let batch = x[0].shape[0];
+        let item = x[0].shape.elements() / batch.max(1);
+        let blocks = item.div_ceil(4);
+        Dispatch::new(&NOISE, "add_noise")
+            .bind("x0", Operand::Input(0))
+            .bind("schedule", Operand::Input(1))
+            .bind("step", Operand::Input(2))
+            .bind("x_t", Operand::Output(0))
+            .bind("noise_target", Operand::Output(1))
+            .bind("timestep", Operand::Output(2))
+            .bind("weight", Operand::Output(3))
+            .param("batch", batch)
+            .param("item", item)
+            .param("blocks", blocks)
+            .param("timesteps", x[1].shape[0])
+            .linear(batch * blocks, 64)
+            .into()
+    }
+}
+
+pub(crate) fn step_fill() -> Fill {
+    Fill::Values(vec![123_456_789.0, 987_654_321.0, 17.0, 5.0, 0.0, 3.0, 0.0, 0.0])
+}
+
+/// Test cases.
+pub fn cases() -> Vec<Case> {
+    let step = Spec::u32([STEP_WORDS]);
+    let mut cases = Vec::new();
+    for shape in [vec![1, 1], vec![3, 5, 7, 3], vec![70, 4, 4, 1], vec![2, 1025]] {
+        let shape = Shape::new(shape);
+        let bits = RandomBits { stream: Stream::Noise, shape: shape.clone() };
+        let normal = RandomNormal { stream: Stream::Initial, shape: shape.clone() };
+        let name = format!("{shape}");
+        let one = std::slice::from_ref(&step);
+        cases
+            .push(Case::new(&name, bits, one).fill(0, step_fill()).tolerance(Tolerance::EXACT).no_gradient());
+        // Near the axes of the circle a normal is small against its radius: the absolute part covers it.
+        cases.push(Case::new(&name, normal, one).fill(0, step_fill()).no_gradient());
+        let inputs = [Spec::f32(shape.axes()), Spec::f32([11, SCHEDULE_COLUMNS]), step.clone()];
+        cases.push(Case::new(&name, AddNoise, &inputs).fill(2, step_fill()).no_gradient());
+    }
+    cases
+}

@@ -1,0 +1,309 @@
+//! What happens to flat vectors after the gradient is known: its norm and clipping
+//! (`shaders/grad_norm.wgsl`), AdamW with the moving average (`shaders/adamw.wgsl`), and sums over
+//! micro-batches and the log (`shaders/accumulate.wgsl`).
+
+use super::memory::ALIGNMENT;
+use super::noise::{expect_step, step_fill};
+use super::{Case, Fill, expect_f32};
+use crate::ensure_shape;
+use crate::graph::{Aliasing, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::shader::Source;
+use crate::tensor::{Array, Shape, Spec};
+use std::ops::Range;
+
+static GRAD_NORM: Source = crate::wgsl!("grad_norm");
+static ADAMW: Source = crate::wgsl!("adamw");
+static ACCUMULATE: Source = crate::wgsl!("accumulate");
+
+/// Numbers that change from step to step: lr, 1 - β1^t, 1 - β2^t, μ of the moving average, max_norm (0 for
+/// no clipping), and three that are zero.
+pub const HYPER: usize = 8;
+
+/// Elements that one workgroup of the norm sums; the shader has the same number.
+const NORM_CHUNK: usize = 4096;
+
+/// The ranges in which a flat vector is bound, so that none exceeds the device's limit.
+fn ranges(elements: usize, caps: &Caps) -> Vec<Range<usize>> {
+    let limit = usize::try_from(caps.max_binding_bytes / 4).unwrap_or(usize::MAX) / ALIGNMENT * ALIGNMENT;
+    (0..elements).step_by(limit.max(ALIGNMENT)).map(|start| start..elements.min(start + limit)).collect()
+}
+
+/// Inputs [g (flat), hyper (8)]; output (4): norm, factor = min(1, max_norm / (norm + 1e-6)), finite, 0.
+///
+/// Clipping by the global norm is Pascanu et al., arXiv 1211.5063; the 1e-6 is PyTorch's.
+#[derive(Debug, Clone)]
+pub struct GradientNorm;
+
+impl Op for GradientNorm {
+    fn name(&self) -> &'static str {
+        "gradient_norm"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        expect_f32("gradient_norm", x, 2)?;
+        ensure_shape!("gradient_norm", x[1] == Spec::f32([HYPER]), "hyper must be f32(8), found {:?}", x[1]);
+        Ok(vec![Spec::f32([4])])
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        let sum: f64 = x[0].data.iter().map(|g| g * g).sum();
+        let finite = (sum as f32).is_finite();
+        let norm = if finite { sum.sqrt() } else { 0.0 };
+        let max_norm = x[1].data[4];
+        let factor = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        vec![Array::new([4], vec![norm, factor, f64::from(u8::from(finite)), 0.0])]
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost { other_flops: 2 * x[0].shape.elements() as u64, ..Cost::of_traffic(x, y) }
+    }
+
+    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
+        let mut scratch = 0;
+        let mut dispatches = Vec::new();
+        for range in ranges(x[0].shape.elements(), caps) {
+            let groups = range.len().div_ceil(NORM_CHUNK);
+            dispatches.push(
+                Dispatch::new(&GRAD_NORM, "norm_partial")
+                    .param("count", range.len())
+                    .param("groups", groups)
+                    .bind_range("gradient", Operand::Input(0), range)
+                    .bind_range("partial", Operand::Scratch(0), scratch..scratch + groups)
+                    .workgroups(groups),
+            );
+            // The next range's partial sums begin where a binding may begin; what lies between is zeroed
+            // by nobody, so only a full limit's worth of groups (a multiple of 64) may precede another.
+            scratch += groups;
+        }
+        dispatches.push(
+            Dispatch::new(&GRAD_NORM, "norm_finish")
+                .param("count", 0u32)
+                .param("groups", scratch)
+                .bind("partial", Operand::Scratch(0))
+                .bind("hyper", Operand::Input(1))
+                .bind("norm", Operand::Output(0)),
+        );
+        Program { scratch: vec![scratch], dispatches }
+    }
+}
+
+/// AdamW (Loshchilov & Hutter, arXiv 1711.05101, algorithm 2) and the moving average of the weights, in
+/// place: inputs [p, g, m, v, ema (flat), norm (4), hyper (8)]; outputs [p, m, v, ema].
+///
+/// Does nothing when the gradient is not finite.
+#[derive(Debug, Clone)]
+pub struct AdamW {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub epsilon: f32,
+    /// Decoupled weight decay, per unit of learning rate.
+    pub weight_decay: f32,
+}
+
+impl Op for AdamW {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        expect_f32("adamw", x, 7)?;
+        for (i, spec) in x[1..5].iter().enumerate() {
+            ensure_shape!("adamw", *spec == x[0], "input {} is {spec:?}, but p is {:?}", i + 1, x[0]);
+        }
+        ensure_shape!("adamw", x[5] == Spec::f32([4]), "norm must be f32(4), found {:?}", x[5]);
+        ensure_shape!("adamw", x[6] == Spec::f32([HYPER]), "hyper must be f32(8), found {:?}", x[6]);
+        Ok(vec![x[0].clone(); 4])
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        let [p, g, m, v, ema, norm, hyper] = std::array::from_fn(|i| &x[i].data);
+        if norm[2] == 0.0 {
+            return vec![x[0].clone(), x[2].clone(), x[3].clone(), x[4].clone()];
+        }
+        let [beta1, beta2, epsilon, decay] =
+            [self.beta1, self.beta2, self.epsilon, self.weight_decay].map(f64::from);
+        let [lr, correction1, correction2, mu] = std::array::from_fn(|i| hyper[i]);
+        let shape = &x[0].shape;
+        let first = Array::from_fn(shape, |i| beta1 * m[i] + (1.0 - beta1) * norm[1] * g[i]);
+        let second = Array::from_fn(shape, |i| beta2 * v[i] + (1.0 - beta2) * (norm[1] * g[i]).powi(2));
+        let updated = Array::from_fn(shape, |i| {
+            let step = (first.data[i] / correction1) / ((second.data[i] / correction2).sqrt() + epsilon);
+            (1.0 - lr * decay) * p[i] - lr * step
+        });
+        let average = Array::from_fn(shape, |i| mu * ema[i] + (1.0 - mu) * updated.data[i]);
+        vec![updated, first, second, average]
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost::elementwise(x, y, 18)
+    }
+
+    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
+        let dispatches = ranges(x[0].shape.elements(), caps)
+            .into_iter()
+            .map(|range| {
+                Dispatch::new(&ADAMW, "adamw")
+                    .param("count", range.len())
+                    .param("beta1", self.beta1)
+                    .param("beta2", self.beta2)
+                    .param("epsilon", self.epsilon)
+                    .param("weight_decay", self.weight_decay)
+                    .linear(range.len(), 64)
+                    .bind_range("p", Operand::Output(0), range.clone())
+                    .bind_range("g", Operand::Input(1), range.clone())
+                    .bind_range("m", Operand::Output(1), range.clone())
+                    .bind_range("v", Operand::Output(2), range.clone())
+                    .bind_range("ema", Operand::Output(3), range)
+                    .bind("norm", Operand::Input(5))
+                    .bind("hyper", Operand::Input(6))
+            })
+            .collect();
+        Program { scratch: vec![], dispatches }
+    }
+
+    fn aliasing(&self) -> Aliasing {
+        Aliasing::InPlace(vec![(0, 0), (1, 2), (2, 3), (3, 4)])
+    }
+}
+
+/// sum ← x on the first micro-batch of a step, sum + x on the others: inputs [sum, x, step], in place.
+#[derive(Debug, Clone)]
+pub struct Accumulate;
+
+impl Op for Accumulate {
+    fn name(&self) -> &'static str {
+        "accumulate"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        ensure_shape!("accumulate", x.len() == 3, "expected sum, x and step, found {} inputs", x.len());
+        expect_f32("accumulate", &x[..2], 2)?;
+        ensure_shape!("accumulate", x[0] == x[1], "sum is {:?}, but x is {:?}", x[0], x[1]);
+        expect_step("accumulate", &x[2])?;
+        Ok(vec![x[0].clone()])
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        let kept = if x[2].data[4] == 0.0 { 0.0 } else { 1.0 };
+        vec![Array::from_fn(&x[0].shape, |i| kept * x[0].data[i] + x[1].data[i])]
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost::elementwise(x, y, 1)
+    }
+
+    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
+        let dispatches = ranges(x[0].shape.elements(), caps)
+            .into_iter()
+            .map(|range| {
+                Dispatch::new(&ACCUMULATE, "accumulate")
+                    .param("count", range.len())
+                    .linear(range.len(), 64)
+                    .bind_range("sum", Operand::Output(0), range.clone())
+                    .bind_range("x", Operand::Input(1), range)
+                    .bind("step", Operand::Input(2))
+            })
+            .collect();
+        Program { scratch: vec![], dispatches }
+    }
+
+    fn aliasing(&self) -> Aliasing {
+        Aliasing::InPlace(vec![(0, 0)])
+    }
+}
+
+/// Writes (loss, norm, factor, finite) into the log's row `step[5] mod rows`: inputs
+/// [log (rows, 4), loss (1), norm (4), step], in place. The host reads many rows at once.
+#[derive(Debug, Clone)]
+pub struct Record;
+
+impl Op for Record {
+    fn name(&self) -> &'static str {
+        "record"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        ensure_shape!("record", x.len() == 4, "expected log, loss, norm and step, found {} inputs", x.len());
+        expect_f32("record", &x[..3], 3)?;
+        let table = x[0].shape.rank() == 2 && x[0].shape[1] == 4;
+        ensure_shape!("record", table, "the log must be (rows, 4), found {:?}", x[0]);
+        ensure_shape!("record", x[1] == Spec::f32([1]), "the loss must be f32(1), found {:?}", x[1]);
+        ensure_shape!("record", x[2] == Spec::f32([4]), "the norm must be f32(4), found {:?}", x[2]);
+        expect_step("record", &x[3])?;
+        Ok(vec![x[0].clone()])
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        let mut y = x[0].clone();
+        let row = x[3].data[5] as usize % x[0].shape[0];
+        y.data[row * 4] = x[1].data[0];
+        y.data[row * 4 + 1..row * 4 + 4].copy_from_slice(&x[2].data[..3]);
+        vec![y]
+    }
+
+    fn cost(&self, x: &[Spec], _y: &[Spec]) -> Cost {
+        Cost::of_traffic(&x[1..], &[Spec::f32([4])])
+    }
+
+    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+        Dispatch::new(&ACCUMULATE, "record")
+            .param("count", x[0].shape[0])
+            .bind("log_rows", Operand::Output(0))
+            .bind("loss", Operand::Input(1))
+            .bind("norm", Operand::Input(2))
+            .bind("step", Operand::Input(3))
+            .into()
+    }
+
+    fn aliasing(&self) -> Aliasing {
+        Aliasing::InPlace(vec![(0, 0)])
+    }
+}
+
+/// Test cases.
+pub fn cases() -> Vec<Case> {
+    let hyper = |max_norm: f64| Fill::Values(vec![1e-3, 0.1, 0.001, 0.99, max_norm, 0.0, 0.0, 0.0]);
+    let eight = Spec::f32([HYPER]);
+    let step = Spec::u32([8]);
+    let mut cases = Vec::new();
+    for count in [1, 63, 4097, 70_001] {
+        let flat = Spec::f32([count]);
+        for (name, max_norm) in [("clipped", 1.0), ("not clipped", 0.0)] {
+            let case = Case::new(format!("{count}, {name}"), GradientNorm, &[flat.clone(), eight.clone()]);
+            cases.push(case.fill(1, hyper(max_norm)).no_gradient());
+        }
+        let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+        let mut inputs = vec![flat.clone(); 5];
+        inputs.extend([Spec::f32([4]), eight.clone()]);
+        for (name, finite) in [("finite", 1.0), ("not finite", 0.0)] {
+            cases.push(
+                Case::new(format!("{count}, {name}"), adamw.clone(), &inputs)
+                    .fill(3, Fill::Uniform(0.0, 2.0))
+                    .fill(5, Fill::Values(vec![2.0, 0.5, finite, 0.0]))
+                    .fill(6, hyper(1.0))
+                    .no_gradient(),
+            );
+        }
+        for (name, micro) in [("first", 0.0), ("later", 2.0)] {
+            let words = Fill::Values(vec![1.0, 2.0, 3.0, 4.0, micro, 0.0, 0.0, 0.0]);
+            let inputs = [flat.clone(), flat.clone(), step.clone()];
+            cases.push(
+                Case::new(format!("{count}, {name} micro-batch"), Accumulate, &inputs)
+                    .fill(2, words)
+                    .no_gradient(),
+            );
+        }
+    }
+    let overflow = Spec::f32([3]);
+    for (name, bad) in [("NaN", f64::NAN), ("infinity", f64::INFINITY), ("overflow", 1e30)] {
+        let case = Case::new(name, GradientNorm, &[overflow.clone(), eight.clone()]);
+        cases.push(case.fill(0, Fill::Values(vec![1.0, bad, 2.0])).fill(1, hyper(1.0)).no_gradient());
+    }
+    let log = Spec { shape: Shape::new([2, 4]), dtype: crate::tensor::DType::F32 };
+    let inputs = [log, Spec::f32([1]), Spec::f32([4]), step];
+    cases.push(Case::new("row 3 of 2", Record, &inputs).fill(3, step_fill()).no_gradient());
+    cases
+}

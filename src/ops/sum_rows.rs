@@ -1,0 +1,96 @@
+//! Sums over everything but the channels: the gradient of a bias (`shaders/sum_rows.wgsl`).
+
+use super::{Case, expect_f32, vector_width};
+use crate::ensure_shape;
+use crate::graph::{Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::shader::Source;
+use crate::tensor::{Array, Spec};
+
+static SHADER: Source = crate::wgsl!("sum_rows");
+
+const INVOCATIONS: usize = 64;
+
+/// Sums the (rows, channels) matrix `x` over each `rows_per_split` of its rows into the matrix `y`.
+fn sum_into_splits(x: Operand, y: Operand, rows: usize, channels: usize, rows_per_split: usize) -> Dispatch {
+    let (width, variant) = vector_width(&[channels]);
+    let (vectors, splits) = (channels / width, rows.div_ceil(rows_per_split));
+    Dispatch::new(&SHADER, "sum_rows")
+        .variant(variant)
+        .bind("x", x)
+        .bind("y", y)
+        .param("rows", rows)
+        .param("vectors", vectors)
+        .param("splits", splits)
+        .param("rows_per_split", rows_per_split)
+        .linear(splits * vectors, INVOCATIONS)
+}
+
+/// Adds the partial results of `splits` parts, each of `elements` numbers: the second launch of a
+/// reduction that was split so that more invocations could share it.
+pub(crate) fn add_splits(partial: Operand, sum: Operand, splits: usize, elements: usize) -> Dispatch {
+    sum_into_splits(partial, sum, splits, elements, splits)
+}
+
+/// y[c] = Σ x[…, c], from x of any shape (…, C) to (C).
+#[derive(Debug, Clone)]
+pub struct SumRows;
+
+impl Op for SumRows {
+    fn name(&self) -> &'static str {
+        "sum_rows"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        expect_f32("sum_rows", x, 1)?;
+        ensure_shape!("sum_rows", x[0].shape.elements() > 0, "nothing to sum in {:?}", x[0]);
+        Ok(vec![Spec::f32([x[0].shape.last()])])
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        let channels = x[0].shape.last();
+        let mut sum = vec![0.0; channels];
+        for row in x[0].data.chunks_exact(channels) {
+            for (s, v) in sum.iter_mut().zip(row) {
+                *s += v;
+            }
+        }
+        vec![Array::new([channels], sum)]
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost { other_flops: x[0].shape.elements() as u64, ..Cost::of_traffic(x, y) }
+    }
+
+    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+        let (rows, channels) = (x[0].shape.rows(), x[0].shape.last());
+        // √rows splits of √rows rows: the two launches are equally deep.
+        let rows_per_split = rows.isqrt().max(1);
+        let splits = rows.div_ceil(rows_per_split);
+        if splits == 1 {
+            return add_splits(Operand::Input(0), Operand::Output(0), rows, channels).into();
+        }
+        Program {
+            scratch: vec![splits * channels],
+            dispatches: vec![
+                sum_into_splits(Operand::Input(0), Operand::Scratch(0), rows, channels, rows_per_split),
+                add_splits(Operand::Scratch(0), Operand::Output(0), splits, channels),
+            ],
+        }
+    }
+}
+
+/// Test cases. No gradient: it is one.
+pub fn cases() -> Vec<Case> {
+    let shapes: [&[usize]; 7] = [&[1], &[7], &[1, 5], &[41, 3], &[2, 5, 7, 12], &[3, 17, 19, 32], &[130, 1]];
+    let mut cases: Vec<Case> = shapes
+        .into_iter()
+        .map(|s| {
+            Case::new(format!("{}", crate::tensor::Shape::new(s)), SumRows, &[Spec::f32(s)]).no_gradient()
+        })
+        .collect();
+    // Two splits of 4,194,305 channels, 64 to a workgroup: past the limit of one dimension.
+    cases.push(
+        Case::new("past 65535 workgroups", SumRows, &[Spec::f32([2, 4_194_305])]).no_gradient().large(),
+    );
+    cases
+}

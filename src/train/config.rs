@@ -1,0 +1,235 @@
+//! Everything that decides a training run: flags, configuration file and checkpoint are this one struct.
+
+use crate::diffusion::{BetaSchedule, ConfigError, Prediction, Preset, UNetConfig};
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate runs after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LearningRate {
+    /// Stays.
+    Constant,
+    /// Falls to zero along half a cosine (arXiv 1608.03983).
+    Cosine,
+}
+
+/// A training run. Every field is a flag, a line of the configuration file, and kept in the checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Pictures to learn: a folder, an MNIST IDX file, a CIFAR-10 .bin file or folder, or builtin:glyphs
+    #[arg(long, default_value = "builtin:glyphs", value_name = "PATH|builtin:NAME")]
+    pub data: String,
+    /// Shape of the network; the [unet] table of a configuration file overrides it
+    #[arg(long, value_enum, default_value_t = Preset::TinyGray)]
+    pub preset: Preset,
+    /// Optimizer steps
+    #[arg(long, default_value_t = 2000, value_name = "N")]
+    pub steps: u32,
+    /// Pictures per micro-batch
+    #[arg(long, default_value_t = 16, value_name = "B")]
+    pub batch: usize,
+    /// Micro-batches per optimizer step; the effective batch is B times this
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub accumulate: u32,
+    /// Seed of everything random: the same seed gives the same bits on one device
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    pub seed: u64,
+    /// Peak learning rate of AdamW
+    #[arg(long, default_value_t = 1e-3, value_name = "LR")]
+    pub learning_rate: f64,
+    /// Course of the learning rate after the warm-up
+    #[arg(long, value_enum, default_value_t = LearningRate::Cosine)]
+    pub learning_rate_schedule: LearningRate,
+    /// Steps over which the learning rate rises from zero
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub warmup_steps: u32,
+    /// Decoupled weight decay of AdamW
+    #[arg(long, default_value_t = 0.01, value_name = "X")]
+    pub weight_decay: f32,
+    /// Decay of AdamW's first moment
+    #[arg(long, default_value_t = 0.9, value_name = "X")]
+    pub beta1: f32,
+    /// Decay of AdamW's second moment
+    #[arg(long, default_value_t = 0.999, value_name = "X")]
+    pub beta2: f32,
+    /// Largest norm of the gradient; longer ones are scaled down to it; 0 for no clipping
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    pub clip_norm: f32,
+    /// Decay of the moving average of the weights, which samples are drawn from
+    #[arg(long, default_value_t = 0.999, value_name = "X")]
+    pub ema_decay: f64,
+    /// What the network predicts
+    #[arg(long, value_enum, default_value_t = Prediction::Epsilon)]
+    pub prediction: Prediction,
+    /// Course of the noise
+    #[arg(long, value_enum, default_value_t = BetaSchedule::Linear)]
+    pub noise_schedule: BetaSchedule,
+    /// Noise steps T
+    #[arg(long, default_value_t = 1000, value_name = "T")]
+    pub timesteps: usize,
+    /// Condition on the class of each picture (subfolder or label)
+    #[arg(long)]
+    pub class_conditional: bool,
+    /// Mirror half of the pictures left to right
+    #[arg(long)]
+    pub flip: bool,
+    /// Shift pictures at random by up to this many pixels
+    #[arg(long, default_value_t = 0, value_name = "PIXELS")]
+    pub crop_padding: usize,
+    /// Fraction of the pictures that is held out to measure the loss on
+    #[arg(long, default_value_t = 0.05, value_name = "X")]
+    pub held_out: f64,
+    /// Pictures that builtin:glyphs draws
+    #[arg(long, default_value_t = 20_000, value_name = "N")]
+    pub glyph_count: usize,
+    /// Steps between readbacks of the loss for the log and the progress bar
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub log_every: u32,
+    /// Steps between sample grids and held-out losses; 0 for the end only
+    #[arg(long, default_value_t = 500, value_name = "N")]
+    pub sample_every: u32,
+    /// Pictures in a sample grid
+    #[arg(long, default_value_t = 25, value_name = "N")]
+    pub sample_count: usize,
+    /// DDIM steps of a sample grid
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub sample_steps: usize,
+    /// Steps between checkpoints; 0 for the end only
+    #[arg(long, default_value_t = 500, value_name = "N")]
+    pub checkpoint_every: u32,
+    /// The network in full. Not a flag: `[unet]` in a configuration file.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unet: Option<UNetConfig>,
+}
+
+impl Default for TrainConfig {
+    /// The flags' own defaults.
+    fn default() -> Self {
+        #[derive(clap::Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            config: TrainConfig,
+        }
+        use clap::Parser;
+        Defaults::parse_from(["inkwash"]).config
+    }
+}
+
+impl TrainConfig {
+    /// The network's configuration: `unet` if it is given, else the preset; with an embedding for
+    /// `classes` classes if the run is class-conditional.
+    pub fn network(&self, classes: usize) -> UNetConfig {
+        let mut unet = self.unet.clone().unwrap_or_else(|| UNetConfig::preset(self.preset));
+        if self.class_conditional && unet.num_class_embeds.is_none() {
+            unet.num_class_embeds = Some(classes.max(1));
+        }
+        unet
+    }
+
+    /// Pictures per optimizer step.
+    pub fn effective_batch(&self) -> usize {
+        self.batch * self.accumulate as usize
+    }
+
+    /// Checks every number that has a range. The network is checked when it is built.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let fail = |field, message: String| Err(ConfigError { field, message });
+        let at_least_one = [
+            ("steps", u64::from(self.steps)),
+            ("batch", self.batch as u64),
+            ("accumulate", self.accumulate.into()),
+            ("timesteps", self.timesteps as u64),
+            ("log_every", self.log_every.into()),
+            ("sample_count", self.sample_count as u64),
+            ("sample_steps", self.sample_steps as u64),
+            ("glyph_count", self.glyph_count as u64),
+        ];
+        for (field, value) in at_least_one {
+            if value == 0 || value > 1 << 30 {
+                return fail(field, format!("found {value}; it must be between 1 and 2^30"));
+            }
+        }
+        if self.timesteps > 1_000_000 {
+            return fail("timesteps", format!("found {}; it must be at most 1000000", self.timesteps));
+        }
+        if self.sample_steps > self.timesteps {
+            return fail(
+                "sample_steps",
+                format!("found {}, but there are only {} timesteps", self.sample_steps, self.timesteps),
+            );
+        }
+        if self.log_every > 4096 {
+            return fail("log_every", format!("found {}; it must be at most 4096", self.log_every));
+        }
+        let within = |low: f64, value: f64, high: f64| value.is_finite() && low <= value && value < high;
+        let ranges = [
+            ("learning_rate", self.learning_rate, 1e6),
+            ("weight_decay", self.weight_decay.into(), 1e6),
+            ("beta1", self.beta1.into(), 1.0),
+            ("beta2", self.beta2.into(), 1.0),
+            ("clip_norm", self.clip_norm.into(), 1e30),
+            ("ema_decay", self.ema_decay, 1.0),
+            ("held_out", self.held_out, 1.0),
+        ];
+        for (field, value, high) in ranges {
+            if !within(0.0, value, high) {
+                return fail(field, format!("found {value}; it must be at least 0 and below {high}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The learning rate of a step (from 0).
+    pub fn learning_rate_at(&self, step: u32) -> f64 {
+        let (step, warmup, total) = (f64::from(step), f64::from(self.warmup_steps), f64::from(self.steps));
+        if step < warmup {
+            return self.learning_rate * (step + 1.0) / warmup;
+        }
+        match self.learning_rate_schedule {
+            LearningRate::Constant => self.learning_rate,
+            LearningRate::Cosine => {
+                let done = ((step - warmup) / (total - warmup).max(1.0)).clamp(0.0, 1.0);
+                self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+            }
+        }
+    }
+
+    /// The decay of the moving average at a step (from 0): min(decay, (1 + n) / (10 + n)), so that early
+    /// weights are forgotten (diffusers' EMAModel).
+    pub fn ema_decay_at(&self, step: u32) -> f64 {
+        let n = f64::from(step);
+        self.ema_decay.min((1.0 + n) / (10.0 + n))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configuration_survives_toml_and_refuses_unknown_fields() {
+        let config = TrainConfig { unet: Some(UNetConfig::preset(Preset::Cifar)), ..TrainConfig::default() };
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config);
+        let e = toml::from_str::<TrainConfig>("stpes = 3").unwrap_err();
+        assert!(e.to_string().contains("stpes"), "{e}");
+    }
+
+    #[test]
+    fn learning_rate_rises_and_falls() {
+        let c = TrainConfig { steps: 1000, warmup_steps: 100, learning_rate: 1.0, ..TrainConfig::default() };
+        assert!((c.learning_rate_at(0) - 0.01).abs() < 1e-12);
+        assert!((c.learning_rate_at(99) - 1.0).abs() < 1e-12);
+        assert!((c.learning_rate_at(550) - 0.5).abs() < 1e-12);
+        assert!(c.learning_rate_at(999) < 1e-4);
+    }
+
+    #[test]
+    fn out_of_range_numbers_are_named() {
+        let c = TrainConfig { beta2: 1.5, ..TrainConfig::default() };
+        assert!(c.validate().unwrap_err().to_string().starts_with("beta2: found 1.5"));
+        assert!(TrainConfig::default().validate().is_ok());
+    }
+}

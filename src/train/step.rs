@@ -1,0 +1,339 @@
+//! One training step as two graphs that share their states: `micro` goes from pictures to gradients, once
+//! per micro-batch; `update` from gradients to new weights. This file alone sees both diffusion and gpu.
+
+use super::TrainConfig;
+use crate::diffusion::{NoiseSchedule, UNet};
+use crate::gpu::{Device, Executable, GpuError, Store};
+use crate::graph::{Caps, Graph, GraphError, Plan, PlanError, ValueId};
+use crate::ops::{Accumulate, AdamW, AddNoise, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale};
+use crate::rng;
+use crate::tensor::{Array, Spec};
+use std::sync::Arc;
+
+/// States that outlive a step, by name.
+pub const PARAMETERS: &str = "parameters";
+/// The moving average of the parameters.
+pub const EMA: &str = "ema";
+/// AdamW's first moment.
+pub const FIRST_MOMENT: &str = "first_moment";
+/// AdamW's second moment.
+pub const SECOND_MOMENT: &str = "second_moment";
+const GRADIENTS: &str = "gradients";
+const LOSS: &str = "loss";
+const LOG: &str = "log";
+
+/// What [`crate::ops::AddNoise`] and its kin read: where the run stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepWords {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Optimizer step, from 0.
+    pub step: u32,
+    /// First item of the batch.
+    pub first_item: u32,
+    /// Micro-batch, from 0.
+    pub micro: u32,
+    /// Row of the log.
+    pub row: u32,
+}
+
+impl StepWords {
+    /// The words as the shaders read them.
+    pub fn words(self) -> [u32; STEP_WORDS] {
+        let [low, high] = rng::key(self.seed);
+        [low, high, self.step, self.first_item, self.micro, self.row, 0, 0]
+    }
+}
+
+/// Inputs of the micro graph.
+#[derive(Clone, Debug)]
+pub struct Micro {
+    /// Pictures (B, H, W, C) in [-1, 1].
+    pub pictures: ValueId,
+    /// Labels u32 (B), if the network is class-conditional.
+    pub labels: Option<ValueId>,
+    /// u32 (8).
+    pub step: ValueId,
+    /// The loss (1), for graphs that keep it readable.
+    pub loss: ValueId,
+}
+
+/// Inputs of the update graph.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// u32 (8).
+    pub step: ValueId,
+    /// f32 (8).
+    pub hyper: ValueId,
+}
+
+/// Noise, network and loss: what training and evaluation share.
+fn loss_graph(
+    unet: &UNet,
+    config: &TrainConfig,
+    batch: usize,
+    weights: &str,
+) -> Result<(Graph, Vec<ValueId>, Micro), GraphError> {
+    let (height, width) = unet.config.sample_size.get();
+    let mut graph = Graph::new();
+    let pictures = graph.input("pictures", Spec::f32([batch, height, width, unet.config.in_channels]));
+    let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([batch])));
+    let step = graph.input("step", Spec::u32([STEP_WORDS]));
+    let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
+    let table = graph.constant("schedule", schedule.training_table(config.prediction));
+    let flat = graph.state(weights, Spec::f32([unet.flat_elements]));
+    let parameters = unet.views(&mut graph, flat)?;
+    graph.enter("noise");
+    let noised = graph.apply_all(AddNoise, &[pictures, table, step])?;
+    graph.leave();
+    let [x_t, target, t, weight] = [noised[0], noised[1], noised[2], noised[3]];
+    let prediction = unet.forward(&mut graph, &parameters, x_t, t, labels)?;
+    graph.enter("loss");
+    let loss = graph.apply(MseLoss, &[prediction, target, weight])?;
+    graph.leave();
+    Ok((graph, parameters, Micro { pictures, labels, step, loss }))
+}
+
+/// Pictures → gradients in the state `gradients`, and the loss in the state `loss`, both averaged over the
+/// micro-batches.
+pub fn micro_graph(unet: &UNet, config: &TrainConfig) -> Result<(Graph, Micro), GraphError> {
+    let (mut graph, parameters, micro) = loss_graph(unet, config, config.batch, PARAMETERS)?;
+    let share = 1.0 / f64::from(config.accumulate);
+    let seed = graph.constant("d_loss", Array::new([1], vec![share]));
+    let gradients = graph.backward(&[(micro.loss, seed)], &parameters)?;
+    graph.enter("gradients");
+    let gradients: Vec<ValueId> = parameters.iter().map(|p| gradients[p]).collect();
+    let packed = unet.pack(&mut graph, &gradients)?;
+    if config.accumulate == 1 {
+        graph.persist(GRADIENTS, packed);
+        graph.persist(LOSS, micro.loss);
+    } else {
+        let sum = graph.state(GRADIENTS, Spec::f32([unet.flat_elements]));
+        graph.apply(Accumulate, &[sum, packed, micro.step])?;
+        let scaled = graph.apply(Scale(share as f32), &[micro.loss])?;
+        let sum = graph.state(LOSS, Spec::f32([1]));
+        graph.apply(Accumulate, &[sum, scaled, micro.step])?;
+    }
+    graph.leave();
+    Ok((graph, micro))
+}
+
+/// Gradients → clipped AdamW step, moving average, and a row of the log.
+pub fn update_graph(unet: &UNet, config: &TrainConfig) -> Result<(Graph, Update), GraphError> {
+    let flat = Spec::f32([unet.flat_elements]);
+    let mut graph = Graph::new();
+    let step = graph.input("step", Spec::u32([STEP_WORDS]));
+    let hyper = graph.input("hyper", Spec::f32([HYPER]));
+    let [p, g, m, v, ema] =
+        [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, EMA].map(|name| graph.state(name, flat.clone()));
+    let loss = graph.state(LOSS, Spec::f32([1]));
+    let log = graph.state(LOG, Spec::f32([config.log_every as usize, 4]));
+    graph.enter("update");
+    let norm = graph.apply(GradientNorm, &[g, hyper])?;
+    let adamw =
+        AdamW { beta1: config.beta1, beta2: config.beta2, epsilon: 1e-8, weight_decay: config.weight_decay };
+    graph.apply_all(adamw, &[p, g, m, v, ema, norm, hyper])?;
+    graph.apply(Record, &[log, loss, norm, step])?;
+    graph.leave();
+    Ok((graph, Update { step, hyper }))
+}
+
+/// Pictures → loss of the averaged weights, without gradients.
+pub fn evaluation_graph(unet: &UNet, config: &TrainConfig) -> Result<(Graph, Micro), GraphError> {
+    let (mut graph, _, micro) = loss_graph(unet, config, config.batch, EMA)?;
+    graph.output("held_out_loss", micro.loss);
+    Ok((graph, micro))
+}
+
+/// One row of the log.
+#[derive(Clone, Copy, Debug)]
+pub struct LogRow {
+    /// Optimizer step, from 0.
+    pub step: u32,
+    /// Training loss of that step.
+    pub loss: f32,
+    /// Norm of its gradient before clipping.
+    pub gradient_norm: f32,
+    /// Whether the gradient was finite; the step was skipped if not.
+    pub finite: bool,
+}
+
+/// The plans of a training run, before any device: what `--dry-run` prints.
+#[derive(Clone, Debug)]
+pub struct TrainPlans {
+    /// Pictures to gradients.
+    pub micro: (Plan, Micro),
+    /// Gradients to weights.
+    pub update: (Plan, Update),
+}
+
+impl TrainPlans {
+    /// Plans both graphs.
+    pub fn new(unet: &UNet, config: &TrainConfig, caps: &Caps) -> Result<Self, StepError> {
+        let (graph, micro) = micro_graph(unet, config)?;
+        let micro = (Plan::new(graph, caps)?, micro);
+        let (graph, update) = update_graph(unet, config)?;
+        Ok(Self { micro, update: (Plan::new(graph, caps)?, update) })
+    }
+
+    /// Device bytes of both plans, states counted once.
+    pub fn bytes(&self) -> u64 {
+        use crate::graph::Home;
+        let mut states = std::collections::BTreeMap::new();
+        let mut bytes = 0;
+        for plan in [&self.micro.0, &self.update.0] {
+            bytes += plan.bytes_where(|b| b.home != Home::State);
+            states.extend(
+                plan.buffers.iter().filter(|b| b.home == Home::State).map(|b| (b.name.clone(), b.bytes)),
+            );
+        }
+        bytes + states.values().sum::<u64>()
+    }
+
+    /// Floating-point operations of the model per picture, forward and backward, as convolutions and
+    /// matrix products are counted.
+    pub fn model_flops_per_picture(&self, batch: usize) -> u64 {
+        self.micro.0.graph.cost().matrix_flops / batch.max(1) as u64
+    }
+}
+
+/// A step that cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A defect in the network's graph.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// Too large for the device.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The device failed.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+}
+
+/// A training run on a device.
+pub struct Trainer {
+    /// What decides the run.
+    pub config: TrainConfig,
+    /// The network.
+    pub unet: UNet,
+    /// States on the device.
+    pub store: Arc<Store>,
+    micro: (Executable, Micro),
+    update: (Executable, Update),
+    next_step: u32,
+    unread: u32,
+}
+
+impl Trainer {
+    /// Allocates and compiles everything. States are zero until [`Trainer::set_parameters`].
+    pub fn new(device: &Arc<Device>, unet: UNet, config: &TrainConfig) -> Result<Self, StepError> {
+        let plans = TrainPlans::new(&unet, config, &device.caps)?;
+        let store = Store::new(device);
+        let micro = (Executable::new(&store, plans.micro.0)?, plans.micro.1);
+        let update = (Executable::new(&store, plans.update.0)?, plans.update.1);
+        Ok(Self { config: config.clone(), unet, store, micro, update, next_step: 0, unread: 0 })
+    }
+
+    /// Device bytes allocated: states, working memory, inputs, launch parameters.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.store.bytes() + self.micro.0.bytes() + self.update.0.bytes()
+    }
+
+    /// Sets the weights, and their average to the same, as at the beginning of a run.
+    pub fn set_parameters(&mut self, flat: &[f32]) -> Result<(), StepError> {
+        let zeros = vec![0.0; flat.len()];
+        self.set_states(0, [flat, &zeros, &zeros, flat])
+    }
+
+    /// Sets parameters, first moment, second moment and average, to go on at a step.
+    pub fn set_states(&mut self, next_step: u32, states: [&[f32]; 4]) -> Result<(), StepError> {
+        for (name, data) in [PARAMETERS, FIRST_MOMENT, SECOND_MOMENT, EMA].into_iter().zip(states) {
+            self.store.write(name, data)?;
+        }
+        self.next_step = next_step;
+        self.unread = 0;
+        Ok(())
+    }
+
+    /// Reads parameters, first moment, second moment and average.
+    pub fn states(&self) -> Result<[Vec<f32>; 4], StepError> {
+        let [p, m, v, ema] = [PARAMETERS, FIRST_MOMENT, SECOND_MOMENT, EMA].map(|n| self.store.read(n));
+        Ok([p?, m?, v?, ema?].map(Option::unwrap_or_default))
+    }
+
+    /// The step that comes next.
+    pub fn next_step(&self) -> u32 {
+        self.next_step
+    }
+
+    /// Runs one optimizer step; `next_batch` gives pictures (B, H, W, C) and labels for each micro-batch.
+    /// Does not wait for the device.
+    pub fn step(&mut self, mut next_batch: impl FnMut() -> (Vec<f32>, Vec<u32>)) -> Result<(), StepError> {
+        let config = &self.config;
+        let step = self.next_step;
+        let mut words =
+            StepWords { seed: config.seed, step, row: step % config.log_every, ..StepWords::default() };
+        for micro in 0..config.accumulate {
+            let (pictures, labels) = next_batch();
+            words.micro = micro;
+            words.first_item = micro * config.batch as u32;
+            let (executable, inputs) = &self.micro;
+            executable.write(inputs.pictures, &pictures);
+            if let Some(value) = inputs.labels {
+                executable.write_u32(value, &labels);
+            }
+            executable.write_u32(inputs.step, &words.words());
+            executable.run()?;
+        }
+        let t = f64::from(step) + 1.0;
+        let hyper: [f64; HYPER] = [
+            config.learning_rate_at(step),
+            1.0 - f64::from(config.beta1).powf(t),
+            1.0 - f64::from(config.beta2).powf(t),
+            config.ema_decay_at(step),
+            config.clip_norm.into(),
+            0.0,
+            0.0,
+            0.0,
+        ];
+        let (executable, inputs) = &self.update;
+        executable.write_u32(inputs.step, &words.words());
+        executable.write(inputs.hyper, &hyper.map(|h| h as f32));
+        executable.run()?;
+        self.next_step += 1;
+        self.unread += 1;
+        Ok(())
+    }
+
+    /// Whether the log is full and must be read before the next step.
+    pub fn log_is_full(&self) -> bool {
+        self.unread >= self.config.log_every
+    }
+
+    /// Waits for the device and reads the rows of the steps since the last call (at most `log_every`).
+    pub fn read_log(&mut self) -> Result<Vec<LogRow>, StepError> {
+        let rows = self.store.read(LOG)?.unwrap_or_default();
+        let first = self.next_step - self.unread.min(self.config.log_every);
+        self.unread = 0;
+        Ok((first..self.next_step)
+            .map(|step| {
+                let row = (step % self.config.log_every) as usize * 4;
+                LogRow { step, loss: rows[row], gradient_norm: rows[row + 1], finite: rows[row + 3] != 0.0 }
+            })
+            .collect())
+    }
+
+    /// The profile of one micro-batch and update with whatever was uploaded last: label, operator, seconds
+    /// of each launch.
+    pub fn profile(&self) -> Result<Vec<(String, &'static str, f64)>, StepError> {
+        let mut rows = Vec::new();
+        for executable in [&self.micro.0, &self.update.0] {
+            let plan = executable.plan();
+            for (step, seconds) in plan.steps.iter().zip(executable.profile()?) {
+                rows.push((plan.label(step), plan.graph.nodes[step.node].op.name(), seconds));
+            }
+        }
+        Ok(rows)
+    }
+}
