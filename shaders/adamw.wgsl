@@ -5,12 +5,13 @@
 //     p ← (1 - lr decay) p - lr (m / (1 - β1^t)) / (sqrt(v / (1 - β2^t)) + eps)
 //     ema ← μ ema + (1 - μ) p
 //
-// Nothing changes when the gradient was not finite (norm[2] = 0). One invocation per element.
+// Nothing changes when the gradient was not finite (norm[2] = 0). One invocation per Vector.
 
 #import lib/index
+#import lib/vector4
 
 struct Params {
-    count: u32,
+    count: u32, // Vectors
     beta1: f32,
     beta2: f32,
     epsilon: f32,
@@ -18,11 +19,11 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read_write> p: array<f32>;   // (count)
-@group(0) @binding(2) var<storage, read> g: array<f32>;         // (count)
-@group(0) @binding(3) var<storage, read_write> m: array<f32>;   // (count)
-@group(0) @binding(4) var<storage, read_write> v: array<f32>;   // (count)
-@group(0) @binding(5) var<storage, read_write> ema: array<f32>; // (count)
+@group(0) @binding(1) var<storage, read_write> p: array<Vector>;   // (count)
+@group(0) @binding(2) var<storage, read> g: array<Vector>;         // (count)
+@group(0) @binding(3) var<storage, read_write> m: array<Vector>;   // (count)
+@group(0) @binding(4) var<storage, read_write> v: array<Vector>;   // (count)
+@group(0) @binding(5) var<storage, read_write> ema: array<Vector>; // (count)
 @group(0) @binding(6) var<storage, read> norm: array<f32>;      // (4): norm, factor, finite, 0
 @group(0) @binding(7) var<storage, read> hyper: array<f32>;     // (8): lr, 1 - β1^t, 1 - β2^t, μ, ...
 
@@ -37,7 +38,7 @@ fn adamw(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
     let first = params.beta1 * m[i] + (1.0 - params.beta1) * gradient;
     let second = params.beta2 * v[i] + (1.0 - params.beta2) * gradient * gradient;
     let decayed = (1.0 - hyper[0] * params.weight_decay) * p[i];
-    let updated = decayed - hyper[0] * (first / hyper[1]) / (sqrt(second / hyper[2]) + params.epsilon);
+    let updated = decayed - hyper[0] * (first / hyper[1]) / (sqrt(second / hyper[2]) + Vector(params.epsilon));
     m[i] = first;
     v[i] = second;
     p[i] = updated;

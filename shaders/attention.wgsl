@@ -18,12 +18,17 @@ const HELD: u32 = 4u;
 const STEP: u32 = 4u;
 const HEAD_VECTORS: u32 = 2u; // Vectors in a head: d / WIDTH
 
+// Whether the compiler may see how long loops over a head are. Unrolled, they keep small heads in registers;
+// but Mesa's CPU driver takes minutes to compile a head of 64 channels unrolled, four rows at a time.
+const UNROLL: bool = true;
+
 #import lib/stream_direct
 
 struct Params {
     length: u32, // T
     heads: u32,
     row_vectors: u32, // heads HEAD_VECTORS
+    head_vectors: u32, // HEAD_VECTORS
     sequences: u32, // batch heads
     chunks: u32, // workgroups per head of a sequence
     scale: f32, // 1 / sqrt(d)
@@ -62,12 +67,13 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     let base = head_base(sequence);
     let first_row = (workgroup_index(group, groups) % params.chunks * INVOCATIONS + lane) * HELD;
+    let vectors = select(params.head_vectors, HEAD_VECTORS, UNROLL);
     var q: array<Vector, HELD * HEAD_VECTORS>;
     var o: array<Vector, HELD * HEAD_VECTORS>;
     var largest: array<f32, HELD>;
     var sums: array<f32, HELD>;
     for (var i = 0u; i < HELD; i++) {
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
+        for (var c = 0u; c < vectors; c++) {
             q[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
             o[i * HEAD_VECTORS + c] = Vector(0.0);
         }
@@ -84,7 +90,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             for (var i = 0u; i < HELD * STEP; i++) {
                 s[i] = Vector(0.0);
             }
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var c = 0u; c < vectors; c++) {
                 for (var j = 0u; j < STEP; j++) {
                     let k = stream_a(base, first, u + j, c);
                     for (var i = 0u; i < HELD; i++) {
@@ -109,7 +115,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
                     sums[i] += p[i * STEP + j];
                 }
             }
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var c = 0u; c < vectors; c++) {
                 for (var i = 0u; i < HELD; i++) {
                     o[i * HEAD_VECTORS + c] *= shrink[i];
                 }
@@ -125,7 +131,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     for (var i = 0u; i < HELD; i++) {
         if first_row + i < params.length {
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var c = 0u; c < vectors; c++) {
                 result_a[held_at(base, first_row + i) + c] = o[i * HEAD_VECTORS + c] / sums[i];
             }
             statistic[sequence * params.length + first_row + i] = largest[i] + log(sums[i]);
@@ -143,7 +149,7 @@ fn row_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     }
     let at = head_base(row / params.length) + row % params.length * params.row_vectors;
     var sum = Vector(0.0);
-    for (var c = 0u; c < HEAD_VECTORS; c++) {
+    for (var c = 0u; c < params.head_vectors; c++) {
         sum = fma(held_a[at + c], held_b[at + c], sum);
     }
     statistic[row] = horizontal_sum(sum);
@@ -158,13 +164,14 @@ fn backward_query(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
     let base = head_base(sequence);
     let first_row = (workgroup_index(group, groups) % params.chunks * INVOCATIONS + lane) * HELD;
+    let vectors = select(params.head_vectors, HEAD_VECTORS, UNROLL);
     var q: array<Vector, HELD * HEAD_VECTORS>;
     var d_o: array<Vector, HELD * HEAD_VECTORS>;
     var dq: array<Vector, HELD * HEAD_VECTORS>;
     var l: array<f32, HELD>;
     var d: array<f32, HELD>;
     for (var i = 0u; i < HELD; i++) {
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
+        for (var c = 0u; c < vectors; c++) {
             q[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
             d_o[i * HEAD_VECTORS + c] = held_b[held_at(base, first_row + i) + c];
             dq[i * HEAD_VECTORS + c] = Vector(0.0);
@@ -185,7 +192,7 @@ fn backward_query(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
                 s[i] = Vector(0.0);
                 dp[i] = Vector(0.0);
             }
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var c = 0u; c < vectors; c++) {
                 for (var j = 0u; j < STEP; j++) {
                     let k = stream_a(base, first, u + j, c);
                     let v = stream_b(base, first, u + j, c);
@@ -203,7 +210,7 @@ fn backward_query(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
                     ds[i * STEP + j] = select(0.0, value, first + u + j < params.length);
                 }
             }
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var c = 0u; c < vectors; c++) {
                 for (var j = 0u; j < STEP; j++) {
                     let k = stream_a(base, first, u + j, c);
                     for (var i = 0u; i < HELD; i++) {
@@ -216,7 +223,7 @@ fn backward_query(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
     for (var i = 0u; i < HELD; i++) {
         if first_row + i < params.length {
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var c = 0u; c < vectors; c++) {
                 result_a[held_at(base, first_row + i) + c] = params.scale * dq[i * HEAD_VECTORS + c];
             }
         }
@@ -232,12 +239,13 @@ fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     }
     let base = head_base(sequence);
     let first_row = (workgroup_index(group, groups) % params.chunks * INVOCATIONS + lane) * HELD;
+    let vectors = select(params.head_vectors, HEAD_VECTORS, UNROLL);
     var k: array<Vector, HELD * HEAD_VECTORS>;
     var v: array<Vector, HELD * HEAD_VECTORS>;
     var dk: array<Vector, HELD * HEAD_VECTORS>;
     var dv: array<Vector, HELD * HEAD_VECTORS>;
     for (var i = 0u; i < HELD; i++) {
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
+        for (var c = 0u; c < vectors; c++) {
             k[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
             v[i * HEAD_VECTORS + c] = held_b[held_at(base, first_row + i) + c];
             dk[i * HEAD_VECTORS + c] = Vector(0.0);
@@ -256,7 +264,7 @@ fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
                 s[i] = Vector(0.0);
                 dp[i] = Vector(0.0);
             }
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var c = 0u; c < vectors; c++) {
                 for (var j = 0u; j < STEP; j++) {
                     let q = stream_a(base, first, t + j, c);
                     let d_o = stream_b(base, first, t + j, c);
@@ -278,7 +286,7 @@ fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
                     ds[i * STEP + j] = p[i * STEP + j] * (horizontal_sum(dp[i * STEP + j]) - d);
                 }
             }
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var c = 0u; c < vectors; c++) {
                 for (var j = 0u; j < STEP; j++) {
                     let q = stream_a(base, first, t + j, c);
                     let d_o = stream_b(base, first, t + j, c);
@@ -293,7 +301,7 @@ fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     }
     for (var i = 0u; i < HELD; i++) {
         if first_row + i < params.length {
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var c = 0u; c < vectors; c++) {
                 result_a[held_at(base, first_row + i) + c] = params.scale * dk[i * HEAD_VECTORS + c];
                 result_b[held_at(base, first_row + i) + c] = dv[i * HEAD_VECTORS + c];
             }

@@ -6,6 +6,15 @@
 //   backward_weight  dw[ky,kx,ci,co] = Σ_{n,oy,ox} x[n, oy s + ky - p, ox s + kx - p, ci] dy[n,oy,ox,co]
 //
 // with stride s and padding p; whatever lies outside a picture is zero.
+//
+// For CPU drivers: no workgroup memory and no barriers, since there a load costs the same from anywhere, and
+// nearly the same for one number as for four. One invocation of the first two has TILE_ROWS x TILE_COLUMNS pixels by
+// TILE_CHANNELS elements of channels in registers; each line of pixels that it loads serves every kernel
+// column. Neighbouring invocations have neighbouring channels of the same pixels.
+//
+// Tiles and lines are arrays of registers only if every loop over them is unrolled. Mesa unrolls a loop
+// of any size if it indexes an array of exactly as many elements by the loop's own variable; hence the
+// order of loops and the copies in `weight` and `line` below (without: 7 GFLOP/s where this has 20).
 
 #import lib/index
 #import lib/in4
@@ -16,7 +25,7 @@ const STRIDE: u32 = 1u;
 const PADDING: u32 = 1u;
 const TILE_ROWS: u32 = 2u;
 const TILE_COLUMNS: u32 = 8u;
-const TILE_CHANNELS: u32 = 2u; // elements of the result's channels
+const TILE_CHANNELS: u32 = 2u; // elements of the result's channels, each of IN_WIDTH or OUT_WIDTH
 const INVOCATIONS: u32 = 16u;
 
 struct Params {
@@ -37,13 +46,10 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<Out>; // (batch, out_height, out_width, out_vectors)
 @group(0) @binding(5) var<storage, read> dy: array<Out>; // as y
 @group(0) @binding(6) var<storage, read_write> dx: array<f32>; // (batch, height, width, in_vectors IN_WIDTH)
-@group(0) @binding(7) var<storage, read_write> dw: array<Out>; // (splits, KERNEL, KERNEL, in_vectors IN_WIDTH, out_vectors)
-
-// Input columns under a row of the tile.
-const SPAN: u32 = (TILE_COLUMNS - 1u) * STRIDE + KERNEL;
+@group(0) @binding(7) var<storage, read_write> dw: array<Out>; // (splits,) then as w
 
 fn load_x(n: u32, iy: u32, ix: u32, c: u32) -> In {
-    // Negative positions have wrapped around to large ones.
+    // Negative positions have wrapped around to large ones, here and in load_dy.
     let inside = iy < params.height && ix < params.width;
     let at = ((n * params.height + iy) * params.width + ix) * params.in_vectors + c;
     return select(In(), x[select(0u, at, inside)], inside);
@@ -54,6 +60,9 @@ fn load_dy(n: u32, oy: u32, ox: u32, c: u32) -> Out {
     let at = ((n * params.out_height + oy) * params.out_width + ox) * params.out_vectors + c;
     return select(Out(), dy[select(0u, at, inside)], inside);
 }
+
+// Columns of x under a row of the tile.
+const SPAN: u32 = (TILE_COLUMNS - 1u) * STRIDE + KERNEL;
 
 @compute @workgroup_size(INVOCATIONS)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -91,6 +100,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
                 }
                 for (var j = 0u; j < SPAN; j++) {
                     for (var kx = 0u; kx < KERNEL; kx++) {
+                        // Where j < kx it wraps around to a column far past the tile.
                         let column = (j - kx) / STRIDE;
                         if column * STRIDE + kx == j && column < TILE_COLUMNS {
                             for (var k = 0u; k < IN_WIDTH; k++) {
@@ -162,7 +172,7 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
                 }
                 for (var j = 0u; j < DY_SPAN; j++) {
                     for (var kx = 0u; kx < KERNEL; kx++) {
-                        let column = j * STRIDE + kx - LEFT * STRIDE - PADDING;
+                        let column = j * STRIDE + kx - (LEFT * STRIDE + PADDING);
                         if column < TILE_COLUMNS {
                             for (var o = 0u; o < TILE_CHANNELS; o++) {
                                 for (var k = 0u; k < IN_WIDTH; k++) {
@@ -190,8 +200,9 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
 }
 
-// One invocation has all kernel positions of one element of input channels and TILE_CHANNELS of output
-// channels, over the output rows of its split; a window of x slides along each row.
+// One invocation has all kernel positions of one element of input channels by TILE_CHANNELS of output
+// channels, over the rows of dy in its split; a KERNEL x KERNEL window of x slides along each row. The splits
+// are added by sum_rows, in their order.
 @compute @workgroup_size(INVOCATIONS)
 fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                    @builtin(local_invocation_index) lane: u32) {
@@ -229,7 +240,8 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
                 }
             }
             for (var o = 0u; o < TILE_CHANNELS; o++) {
-                let d = dy[(row * params.out_width + ox) * params.out_vectors + min(channel + o, params.out_vectors - 1u)];
+                let at = (row * params.out_width + ox) * params.out_vectors;
+                let d = dy[at + min(channel + o, params.out_vectors - 1u)];
                 for (var ky = 0u; ky < KERNEL; ky++) {
                     for (var kx = 0u; kx < KERNEL; kx++) {
                         for (var k = 0u; k < IN_WIDTH; k++) {

@@ -3,6 +3,7 @@
 use crate::diffusion::{NoiseSchedule, Sampler, SamplerOptions, UNet, sampler_steps};
 use crate::gpu::{Device, Executable, GpuError, Store};
 use crate::graph::{Graph, Op, Plan};
+use crate::ops::{CopyCeiling, FmaCeiling};
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
 use crate::tensor::Spec;
@@ -89,6 +90,50 @@ pub fn op_speed(
         gflops: cost.flops() as f64 / median_s * 1e-9,
         gbps: (cost.bytes_read + cost.bytes_written) as f64 / median_s * 1e-9,
     })
+}
+
+/// What the device reaches in the two simplest kernels there are.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Ceilings {
+    /// Floating-point operations per second of independent f32 multiply-adds in registers.
+    pub flops_per_s: f64,
+    /// Bytes per second of a vec4 copy, read plus written.
+    pub bytes_per_s: f64,
+}
+
+/// Runs both kernels a few times and keeps the best.
+pub fn measure_ceilings(device: &Arc<Device>) -> Result<Ceilings, StepError> {
+    let cpu = device.info.kind == "cpu";
+    // Long enough to swamp the launch (a few ms), short enough for a CPU driver.
+    let fma = FmaCeiling {
+        invocations: if cpu { 1 << 12 } else { 1 << 18 },
+        rounds: if cpu { 2_000 } else { 8_000 },
+    };
+    let elements = if cpu { 8 << 20 } else { 32 << 20 };
+    let best = |mut graph: Graph, value, name: &str| -> Result<f64, StepError> {
+        graph.output("y", value);
+        let plan = Plan::new(graph, &device.caps).map_err(GpuError::from)?;
+        let executable = Executable::new(&Store::new(device), plan)?;
+        let mut best = f64::INFINITY;
+        for _ in 0..6 {
+            best = best.min(executable.profile()?.iter().sum());
+        }
+        if best > 0.0 {
+            Ok(best)
+        } else {
+            Err(GpuError::Device(format!("{name}: the timer stood still")).into())
+        }
+    };
+    let flops = fma.flops() as f64;
+    let mut graph = Graph::new();
+    let x = graph.input("x", Spec::f32([1]));
+    let y = graph.apply(fma, &[x])?;
+    let flops_per_s = flops / best(graph, y, "multiply-adds")?;
+    let mut graph = Graph::new();
+    let x = graph.input("x", Spec::f32([elements]));
+    let y = graph.apply(CopyCeiling, &[x])?;
+    let bytes_per_s = 8.0 * elements as f64 / best(graph, y, "copy")?;
+    Ok(Ceilings { flops_per_s, bytes_per_s })
 }
 
 /// Seconds, pictures and operations per second of repeated steps.

@@ -3,7 +3,7 @@
 
 use crate::gpu::{Executable, GpuError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId, interpret};
-use crate::ops::Case;
+use crate::ops::{Add, Case};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{Array, DType, Deviation};
 use std::collections::HashMap;
@@ -122,7 +122,7 @@ pub fn gradient(case: &Case) -> Result<f64, GraphError> {
     let seed = graph.input("seed", graph.spec(y).clone());
     given.insert(seed, seed_value.clone());
     let wrt: Vec<ValueId> = case.gradients.iter().map(|&i| inputs[i]).collect();
-    let gradients = graph.backward(&[(y, seed)], &wrt)?;
+    let gradients = graph.backward(Add, &[(y, seed)], &wrt)?;
     let values = interpret(&graph, &given);
 
     let project = |given: &HashMap<ValueId, Array>| {

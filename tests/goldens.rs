@@ -5,7 +5,7 @@ use inkwash::diffusion::{UNet, UNetConfig};
 use inkwash::gpu::{Choice, Device, Executable, Store};
 use inkwash::graph::{Caps, Graph, Kernels, Plan, ValueId, interpret};
 use inkwash::io::tensor_file::{self, TensorFile};
-use inkwash::ops::MseLoss;
+use inkwash::ops::{Add, MseLoss};
 use inkwash::rng::{philox4x32, unit};
 use inkwash::tensor::{Array, Spec};
 use std::collections::{BTreeMap, HashMap};
@@ -109,7 +109,7 @@ fn build(golden: &Golden) -> Built {
     let parameters = golden.unet.views(&mut graph, flat).unwrap();
     let output = golden.unet.forward(&mut graph, &parameters, x, t, labels).unwrap();
     let loss = graph.apply(MseLoss, &[output, target, weight]).unwrap();
-    let by_value = graph.backward(&[(loss, one)], &parameters).unwrap();
+    let by_value = graph.backward(Add, &[(loss, one)], &parameters).unwrap();
     let gradients: Vec<ValueId> = parameters.iter().map(|p| by_value[p]).collect();
     graph.output("output", output);
     graph.output("loss", loss);

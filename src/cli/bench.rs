@@ -1,9 +1,8 @@
 //! `inkwash bench`.
 
 use super::{DeviceArgs, Failure};
-use crate::bench::{OpSpeed, Repeats, bench_step, op_speed};
+use crate::bench::{OpSpeed, Repeats, bench_step, measure_ceilings, op_speed};
 use crate::diffusion::Preset;
-use crate::gpu::measure_ceilings;
 use crate::graph::Op;
 use crate::ops;
 use crate::tensor::Spec;

@@ -76,7 +76,9 @@ impl Options {
 /// Decoded pictures, u8, channels-last, all of one size, held in memory.
 #[derive(Clone, Debug)]
 pub struct Dataset {
+    /// Pixels.
     pub height: usize,
+    /// Pixels.
     pub width: usize,
     /// 1 (grey) or 3 (RGB).
     pub channels: usize,

@@ -1,10 +1,8 @@
 //! The only place that names wgpu: devices, buffers, pipelines, running a plan, reading back, timing.
 
 mod executable;
-mod measure;
 
 pub use executable::{Executable, Store};
-pub use measure::{Ceilings, measure_ceilings};
 
 use crate::graph::{Caps, Kernels, PlanError};
 use crate::shader::{self, Access, Interface, ShaderError, Source, Variant};
@@ -382,6 +380,7 @@ impl Device {
         // SAFETY: the text is one of the files embedded in this program, never a user's. Every loop in them
         // is bounded by a parameter, and every kernel is run against its reference with guard words behind
         // its outputs on every case of the catalogue. The checks cost 20 % in tight loops on lavapipe.
+        #[expect(unsafe_code, reason = "the only way to leave out checks that our own tests make")]
         let module = unsafe {
             self.device.create_shader_module_trusted(
                 wgpu::ShaderModuleDescriptor {

@@ -1,8 +1,8 @@
 //! Reverse-mode differentiation: walks the nodes backwards and lets each operator append its gradients.
 
 use super::{Graph, GraphError, Op, ValueId};
-use crate::ops::Add;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The gradient of each tensor that has one.
 pub type Gradients = HashMap<ValueId, ValueId>;
@@ -12,6 +12,7 @@ pub struct Backward<'a> {
     graph: &'a mut Graph,
     gradients: &'a mut Gradients,
     needed: &'a [bool],
+    sum: &'a Arc<dyn Op>,
     node: usize,
 }
 
@@ -64,7 +65,7 @@ impl Backward<'_> {
     pub fn accumulate(&mut self, i: usize, gradient: ValueId) -> Result<(), GraphError> {
         let input = self.input(i);
         let sum = match self.gradients.get(&input) {
-            Some(&before) => self.graph.apply(Add, &[before, gradient])?,
+            Some(&before) => self.graph.apply_shared(self.sum.clone(), &[before, gradient])?[0],
             None => gradient,
         };
         self.gradients.insert(input, sum);
@@ -80,12 +81,15 @@ impl Backward<'_> {
 
 impl Graph {
     /// Appends the nodes that compute the gradient, with respect to each of `wrt`, of the sum over
-    /// `seeds` of ⟨value, seed⟩. A seed of ones on a scalar loss gives that loss's gradient.
+    /// `seeds` of ⟨value, seed⟩. A seed of ones on a scalar loss gives that loss's gradient. `sum` adds two
+    /// tensors where a value has several uses; the graph itself knows no operator.
     pub fn backward(
         &mut self,
+        sum: impl Op + 'static,
         seeds: &[(ValueId, ValueId)],
         wrt: &[ValueId],
     ) -> Result<Gradients, GraphError> {
+        let sum: Arc<dyn Op> = Arc::new(sum);
         let mut needed = vec![false; self.values.len()];
         for v in wrt {
             needed[v.0] = true;
@@ -107,8 +111,13 @@ impl Graph {
             let op = self.nodes[node].op.clone();
             let scope = self.nodes[node].scope.clone();
             let outer = std::mem::replace(&mut self.scope, vec![scope]);
-            let result =
-                op.backward(&mut Backward { graph: self, gradients: &mut gradients, needed: &needed, node });
+            let result = op.backward(&mut Backward {
+                graph: self,
+                gradients: &mut gradients,
+                needed: &needed,
+                sum: &sum,
+                node,
+            });
             self.scope = outer;
             result?;
         }

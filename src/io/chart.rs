@@ -52,6 +52,7 @@ pub struct Series {
     pub name: String,
     /// `(x, y)`. Those that are not finite, or have no place on a logarithmic axis, are left out.
     pub points: Vec<(f64, f64)>,
+    /// How its line is drawn.
     pub stroke: Stroke,
     /// Which colour of the palette, counted around: the same for the raw and the smoothed line of one run.
     pub colour: usize,
@@ -60,11 +61,17 @@ pub struct Series {
 /// A line chart with a legend above it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Chart {
+    /// Above the plot.
     pub title: String,
+    /// Below the plot, with the unit.
     pub x_label: String,
+    /// Left of the plot, with the unit.
     pub y_label: String,
+    /// Whether x is logarithmic.
     pub log_x: bool,
+    /// Whether y is logarithmic.
     pub log_y: bool,
+    /// The lines, drawn in this order.
     pub series: Vec<Series>,
 }
 

@@ -1,4 +1,5 @@
 //! The one error of the module: which file, what is wrong with it, and what to do about it.
+#![expect(missing_docs, reason = "each variant's message says what it means")]
 
 use std::borrow::Cow;
 use std::io;

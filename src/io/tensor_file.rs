@@ -31,12 +31,14 @@ const NOT_WRITTEN: &str = "Nothing was written: an earlier file is as it was.";
 pub struct Tensor {
     /// The sides, outermost first; their product is the length of `data`. Empty for a scalar.
     pub shape: Vec<usize>,
+    /// Elements, innermost side contiguous.
     pub data: Vec<f32>,
 }
 
 /// All that one file holds.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TensorFile {
+    /// Every tensor by name.
     pub tensors: BTreeMap<String, Tensor>,
     /// Free text by key, such as the step and the model's settings.
     pub metadata: BTreeMap<String, String>,

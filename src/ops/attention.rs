@@ -60,7 +60,8 @@ impl Sizes {
             .with("INVOCATIONS", format!("{invocations}u"))
             .with("HELD", format!("{held}u"))
             .with("STEP", format!("{STEP}u"))
-            .with("HEAD_VECTORS", format!("{}u", self.head / width));
+            .with("HEAD_VECTORS", format!("{}u", self.head / width))
+            .with("UNROLL", caps.kernels == Kernels::Workgroup || self.head / width <= 4);
         if staged {
             variant = variant.link("lib/stream_direct", "lib/stream_staged").with("TILE", format!("{tile}u"));
         }
@@ -88,6 +89,7 @@ impl Sizes {
             .param("length", self.length)
             .param("heads", self.heads)
             .param("row_vectors", self.heads * self.head / width)
+            .param("head_vectors", self.head / width)
             .param("sequences", self.batch * self.heads)
             .param("scale", self.scale() as f32)
     }

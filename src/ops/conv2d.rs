@@ -1,7 +1,7 @@
 //! 2-D convolution and its gradients, channels last (`shaders/conv2d.wgsl`).
 
 use super::sum_rows::{SumRows, add_splits};
-use super::{Case, expect_f32};
+use super::{Case, conv2d_tiled, expect_f32};
 use crate::ensure_shape;
 use crate::graph::{Backward, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError};
 use crate::shader::{Source, Variant};
@@ -13,12 +13,12 @@ static SHADER: Source = crate::wgsl!("conv2d");
 /// were equally fast; few leave more workgroups to share among cores.
 const INVOCATIONS: usize = 16;
 
-/// Below this many operations a convolution takes less than a millisecond on a CPU with any tile, and its
-/// tile is chosen small for the sake of the compiler (0.3 s on lavapipe instead of 2 s for the largest).
+/// Below this many operations a convolution takes about a millisecond on a CPU with any tile, and its
+/// tile is chosen small for the sake of the compiler (0.3 s on lavapipe instead of 2 s).
 const SMALL_FLOPS: usize = 4_000_000;
 
-/// Invocations among which the weights' gradient is split. With 1024 the addition of the splits took up to
-/// a third of the time, with 256 cores would run out of work.
+/// Invocations that the splits of the weights' gradient aim at. With 1024, adding the splits took up to a
+/// third of the time; 256 was no different within the noise, and leaves less to share among cores.
 const SPLIT_INVOCATIONS: usize = 512;
 
 /// Zeros around a picture.
@@ -32,7 +32,7 @@ pub enum Padding {
 
 impl Padding {
     /// Zeros at the top and at the left.
-    fn before(self) -> usize {
+    pub(super) fn before(self) -> usize {
         match self {
             Self::Symmetric(p) => p,
             Self::BottomRight => 0,
@@ -61,14 +61,14 @@ pub struct Conv2d {
 
 /// The sizes of one convolution.
 #[derive(Debug, Clone, Copy)]
-struct Extent {
-    batch: usize,
-    height: usize,
-    width: usize,
-    in_channels: usize,
-    out_height: usize,
-    out_width: usize,
-    out_channels: usize,
+pub(super) struct Extent {
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
+    pub in_channels: usize,
+    pub out_height: usize,
+    pub out_width: usize,
+    pub out_channels: usize,
 }
 
 impl Extent {
@@ -168,23 +168,21 @@ impl Conv2d {
     }
 
     /// Two operations per product; those with padding count too, as everywhere in the literature.
-    fn cost(&self, e: &Extent, x: &[Spec], y: &[Spec]) -> Cost {
-        Cost::matrix(x, y, 2 * (e.batch * e.out_height * e.out_width * self.weight_elements(e)) as u64)
+    fn flops(&self, e: &Extent) -> usize {
+        2 * e.batch * e.out_height * e.out_width * self.weight_elements(e)
     }
 
-    /// The launch of a pass with the algorithm that suits the device, and the number of parts of dw that it
-    /// leaves to be added.
-    fn launch(&self, pass: Pass, e: &Extent, caps: &Caps) -> (Dispatch, usize) {
-        match caps.kernels {
-            Kernels::Registers | Kernels::Workgroup => self.in_registers(pass, e),
-        }
+    fn matrix_cost(&self, e: &Extent, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost::matrix(x, y, self.flops(e) as u64)
     }
 
-    /// Tiles in registers. What costs on a CPU is the number of loads, whatever their width: a larger tile
-    /// needs fewer per multiply-add. 64 to 64 channels at 32x32, forward, in GFLOP/s: 1x8 pixels by 4
-    /// channels 14, 1x8 by 8 18, 2x8 by 8 20, 4x8 by 8 24, 2x8 by 16 23; beyond, the code outgrows the cache.
+    /// Tiles for a CPU driver, where the number of loads is what costs: a larger tile needs fewer per
+    /// multiply-add, but longer to compile. Measured with 8x32x32 pixels, 64 to 64 channels, in GFLOP/s of
+    /// two cores' time, as rows x columns by channels. forward: 1x8 by 8 15, 2x8 by 8 20, 2x8 by 16 23, 4x8
+    /// by 8 24; backward_input: 18, 25, 27, 31; backward_weight: 4 channels 24, 8 36, 16 42, though 16 is
+    /// slower on the small pictures.
     fn tile(&self, pass: Pass, e: &Extent) -> Tile {
-        let small = 2 * e.batch * e.out_height * e.out_width * self.weight_elements(e) < SMALL_FLOPS;
+        let small = self.flops(e) < SMALL_FLOPS;
         if pass == Pass::BackwardWeight {
             // One element of x's channels by so many of dy's, for every kernel position.
             let channels = match (self.kernel, small) {
@@ -300,12 +298,15 @@ impl Op for Conv2d {
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
         let e = Extent::new(&x[0].shape, &y[0].shape);
-        Cost { other_flops: y[0].shape.elements() as u64, ..self.cost(&e, x, y) }
+        Cost { other_flops: y[0].shape.elements() as u64, ..self.matrix_cost(&e, x, y) }
     }
 
     fn dispatch(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Program {
         let e = Extent::new(&x[0].shape, &y[0].shape);
-        let (dispatch, _) = self.launch(Pass::Forward, &e, caps);
+        if caps.kernels == Kernels::Workgroup {
+            return conv2d_tiled::forward(self, &e);
+        }
+        let (dispatch, _) = self.in_registers(Pass::Forward, &e);
         dispatch
             .bind("x", Operand::Input(0))
             .bind("w", Operand::Input(1))
@@ -383,12 +384,15 @@ impl Op for Conv2dBackwardInput {
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        self.conv.cost(&Extent::new(&y[0].shape, &x[0].shape), x, y)
+        self.conv.matrix_cost(&Extent::new(&y[0].shape, &x[0].shape), x, y)
     }
 
     fn dispatch(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Program {
         let e = Extent::new(&y[0].shape, &x[0].shape);
-        let (dispatch, _) = self.conv.launch(Pass::BackwardInput, &e, caps);
+        if caps.kernels == Kernels::Workgroup {
+            return conv2d_tiled::backward_input(&self.conv, &e);
+        }
+        let (dispatch, _) = self.conv.in_registers(Pass::BackwardInput, &e);
         dispatch
             .bind("dy", Operand::Input(0))
             .bind("w", Operand::Input(1))
@@ -434,12 +438,15 @@ impl Op for Conv2dBackwardWeight {
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        self.conv.cost(&Extent::new(&x[0].shape, &x[1].shape), x, y)
+        self.conv.matrix_cost(&Extent::new(&x[0].shape, &x[1].shape), x, y)
     }
 
     fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
         let e = Extent::new(&x[0].shape, &x[1].shape);
-        let (dispatch, splits) = self.conv.launch(Pass::BackwardWeight, &e, caps);
+        if caps.kernels == Kernels::Workgroup {
+            return conv2d_tiled::backward_weight(&self.conv, &e);
+        }
+        let (dispatch, splits) = self.conv.in_registers(Pass::BackwardWeight, &e);
         let dispatch = dispatch.bind("x", Operand::Input(0)).bind("dy", Operand::Input(1));
         if splits == 1 {
             return dispatch.bind("dw", Operand::Output(0)).into();

@@ -565,9 +565,13 @@ pub fn cases() -> Vec<Case> {
         cases.push(forward.fill(0, Fill::Uniform(98.0, 102.0)).tolerance(tolerance).large());
     }
 
-    // One-pixel images have the most runs and groups for their size.
-    let norm = GroupNorm { groups: 5, eps: 1e-5, silu: true, scale_shift: false };
-    cases.extend(norm.cases("past 65535 workgroups", &[65_600, 1, 65]).into_iter().map(Case::large));
+    // One-pixel images: the most runs and groups for their size; and of one channel, the most workgroups
+    // of sums, which are slow on a CPU driver when they are made for a GPU.
+    let norm = GroupNorm { groups: 1, eps: 1e-5, silu: true, scale_shift: false };
+    let name = "past 65535 workgroups";
+    let wide = norm.cases(name, &[65_600, 1, 65]).into_iter().step_by(2).take(2);
+    let narrow = norm.cases(name, &[65_600, 1, 1]).into_iter().skip(1);
+    cases.extend(wide.chain(narrow).map(Case::large));
 
     // More pixels than the 65535 rounds that llvmpipe gives a loop, for one and for eight invocations.
     let norm = GroupNorm { groups: 1, eps: 1e-5, silu: false, scale_shift: true };

@@ -4,7 +4,7 @@
 
 use super::memory::ALIGNMENT;
 use super::noise::{expect_step, step_fill};
-use super::{Case, Fill, expect_f32};
+use super::{Case, Fill, expect_f32, vector_width};
 use crate::ensure_shape;
 use crate::graph::{Aliasing, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
 use crate::shader::Source;
@@ -145,13 +145,15 @@ impl Op for AdamW {
         let dispatches = ranges(x[0].shape.elements(), caps)
             .into_iter()
             .map(|range| {
+                let (width, variant) = vector_width(&[range.len()]);
                 Dispatch::new(&ADAMW, "adamw")
-                    .param("count", range.len())
+                    .variant(variant)
+                    .param("count", range.len() / width)
                     .param("beta1", self.beta1)
                     .param("beta2", self.beta2)
                     .param("epsilon", self.epsilon)
                     .param("weight_decay", self.weight_decay)
-                    .linear(range.len(), 64)
+                    .linear(range.len() / width, 64)
                     .bind_range("p", Operand::Output(0), range.clone())
                     .bind_range("g", Operand::Input(1), range.clone())
                     .bind_range("m", Operand::Output(1), range.clone())

@@ -263,9 +263,10 @@ pub fn train(
             (batch.images, batch.labels)
         })?;
         let done = trainer.next_step();
-        let last = done == config.steps || interrupted.load(Ordering::Relaxed);
-        let due = |every: u32| last || (every > 0 && done.is_multiple_of(every));
-        let pause = due(config.sample_every) || due(config.checkpoint_every);
+        let stopped = interrupted.load(Ordering::Relaxed);
+        let due = |every: u32| done == config.steps || (every > 0 && done.is_multiple_of(every));
+        let (sample_due, checkpoint_due) = (due(config.sample_every), due(config.checkpoint_every) || stopped);
+        let pause = sample_due || checkpoint_due;
         if trainer.log_is_full() || pause {
             let rows = trainer.read_log()?;
             let pictures = f64::from(done - first_step) * config.effective_batch() as f64;
@@ -281,7 +282,7 @@ pub fn train(
         bar.set_position(done.into());
         if pause {
             let pause_start = Instant::now();
-            if due(config.sample_every) {
+            if sample_due {
                 if let Some(evaluation) = &evaluation {
                     let loss = evaluation.loss(&config)?;
                     log.write(&json!({ "step": done, "held_out_loss": loss }))?;
@@ -290,13 +291,13 @@ pub fn train(
                 let path = options.out.join("samples").join(format!("step-{done:06}.png"));
                 sample_grid(&trainer, &sampler, &path)?;
             }
-            if due(config.checkpoint_every) {
+            if checkpoint_due {
                 let checkpoint = Checkpoint { next_step: done, states: trainer.states()? };
                 folder.save_checkpoint(&trainer.unet, &checkpoint)?;
             }
             paused += pause_start.elapsed();
         }
-        if last {
+        if stopped {
             break;
         }
     }

@@ -5,7 +5,7 @@ use super::TrainConfig;
 use crate::diffusion::{NoiseSchedule, UNet};
 use crate::gpu::{Device, Executable, GpuError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, PlanError, ValueId};
-use crate::ops::{Accumulate, AdamW, AddNoise, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale};
+use crate::ops::{Accumulate, AdamW, Add, AddNoise, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale};
 use crate::rng;
 use crate::tensor::{Array, Spec};
 use std::sync::Arc;
@@ -100,7 +100,7 @@ pub fn micro_graph(unet: &UNet, config: &TrainConfig) -> Result<(Graph, Micro), 
     let (mut graph, parameters, micro) = loss_graph(unet, config, config.batch, PARAMETERS)?;
     let share = 1.0 / f64::from(config.accumulate);
     let seed = graph.constant("d_loss", Array::new([1], vec![share]));
-    let gradients = graph.backward(&[(micro.loss, seed)], &parameters)?;
+    let gradients = graph.backward(Add, &[(micro.loss, seed)], &parameters)?;
     graph.enter("gradients");
     let gradients: Vec<ValueId> = parameters.iter().map(|p| gradients[p]).collect();
     let packed = unet.pack(&mut graph, &gradients)?;
