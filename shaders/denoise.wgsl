@@ -3,8 +3,8 @@
 //     x_0 = clamp(k_x x + k_f f, low, high)
 //     x'  = c_x x + c_f f + c_0 x_0 + c_z z,   z standard normal
 //
-// f is what the network returned. The coefficients of DDPM (arXiv 2006.11239, eq. 11), DDIM (arXiv
-// 2010.02502, eq. 12) and the others are computed on the host in f64 for each step: src/diffusion/sampler.rs.
+// f is what the network returned. The coefficients of DDPM (arXiv 2006.11239, eq. 7) and DDIM (arXiv
+// 2010.02502, eq. 12) are computed on the host in f64 for each step: src/diffusion/sampler.rs.
 //
 // One invocation per four elements of an item; z comes from the Philox address (block, step, stream, item)
 // and is not drawn at all when c_z is zero.

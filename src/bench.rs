@@ -54,7 +54,7 @@ impl Times {
 pub struct OpSpeed {
     /// Seconds, median.
     pub median_s: f64,
-    /// 1e9 matrix operations per second.
+    /// 1e9 operations per second.
     pub gflops: f64,
     /// 1e9 bytes per second, each tensor read or written once.
     pub gbps: f64,

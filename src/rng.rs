@@ -1,8 +1,8 @@
 //! Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
 //! 1, 2, 3", SC 2011), keyed so that every draw has an address and no state is carried.
 //!
-//! The key is the 64-bit seed; the counter is `[index, step, stream, 0]`. The same four words give the
-//! same bits here and in `shaders/lib/philox.wgsl`, on every device and under any split of the batch.
+//! The key is the 64-bit seed; the counter is `[index, step, stream, item]`, the item being the picture of a
+//! batch on the device and 0 on the host. The same four words give the same bits here and in `shaders/lib/philox.wgsl`, on every device and under any split of the batch.
 
 /// What a random number is for. Two streams never share bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Philox {
         unit(self.bits())
     }
 
-    /// A uniform number in [low, high).
+    /// A uniform number in (low, high].
     pub fn uniform(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
     }

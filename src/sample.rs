@@ -3,7 +3,7 @@
 
 use crate::diffusion::{SamplerStep, UNet};
 use crate::gpu::{Executable, Store};
-use crate::graph::{Graph, GraphError, Plan, ValueId};
+use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
 use crate::ops::{COEFFICIENTS, Denoise, RandomNormal, STEP_WORDS};
 use crate::rng::Stream;
 use crate::tensor::{Shape, Spec};
@@ -28,6 +28,11 @@ struct Inputs {
     labels: Option<ValueId>,
     coefficients: ValueId,
     step: ValueId,
+}
+
+fn shape(unet: &UNet, batch: usize) -> Shape {
+    let (height, width) = unet.config.sample_size.get();
+    Shape::new([batch, height, width, unet.config.in_channels])
 }
 
 /// x_T, into the state that the update works on.
@@ -56,10 +61,18 @@ fn update_graph(unet: &UNet, shape: &Shape, weights: &str) -> Result<(Graph, Inp
 }
 
 impl PictureSampler {
+    /// The plans of [`PictureSampler::new`], to know their memory before anything is allocated.
+    pub fn plans(unet: &UNet, weights: &str, batch: usize, caps: &Caps) -> Result<[Plan; 2], StepError> {
+        let shape = shape(unet, batch);
+        Ok([
+            Plan::new(initial_graph(&shape)?.0, caps)?,
+            Plan::new(update_graph(unet, &shape, weights)?.0, caps)?,
+        ])
+    }
+
     /// Prepares a network whose weights are the store's state `weights`.
     pub fn new(store: &Arc<Store>, unet: &UNet, weights: &str, batch: usize) -> Result<Self, StepError> {
-        let (height, width) = unet.config.sample_size.get();
-        let shape = Shape::new([batch, height, width, unet.config.in_channels]);
+        let shape = shape(unet, batch);
         let caps = &store.device().caps;
         let (graph, step) = initial_graph(&shape)?;
         let initial = (Executable::new(store, Plan::new(graph, caps)?)?, step);

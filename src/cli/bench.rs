@@ -37,7 +37,7 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// One operator, forward and backward
+    /// One operator: forward, and for all but group_norm backward
     Op {
         /// Operator
         #[arg(value_enum)]

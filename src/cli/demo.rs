@@ -39,7 +39,7 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::from(130));
     }
 
-    // From noise to glyphs: ten pictures, at the beginning, half-way and end of the way back.
+    // From noise to glyphs: pictures at the beginning, half-way and end of the way back.
     let (config, unet, weights) = load_model(&args.out)?;
     let store = Store::new(&device);
     store.write(EMA, &weights)?;
@@ -51,7 +51,7 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     let mut rows = Vec::new();
     let labels = [0; COUNT];
     let pictures = sampler.draw(COUNT, 1, &labels, &steps, |progress| {
-        // Half-way in t is still nearly all noise; the pictures take shape in the last third.
+        // In the middle of t it is still nearly all noise; step 70 of 100 is half-way to the eye.
         for (done, label) in [(0, "noise"), (70, "half-way")] {
             if progress.done == done {
                 rows.push((label.to_string(), (progress.read)()?));

@@ -86,7 +86,17 @@ pub fn main() -> ExitCode {
         (Command::Train(_), None) => Ok(ExitCode::FAILURE),
     };
     result.unwrap_or_else(|e| {
-        eprintln!("error: {e}");
+        // Some errors carry their cause in their own words; the others are followed by it.
+        let mut message = e.to_string();
+        let mut cause = e.source();
+        while let Some(e) = cause {
+            let words = e.to_string();
+            if !message.contains(&words) {
+                message = format!("{message}: {words}");
+            }
+            cause = e.source();
+        }
+        eprintln!("error: {message}");
         ExitCode::FAILURE
     })
 }

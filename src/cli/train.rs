@@ -4,7 +4,7 @@ use super::{DeviceArgs, Failure, interruption};
 use crate::diffusion::UNet;
 use crate::graph::{Caps, Kernels};
 use crate::train::{
-    ModelFolder, RunOptions, TrainConfig, TrainPlans, describe, open_data, read_config, train,
+    ModelFolder, RunOptions, TrainConfig, TrainPlans, describe, open_data, planned_bytes, read_config, train,
 };
 use clap::ArgMatches;
 use clap::parser::ValueSource;
@@ -92,16 +92,15 @@ fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failur
         Some(super::KernelsArg::Registers) => Kernels::Registers,
         _ => Kernels::Workgroup,
     };
-    // A real device's limits are usually higher; a plan that fits here fits everywhere.
-    let plans = TrainPlans::new(&unet, config, &Caps::webgpu(kernels)).or_else(|_| {
-        TrainPlans::new(
-            &unet,
-            config,
-            &Caps { max_binding_bytes: u64::MAX, max_buffer_bytes: u64::MAX, ..Caps::webgpu(kernels) },
-        )
-    })?;
+    // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
+    let wide = Caps { max_binding_bytes: u64::MAX, max_buffer_bytes: u64::MAX, ..Caps::webgpu(kernels) };
+    let (plans, caps) = match TrainPlans::new(&unet, config, &Caps::webgpu(kernels)) {
+        Ok(plans) => (plans, Caps::webgpu(kernels)),
+        Err(_) => (TrainPlans::new(&unet, config, &wide)?, wide),
+    };
+    let bytes = planned_bytes(&unet, config, &plans, &caps)?;
     print!("{}", plans.micro.0);
     print!("{}", plans.update.0);
-    print!("{}", describe(&unet, config, &plans));
+    print!("{}", describe(&unet, config, &plans, bytes));
     Ok(ExitCode::SUCCESS)
 }

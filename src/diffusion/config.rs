@@ -60,7 +60,8 @@ pub enum TimeScaleShift {
     ScaleShift,
 }
 
-/// diffusers' `UNet2DModel` configuration, as far as it is supported; names and defaults are its own.
+/// diffusers' `UNet2DModel` configuration, as far as it is supported. Names and defaults are its own, but that
+/// an absent `attention_head_dim` means one head, since TOML has no null.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UNetConfig {
@@ -146,7 +147,9 @@ impl Default for UNetConfig {
 pub enum Preset {
     /// 16x16 grey, 0.7 M parameters, 0.4 GFLOP per picture and training step.
     TinyGray,
-    /// 32x32 RGB, 4.6 M parameters, 6.4 GFLOP per picture and training step.
+    /// 32x32 RGB, 4.4 M parameters, 6.4 GFLOP per picture and training step.
+    #[serde(rename = "small-32")]
+    #[value(name = "small-32")]
     Small32,
     /// 32x32 RGB, 35.7 M parameters, the shape of google/ddpm-cifar10-32; 37.3 GFLOP.
     Cifar,

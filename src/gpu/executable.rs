@@ -2,7 +2,7 @@
 //! only encodes and submits.
 
 use super::{Device, GpuError, Pipeline, lock};
-use crate::graph::{Dispatch, Home, Origin, Plan, Scalar, ValueId};
+use crate::graph::{Dispatch, Home, Origin, Plan, Scalar, SlotPool, ValueId};
 use crate::shader::{Access, Interface, ParamKind, ShaderError};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 pub struct Store {
     device: Arc<Device>,
     states: Mutex<HashMap<String, wgpu::Buffer>>,
+    /// Working memory by rank: plans of one store run one after another on one queue, so they share it.
+    slots: Mutex<(SlotPool, Vec<wgpu::Buffer>)>,
 }
 
 /// Uniform buffers must be bound at multiples of 256 bytes (WebGPU's default limit).
@@ -27,7 +29,7 @@ const STORAGE: wgpu::BufferUsages =
 impl Store {
     /// An empty store.
     pub fn new(device: &Arc<Device>) -> Arc<Self> {
-        Arc::new(Self { device: device.clone(), states: Mutex::default() })
+        Arc::new(Self { device: device.clone(), states: Mutex::default(), slots: Mutex::default() })
     }
 
     /// The device that holds the states.
@@ -46,6 +48,22 @@ impl Store {
         let buffer = self.device.buffer(name, bytes, STORAGE)?;
         states.insert(name.into(), buffer.clone());
         Ok(buffer)
+    }
+
+    /// The slot of this rank, and the bytes that were allocated for it now.
+    fn slot(&self, rank: usize, name: &str, bytes: u64) -> Result<(wgpu::Buffer, u64), GpuError> {
+        let mut slots = lock(&self.slots);
+        let (pool, buffers) = &mut *slots;
+        if pool.fits(rank, bytes) {
+            return Ok((buffers[rank].clone(), 0));
+        }
+        let buffer = self.device.buffer(name, bytes, STORAGE)?;
+        pool.add(rank, bytes);
+        match buffers.get_mut(rank) {
+            Some(slot) => *slot = buffer.clone(),
+            None => buffers.push(buffer.clone()),
+        }
+        Ok((buffer, bytes))
     }
 
     /// Fills a state, making it if need be. New states are zero.
@@ -105,7 +123,7 @@ pub struct Executable {
     device: Arc<Device>,
     plan: Plan,
     buffers: Vec<wgpu::Buffer>,
-    uniform_bytes: u64,
+    bytes: u64,
     launches: Vec<Launch>,
 }
 
@@ -114,10 +132,19 @@ impl Executable {
     pub fn new(store: &Store, plan: Plan) -> Result<Self, GpuError> {
         let device = store.device.clone();
         let mut buffers = Vec::with_capacity(plan.buffers.len());
+        let (mut rank, mut bytes) = (0, 0);
         for planned in &plan.buffers {
             buffers.push(match planned.home {
                 Home::State => store.state(&planned.name, planned.bytes)?,
-                _ => device.buffer(&planned.name, planned.bytes, STORAGE)?,
+                Home::Slot => {
+                    let (buffer, allocated) = store.slot(rank, &planned.name, planned.bytes)?;
+                    (rank, bytes) = (rank + 1, bytes + allocated);
+                    buffer
+                }
+                Home::Input | Home::Constant | Home::Output => {
+                    bytes += planned.bytes;
+                    device.buffer(&planned.name, planned.bytes, STORAGE)?
+                }
             });
         }
         for (value, place) in plan.graph.values.iter().zip(&plan.placements) {
@@ -187,7 +214,7 @@ impl Executable {
         if let Some(e) = pollster::block_on(scope.pop()) {
             return Err(GpuError::Device(e.to_string()));
         }
-        Ok(Self { device, plan, buffers, uniform_bytes, launches })
+        Ok(Self { device, plan, buffers, bytes: bytes + uniform_bytes, launches })
     }
 
     /// The plan that this runs.
@@ -195,10 +222,10 @@ impl Executable {
         &self.plan
     }
 
-    /// Device bytes that were allocated for this plan, without the states of the store.
+    /// Device bytes that were allocated for this plan: without the states of the store, and without working
+    /// memory that an earlier plan of the store had brought.
     pub fn bytes(&self) -> u64 {
-        let own = self.plan.buffers.iter().zip(&self.buffers).filter(|(p, _)| p.home != Home::State);
-        own.map(|(_, b)| b.size()).sum::<u64>() + self.uniform_bytes
+        self.bytes
     }
 
     /// Uploads an input or state before the next run.

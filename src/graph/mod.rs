@@ -9,6 +9,7 @@ mod plan;
 pub use caps::{Caps, Kernels};
 pub use gradient::{Backward, Gradients};
 pub use interpret::interpret;
+pub(crate) use plan::SlotPool;
 pub use plan::{Binding, Home, Placement, Plan, PlanError, PlannedBuffer, Step};
 
 use crate::shader::{Source, Variant};

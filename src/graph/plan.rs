@@ -122,6 +122,27 @@ pub struct Plan {
     pub guard_words: usize,
 }
 
+/// Sizes of the slots that plans on one store share, by rank. A slot that is too small for a later plan is
+/// left to the plans that have it, and the larger one takes its place.
+#[derive(Debug, Default)]
+pub(crate) struct SlotPool(Vec<u64>);
+
+impl SlotPool {
+    /// Whether the slot of this rank is there and large enough.
+    pub(crate) fn fits(&self, rank: usize, bytes: u64) -> bool {
+        self.0.get(rank).is_some_and(|&size| size >= bytes)
+    }
+
+    /// Puts a slot at this rank and returns its size. Ranks come in order.
+    pub(crate) fn add(&mut self, rank: usize, bytes: u64) -> u64 {
+        match self.0.get_mut(rank) {
+            Some(size) => *size = bytes,
+            None => self.0.push(bytes),
+        }
+        bytes
+    }
+}
+
 struct Life {
     bytes: u64,
     first: usize,
@@ -311,6 +332,30 @@ impl Plan {
     /// Device bytes of all buffers.
     pub fn bytes(&self) -> u64 {
         self.bytes_where(|_| true)
+    }
+
+    /// Device bytes of several plans on one store: states are shared by name, and working memory by rank,
+    /// the largest slot of each plan with the largest of the others and so on, since plans run one at a time.
+    pub fn bytes_together(plans: &[&Self]) -> u64 {
+        let mut states: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut pool = SlotPool::default();
+        let mut bytes = 0;
+        for plan in plans {
+            let mut rank = 0;
+            for buffer in &plan.buffers {
+                match buffer.home {
+                    Home::State => {
+                        states.insert(&buffer.name, buffer.bytes);
+                    }
+                    Home::Slot => {
+                        bytes += if pool.fits(rank, buffer.bytes) { 0 } else { pool.add(rank, buffer.bytes) };
+                        rank += 1;
+                    }
+                    Home::Input | Home::Constant | Home::Output => bytes += buffer.bytes,
+                }
+            }
+        }
+        bytes + states.values().sum::<u64>()
     }
 
     /// `scope/op` of a step, as profiles and errors name it.

@@ -8,7 +8,7 @@ use super::FileError;
 
 /// Writes `path` through a temporary file beside it, which is flushed to the disk and then renamed into place.
 /// On any failure the temporary file is removed and whatever was at `path` is untouched.
-pub(super) fn write_atomic(
+pub(crate) fn write_atomic(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
 ) -> Result<(), FileError> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::FileError;
+use super::atomic::write_atomic;
 use super::error::quoted;
 
 /// A log open for appending.
@@ -37,6 +38,23 @@ impl JsonLines {
             file.write_all(b"\n").map_err(FileError::io("write", &path))?;
         }
         Ok(JsonLines { path, file })
+    }
+
+    /// Opens the log and takes off every record for which the condition does not hold, as a run that goes on from
+    /// a checkpoint does with what it had logged after it.
+    ///
+    /// # Errors
+    /// As [`JsonLines::open_append`].
+    pub fn open_keeping(
+        path: impl Into<PathBuf>,
+        keep: impl Fn(&Value) -> bool,
+    ) -> Result<JsonLines, FileError> {
+        let path = path.into();
+        if path.exists() {
+            let kept: Vec<Value> = read(&path)?.into_iter().filter(keep).collect();
+            write_atomic(&path, |file| kept.iter().try_for_each(|record| writeln!(file, "{record}")))?;
+        }
+        Self::open_append(path)
     }
 
     /// Appends one record as one line, which is with the operating system when this returns. JSON has no NaN or

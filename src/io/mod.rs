@@ -4,7 +4,7 @@
 //! into place, so a reader sees the old file or the new one and never half of one. Everything read is taken
 //! to be hostile until checked.
 
-mod atomic;
+pub(crate) mod atomic;
 mod axis;
 pub mod chart;
 mod drawing;

@@ -118,7 +118,7 @@ impl Op for Pack {
     }
 }
 
-/// Nothing runs, so there is nothing for a device to get wrong; `tests/plan.rs` checks the memory.
+/// Nothing runs, so there is nothing for a device to get wrong; `tests/noop.rs` checks the memory.
 pub fn cases() -> Vec<Case> {
     vec![]
 }

@@ -1,7 +1,7 @@
 //! The catalogue of operators, one file each: shapes, f64 reference, cost, launches, gradient, cases.
 //!
-//! One list of cases serves the reference tests, the gradient tests, the benchmarks and `inkwash doctor`:
-//! a new operator adds a file here, a shader, and one line in each of the two lists below.
+//! One list of cases serves the reference tests, the gradient tests, the portability tests and `inkwash
+//! doctor`: a new operator adds a file here, a shader, and its lines below: `mod`, `pub use`, `cases()`.
 
 mod attention;
 mod ceiling;
@@ -92,7 +92,7 @@ pub struct Case {
     pub tolerance: Tolerance,
     /// Inputs whose gradient is checked by finite differences.
     pub gradients: Vec<usize>,
-    /// Too large for the finite differences and for a debug build's reference: devices only.
+    /// Too large for the finite differences: devices only.
     pub large: bool,
 }
 

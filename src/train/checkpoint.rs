@@ -23,6 +23,14 @@ pub enum FolderError {
         /// The folder.
         path: PathBuf,
     },
+    /// A run without a checkpoint.
+    #[error(
+        "{path} holds no checkpoint yet, so there is nothing to go on from; start the run anew with --out"
+    )]
+    NoCheckpoint {
+        /// Where checkpoints would lie.
+        path: PathBuf,
+    },
     /// A configuration file with an error in it.
     #[error("{path}: {message}")]
     Toml {
@@ -209,7 +217,7 @@ impl ModelFolder {
     /// The newest checkpoint.
     pub fn load_checkpoint(&self, unet: &UNet) -> Result<Checkpoint, FolderError> {
         let Some((next_step, path)) = self.checkpoints()?.pop() else {
-            return Err(FolderError::NotARun { path: self.path.join("checkpoints") });
+            return Err(FolderError::NoCheckpoint { path: self.path.join("checkpoints") });
         };
         let file = tensor_file::read(&path)?;
         let mut states: [Vec<f32>; 4] = Default::default();

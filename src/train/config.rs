@@ -13,7 +13,7 @@ pub enum LearningRate {
     Cosine,
 }
 
-/// A training run. Every field is a flag, a line of the configuration file, and kept in the checkpoint.
+/// A training run. Every field is a flag, a line of the configuration file, and kept in the run folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
@@ -150,6 +150,16 @@ impl TrainConfig {
             if value == 0 || value > 1 << 30 {
                 return fail(field, format!("found {value}; it must be between 1 and 2^30"));
             }
+        }
+        let network = self.network(0);
+        if network.in_channels != network.out_channels {
+            return fail(
+                "out_channels",
+                format!(
+                    "found {}, but the loss compares the prediction with a picture of in_channels = {}; make them equal",
+                    network.out_channels, network.in_channels
+                ),
+            );
         }
         if self.timesteps > 1_000_000 {
             return fail("timesteps", format!("found {}; it must be at most 1000000", self.timesteps));

@@ -6,11 +6,13 @@ use super::{Micro, TrainConfig};
 use crate::data::{AugmentOptions, DataError, Dataset, Loader, Options, batch_at};
 use crate::diffusion::{ConfigError, NoiseSchedule, Sampler, SamplerOptions, UNet, sampler_steps};
 use crate::gpu::{Device, Executable, GpuError};
-use crate::graph::Plan;
+use crate::graph::{Caps, Plan};
+use crate::io::atomic::write_atomic;
 use crate::io::{Chart, FileError, JsonLines, jsonl, save_grid};
 use crate::sample::PictureSampler;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde_json::json;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,8 +137,25 @@ impl Evaluation {
     }
 }
 
+/// Pictures that the sampler of a run computes at once.
+fn sampler_batch(config: &TrainConfig) -> usize {
+    config.sample_count.min(config.batch)
+}
+
+/// Device bytes that a run will allocate, to train, evaluate and sample.
+pub fn planned_bytes(
+    unet: &UNet,
+    config: &TrainConfig,
+    plans: &TrainPlans,
+    caps: &Caps,
+) -> Result<u64, StepError> {
+    let evaluation = Plan::new(evaluation_graph(unet, config)?.0, caps)?;
+    let [initial, update] = PictureSampler::plans(unet, EMA, sampler_batch(config), caps)?;
+    Ok(Plan::bytes_together(&[&plans.micro.0, &plans.update.0, &evaluation, &initial, &update]))
+}
+
 /// What `--dry-run` prints: kernels, parameters, operations, memory.
-pub fn describe(unet: &UNet, config: &TrainConfig, plans: &TrainPlans) -> String {
+pub fn describe(unet: &UNet, config: &TrainConfig, plans: &TrainPlans, bytes: u64) -> String {
     let (height, width) = unet.config.sample_size.get();
     let (micro, update) = (&plans.micro.0, &plans.update.0);
     let flops = plans.model_flops_per_picture(config.batch);
@@ -145,7 +164,7 @@ pub fn describe(unet: &UNet, config: &TrainConfig, plans: &TrainPlans) -> String
          batch           {} x {} = {} pictures per step\n\
          launches        {} per micro-batch, {} per update\n\
          model FLOPs     {:.1} M per picture, {:.2} G per step (forward and backward)\n\
-         device memory   {} planned\n",
+         device memory   {} planned, to train, evaluate and sample\n",
         unet.config.in_channels,
         HumanCount(unet.parameter_count() as u64),
         unet.parameters.len(),
@@ -156,7 +175,7 @@ pub fn describe(unet: &UNet, config: &TrainConfig, plans: &TrainPlans) -> String
         update.steps.len(),
         flops as f64 * 1e-6,
         flops as f64 * config.effective_batch() as f64 * 1e-9,
-        HumanBytes(plans.bytes()),
+        HumanBytes(bytes),
     )
 }
 
@@ -203,7 +222,8 @@ pub fn train(
         HumanCount(held_out.len() as u64),
         config.data
     ));
-    say(describe(&unet, &config, &plans).trim_end());
+    let planned = planned_bytes(&unet, &config, &plans, &device.caps)?;
+    say(describe(&unet, &config, &plans, planned).trim_end());
 
     // 2. Device, states, plans.
     let classes = u32::try_from(unet.config.num_class_embeds.unwrap_or(1)).unwrap_or(u32::MAX);
@@ -226,14 +246,10 @@ pub fn train(
         }
     }
     let evaluation = Evaluation::new(&trainer, held_out)?;
-    let sampler =
-        PictureSampler::new(&trainer.store, &trainer.unet, EMA, config.sample_count.min(config.batch))?;
-    let more = evaluation.as_ref().map_or(0, |e| e.executable.bytes()) + sampler.bytes();
-    say(&format!(
-        "allocated       {}, and {} to sample and evaluate",
-        HumanBytes(trainer.allocated_bytes()),
-        HumanBytes(more)
-    ));
+    let sampler = PictureSampler::new(&trainer.store, &trainer.unet, EMA, sampler_batch(&config))?;
+    let allocated =
+        trainer.allocated_bytes() + evaluation.as_ref().map_or(0, |e| e.executable.bytes()) + sampler.bytes();
+    say(&format!("                {} allocated", HumanBytes(allocated)));
 
     // 3. The run folder.
     for sub in ["checkpoints", "samples"] {
@@ -243,9 +259,13 @@ pub fn train(
     let path = options.out.join("config.toml");
     let text = toml::to_string(&config)
         .map_err(|e| FolderError::Toml { path: path.clone(), message: e.to_string() })?;
-    std::fs::write(&path, text).map_err(|source| FolderError::Io { path, source })?;
+    write_atomic(&path, |file| file.write_all(text.as_bytes()))?;
     let log_path = options.out.join("log.jsonl");
-    let mut log = JsonLines::open_append(&log_path)?;
+    // What was logged after the checkpoint will be logged again.
+    let first_step = trainer.next_step();
+    let mut log = JsonLines::open_keeping(&log_path, |record| {
+        record.get("step").and_then(serde_json::Value::as_u64).is_some_and(|step| step <= first_step.into())
+    })?;
 
     // 4. Steps.
     let augment = AugmentOptions { flip: config.flip, crop_padding: config.crop_padding };
@@ -254,7 +274,7 @@ pub fn train(
     let bar = progress_bar(&config, options.quiet);
     bar.set_position(trainer.next_step().into());
     bar.reset_eta();
-    let (start, first_step) = (Instant::now(), trainer.next_step());
+    let start = Instant::now();
     let mut paused = std::time::Duration::ZERO;
     let mut not_finite = 0;
     while trainer.next_step() < config.steps {
@@ -265,7 +285,8 @@ pub fn train(
         let done = trainer.next_step();
         let stopped = interrupted.load(Ordering::Relaxed);
         let due = |every: u32| done == config.steps || (every > 0 && done.is_multiple_of(every));
-        let (sample_due, checkpoint_due) = (due(config.sample_every), due(config.checkpoint_every) || stopped);
+        let (sample_due, checkpoint_due) =
+            (due(config.sample_every), due(config.checkpoint_every) || stopped);
         let pause = sample_due || checkpoint_due;
         if trainer.log_is_full() || pause {
             let rows = trainer.read_log()?;

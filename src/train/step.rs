@@ -1,5 +1,5 @@
 //! One training step as two graphs that share their states: `micro` goes from pictures to gradients, once
-//! per micro-batch; `update` from gradients to new weights. This file alone sees both diffusion and gpu.
+//! per micro-batch; `update` from gradients to new weights. Here diffusion and gpu meet.
 
 use super::TrainConfig;
 use crate::diffusion::{NoiseSchedule, UNet};
@@ -176,18 +176,9 @@ impl TrainPlans {
         Ok(Self { micro, update: (Plan::new(graph, caps)?, update) })
     }
 
-    /// Device bytes of both plans, states counted once.
+    /// Device bytes of both plans together.
     pub fn bytes(&self) -> u64 {
-        use crate::graph::Home;
-        let mut states = std::collections::BTreeMap::new();
-        let mut bytes = 0;
-        for plan in [&self.micro.0, &self.update.0] {
-            bytes += plan.bytes_where(|b| b.home != Home::State);
-            states.extend(
-                plan.buffers.iter().filter(|b| b.home == Home::State).map(|b| (b.name.clone(), b.bytes)),
-            );
-        }
-        bytes + states.values().sum::<u64>()
+        Plan::bytes_together(&[&self.micro.0, &self.update.0])
     }
 
     /// Floating-point operations of the model per picture, forward and backward, as convolutions and
