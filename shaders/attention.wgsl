@@ -18,17 +18,12 @@ const HELD: u32 = 4u;
 const STEP: u32 = 4u;
 const HEAD_VECTORS: u32 = 2u; // Vectors in a head: d / WIDTH
 
-// Whether the compiler may see how long loops over a head are. Unrolled, they keep small heads in registers;
-// but Mesa's CPU driver takes minutes to compile a head of 64 channels unrolled, four rows at a time.
-const UNROLL: bool = true;
-
 #import lib/stream_direct
 
 struct Params {
     length: u32, // T
     heads: u32,
     row_vectors: u32, // heads HEAD_VECTORS
-    head_vectors: u32, // HEAD_VECTORS
     sequences: u32, // batch heads
     chunks: u32, // workgroups per head of a sequence
     scale: f32, // 1 / sqrt(d)
@@ -53,7 +48,7 @@ fn head_base(sequence: u32) -> u32 {
     return sequence / params.heads * params.length * params.row_vectors + sequence % params.heads * HEAD_VECTORS;
 }
 
-// Where a held row begins; rows past the end repeat the last one and are not written.
+// Where a held row begins; rows past the end repeat the last one, and store it again.
 fn held_at(base: u32, row: u32) -> u32 {
     return base + min(row, params.length - 1u) * params.row_vectors;
 }
@@ -67,13 +62,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     let base = head_base(sequence);
     let first_row = (workgroup_index(group, groups) % params.chunks * INVOCATIONS + lane) * HELD;
-    let vectors = select(params.head_vectors, HEAD_VECTORS, UNROLL);
     var q: array<Vector, HELD * HEAD_VECTORS>;
     var o: array<Vector, HELD * HEAD_VECTORS>;
     var largest: array<f32, HELD>;
     var sums: array<f32, HELD>;
     for (var i = 0u; i < HELD; i++) {
-        for (var c = 0u; c < vectors; c++) {
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
             q[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
             o[i * HEAD_VECTORS + c] = Vector(0.0);
         }
@@ -90,7 +84,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             for (var i = 0u; i < HELD * STEP; i++) {
                 s[i] = Vector(0.0);
             }
-            for (var c = 0u; c < vectors; c++) {
+            for (var c = 0u; c < HEAD_VECTORS; c++) {
                 for (var j = 0u; j < STEP; j++) {
                     let k = stream_a(base, first, u + j, c);
                     for (var i = 0u; i < HELD; i++) {
@@ -115,7 +109,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
                     sums[i] += p[i * STEP + j];
                 }
             }
-            for (var c = 0u; c < vectors; c++) {
+            for (var c = 0u; c < HEAD_VECTORS; c++) {
                 for (var i = 0u; i < HELD; i++) {
                     o[i * HEAD_VECTORS + c] *= shrink[i];
                 }
@@ -129,27 +123,28 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         }
         release();
     }
+    if first_row >= params.length {
+        return;
+    }
     for (var i = 0u; i < HELD; i++) {
-        if first_row + i < params.length {
-            for (var c = 0u; c < vectors; c++) {
-                result_a[held_at(base, first_row + i) + c] = o[i * HEAD_VECTORS + c] / sums[i];
-            }
-            statistic[sequence * params.length + first_row + i] = largest[i] + log(sums[i]);
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+            result_a[held_at(base, first_row + i) + c] = o[i * HEAD_VECTORS + c] / sums[i];
         }
+        statistic[sequence * params.length + min(first_row + i, params.length - 1u)] = largest[i] + log(sums[i]);
     }
 }
 
 // D[t] = do[t]·o[t]: held_a = do, held_b = o, one row per invocation.
 @compute @workgroup_size(INVOCATIONS)
 fn row_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                @builtin(local_invocation_index) lane: u32) {
+            @builtin(local_invocation_index) lane: u32) {
     let row = invocation_index(group, groups, lane, INVOCATIONS); // of (batch, heads, T)
     if row >= params.sequences * params.length {
         return;
     }
     let at = head_base(row / params.length) + row % params.length * params.row_vectors;
     var sum = Vector(0.0);
-    for (var c = 0u; c < params.head_vectors; c++) {
+    for (var c = 0u; c < HEAD_VECTORS; c++) {
         sum = fma(held_a[at + c], held_b[at + c], sum);
     }
     statistic[row] = horizontal_sum(sum);
@@ -157,24 +152,23 @@ fn row_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
 
 @compute @workgroup_size(INVOCATIONS)
 fn backward_query(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                  @builtin(local_invocation_index) lane: u32) {
+              @builtin(local_invocation_index) lane: u32) {
     let sequence = workgroup_index(group, groups) / params.chunks;
     if sequence >= params.sequences {
         return;
     }
     let base = head_base(sequence);
     let first_row = (workgroup_index(group, groups) % params.chunks * INVOCATIONS + lane) * HELD;
-    let vectors = select(params.head_vectors, HEAD_VECTORS, UNROLL);
     var q: array<Vector, HELD * HEAD_VECTORS>;
     var d_o: array<Vector, HELD * HEAD_VECTORS>;
     var dq: array<Vector, HELD * HEAD_VECTORS>;
     var l: array<f32, HELD>;
     var d: array<f32, HELD>;
     for (var i = 0u; i < HELD; i++) {
-        for (var c = 0u; c < vectors; c++) {
-            q[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
-            d_o[i * HEAD_VECTORS + c] = held_b[held_at(base, first_row + i) + c];
-            dq[i * HEAD_VECTORS + c] = Vector(0.0);
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+        q[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
+        d_o[i * HEAD_VECTORS + c] = held_b[held_at(base, first_row + i) + c];
+        dq[i * HEAD_VECTORS + c] = Vector(0.0);
         }
         let row = sequence * params.length + min(first_row + i, params.length - 1u);
         l[i] = log_sum_exp[row];
@@ -183,128 +177,129 @@ fn backward_query(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     for (var first = 0u; first < params.length; first += TILE) {
         stage(base, first, lane);
         for (var u = 0u; u < TILE; u += STEP) {
-            if first + u >= params.length {
-                break;
-            }
-            var s: array<Vector, HELD * STEP>;
-            var dp: array<Vector, HELD * STEP>;
-            for (var i = 0u; i < HELD * STEP; i++) {
-                s[i] = Vector(0.0);
-                dp[i] = Vector(0.0);
-            }
-            for (var c = 0u; c < vectors; c++) {
-                for (var j = 0u; j < STEP; j++) {
-                    let k = stream_a(base, first, u + j, c);
-                    let v = stream_b(base, first, u + j, c);
-                    for (var i = 0u; i < HELD; i++) {
-                        s[i * STEP + j] = fma(q[i * HEAD_VECTORS + c], k, s[i * STEP + j]);
-                        dp[i * STEP + j] = fma(d_o[i * HEAD_VECTORS + c], v, dp[i * STEP + j]);
-                    }
-                }
-            }
-            var ds: array<f32, HELD * STEP>;
-            for (var i = 0u; i < HELD; i++) {
-                for (var j = 0u; j < STEP; j++) {
-                    let p = exp(horizontal_sum(s[i * STEP + j]) - l[i]);
-                    let value = p * (horizontal_sum(dp[i * STEP + j]) - d[i]);
-                    ds[i * STEP + j] = select(0.0, value, first + u + j < params.length);
-                }
-            }
-            for (var c = 0u; c < vectors; c++) {
-                for (var j = 0u; j < STEP; j++) {
-                    let k = stream_a(base, first, u + j, c);
-                    for (var i = 0u; i < HELD; i++) {
-                        dq[i * HEAD_VECTORS + c] = fma(Vector(ds[i * STEP + j]), k, dq[i * HEAD_VECTORS + c]);
-                    }
+        if first + u >= params.length {
+            break;
+        }
+        var s: array<Vector, HELD * STEP>;
+        var dp: array<Vector, HELD * STEP>;
+        for (var i = 0u; i < HELD * STEP; i++) {
+            s[i] = Vector(0.0);
+            dp[i] = Vector(0.0);
+        }
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var j = 0u; j < STEP; j++) {
+                let k = stream_a(base, first, u + j, c);
+                let v = stream_b(base, first, u + j, c);
+                for (var i = 0u; i < HELD; i++) {
+                    s[i * STEP + j] = fma(q[i * HEAD_VECTORS + c], k, s[i * STEP + j]);
+                    dp[i * STEP + j] = fma(d_o[i * HEAD_VECTORS + c], v, dp[i * STEP + j]);
                 }
             }
         }
+        var ds: array<f32, HELD * STEP>;
+        for (var i = 0u; i < HELD; i++) {
+            for (var j = 0u; j < STEP; j++) {
+                let p = exp(horizontal_sum(s[i * STEP + j]) - l[i]);
+                let value = p * (horizontal_sum(dp[i * STEP + j]) - d[i]);
+                ds[i * STEP + j] = select(0.0, value, first + u + j < params.length);
+            }
+        }
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var j = 0u; j < STEP; j++) {
+                let k = stream_a(base, first, u + j, c);
+                for (var i = 0u; i < HELD; i++) {
+                    dq[i * HEAD_VECTORS + c] = fma(Vector(ds[i * STEP + j]), k, dq[i * HEAD_VECTORS + c]);
+                }
+            }
+        }
+        }
         release();
     }
+    if first_row >= params.length {
+        return;
+    }
     for (var i = 0u; i < HELD; i++) {
-        if first_row + i < params.length {
-            for (var c = 0u; c < vectors; c++) {
-                result_a[held_at(base, first_row + i) + c] = params.scale * dq[i * HEAD_VECTORS + c];
-            }
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+            result_a[held_at(base, first_row + i) + c] = params.scale * dq[i * HEAD_VECTORS + c];
         }
     }
 }
 
 @compute @workgroup_size(INVOCATIONS)
 fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                @builtin(local_invocation_index) lane: u32) {
+            @builtin(local_invocation_index) lane: u32) {
     let sequence = workgroup_index(group, groups) / params.chunks;
     if sequence >= params.sequences {
         return;
     }
     let base = head_base(sequence);
     let first_row = (workgroup_index(group, groups) % params.chunks * INVOCATIONS + lane) * HELD;
-    let vectors = select(params.head_vectors, HEAD_VECTORS, UNROLL);
     var k: array<Vector, HELD * HEAD_VECTORS>;
     var v: array<Vector, HELD * HEAD_VECTORS>;
     var dk: array<Vector, HELD * HEAD_VECTORS>;
     var dv: array<Vector, HELD * HEAD_VECTORS>;
     for (var i = 0u; i < HELD; i++) {
-        for (var c = 0u; c < vectors; c++) {
-            k[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
-            v[i * HEAD_VECTORS + c] = held_b[held_at(base, first_row + i) + c];
-            dk[i * HEAD_VECTORS + c] = Vector(0.0);
-            dv[i * HEAD_VECTORS + c] = Vector(0.0);
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+        k[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
+        v[i * HEAD_VECTORS + c] = held_b[held_at(base, first_row + i) + c];
+        dk[i * HEAD_VECTORS + c] = Vector(0.0);
+        dv[i * HEAD_VECTORS + c] = Vector(0.0);
         }
     }
     for (var first = 0u; first < params.length; first += TILE) {
         stage(base, first, lane);
         for (var t = 0u; t < TILE; t += STEP) {
-            if first + t >= params.length {
-                break;
-            }
-            var s: array<Vector, HELD * STEP>;
-            var dp: array<Vector, HELD * STEP>;
-            for (var i = 0u; i < HELD * STEP; i++) {
-                s[i] = Vector(0.0);
-                dp[i] = Vector(0.0);
-            }
-            for (var c = 0u; c < vectors; c++) {
-                for (var j = 0u; j < STEP; j++) {
-                    let q = stream_a(base, first, t + j, c);
-                    let d_o = stream_b(base, first, t + j, c);
-                    for (var i = 0u; i < HELD; i++) {
-                        s[i * STEP + j] = fma(k[i * HEAD_VECTORS + c], q, s[i * STEP + j]);
-                        dp[i * STEP + j] = fma(v[i * HEAD_VECTORS + c], d_o, dp[i * STEP + j]);
-                    }
-                }
-            }
-            var p: array<f32, HELD * STEP>;
-            var ds: array<f32, HELD * STEP>;
+        if first + t >= params.length {
+            break;
+        }
+        var s: array<Vector, HELD * STEP>;
+        var dp: array<Vector, HELD * STEP>;
+        for (var i = 0u; i < HELD * STEP; i++) {
+            s[i] = Vector(0.0);
+            dp[i] = Vector(0.0);
+        }
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
             for (var j = 0u; j < STEP; j++) {
-                let row = sequence * params.length + min(first + t + j, params.length - 1u);
-                let l = log_sum_exp[row];
-                let d = products[row];
+                let q = stream_a(base, first, t + j, c);
+                let d_o = stream_b(base, first, t + j, c);
                 for (var i = 0u; i < HELD; i++) {
-                    let value = exp(horizontal_sum(s[i * STEP + j]) - l);
-                    p[i * STEP + j] = select(0.0, value, first + t + j < params.length);
-                    ds[i * STEP + j] = p[i * STEP + j] * (horizontal_sum(dp[i * STEP + j]) - d);
-                }
-            }
-            for (var c = 0u; c < vectors; c++) {
-                for (var j = 0u; j < STEP; j++) {
-                    let q = stream_a(base, first, t + j, c);
-                    let d_o = stream_b(base, first, t + j, c);
-                    for (var i = 0u; i < HELD; i++) {
-                        dk[i * HEAD_VECTORS + c] = fma(Vector(ds[i * STEP + j]), q, dk[i * HEAD_VECTORS + c]);
-                        dv[i * HEAD_VECTORS + c] = fma(Vector(p[i * STEP + j]), d_o, dv[i * HEAD_VECTORS + c]);
-                    }
+                    s[i * STEP + j] = fma(k[i * HEAD_VECTORS + c], q, s[i * STEP + j]);
+                    dp[i * STEP + j] = fma(v[i * HEAD_VECTORS + c], d_o, dp[i * STEP + j]);
                 }
             }
         }
+        var p: array<f32, HELD * STEP>;
+        var ds: array<f32, HELD * STEP>;
+        for (var j = 0u; j < STEP; j++) {
+            let row = sequence * params.length + min(first + t + j, params.length - 1u);
+            let l = log_sum_exp[row];
+            let d = products[row];
+            for (var i = 0u; i < HELD; i++) {
+                let value = exp(horizontal_sum(s[i * STEP + j]) - l);
+                p[i * STEP + j] = select(0.0, value, first + t + j < params.length);
+                ds[i * STEP + j] = p[i * STEP + j] * (horizontal_sum(dp[i * STEP + j]) - d);
+            }
+        }
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+            for (var j = 0u; j < STEP; j++) {
+                let q = stream_a(base, first, t + j, c);
+                let d_o = stream_b(base, first, t + j, c);
+                for (var i = 0u; i < HELD; i++) {
+                    dk[i * HEAD_VECTORS + c] = fma(Vector(ds[i * STEP + j]), q, dk[i * HEAD_VECTORS + c]);
+                    dv[i * HEAD_VECTORS + c] = fma(Vector(p[i * STEP + j]), d_o, dv[i * HEAD_VECTORS + c]);
+                }
+            }
+        }
+        }
         release();
     }
+    if first_row >= params.length {
+        return;
+    }
     for (var i = 0u; i < HELD; i++) {
-        if first_row + i < params.length {
-            for (var c = 0u; c < vectors; c++) {
-                result_a[held_at(base, first_row + i) + c] = params.scale * dk[i * HEAD_VECTORS + c];
-                result_b[held_at(base, first_row + i) + c] = dv[i * HEAD_VECTORS + c];
-            }
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+            result_a[held_at(base, first_row + i) + c] = params.scale * dk[i * HEAD_VECTORS + c];
+            result_b[held_at(base, first_row + i) + c] = dv[i * HEAD_VECTORS + c];
         }
     }
 }

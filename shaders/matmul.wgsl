@@ -3,8 +3,8 @@
 //   backward_input   dx[m,k] = Σ_n dy[m,n] w[k,n]
 //   backward_weight  dw[k,n] = Σ_m x[m,k] dy[m,n], m over one range of rows (a split)
 //
-// One invocation per tile of ROWS x COLUMNS results. A tile that hangs over an edge computes its last row or
-// column again instead of branching, and stores it once.
+// One invocation per tile of ROWS x COLUMNS results. A tile that hangs over an edge computes and stores its
+// last row or column again: a branch around every store costs more on lavapipe.
 
 #import lib/index
 #import lib/in4
@@ -74,9 +74,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     for (var i = 0u; i < ROWS; i++) {
         for (var j = 0u; j < COLUMNS; j++) {
-            if first_row + i < params.rows && first_column + j < params.outputs {
-                y[(first_row + i) * params.outputs + first_column + j] = sums[i * COLUMNS + j];
-            }
+            y[min(first_row + i, params.rows - 1u) * params.outputs + column[j]] = sums[i * COLUMNS + j];
         }
     }
 }
@@ -121,9 +119,7 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
     for (var i = 0u; i < ROWS; i++) {
         for (var j = 0u; j < COLUMNS; j++) {
-            if first_row + i < params.rows && first_column + j < inputs {
-                dx[(first_row + i) * inputs + first_column + j] = sums[i * COLUMNS + j];
-            }
+            dx[min(first_row + i, params.rows - 1u) * inputs + min(first_column + j, inputs - 1u)] = sums[i * COLUMNS + j];
         }
     }
 }
@@ -180,10 +176,8 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     for (var i = 0u; i < ROWS; i++) {
         for (var c = 0u; c < IN_WIDTH; c++) {
             for (var j = 0u; j < COLUMNS; j++) {
-                if first_input + i < params.inputs && first_column + j < params.outputs {
-                    let k = (split * params.inputs + first_input + i) * IN_WIDTH + c;
-                    dw[k * params.outputs + first_column + j] = sums[(i * IN_WIDTH + c) * COLUMNS + j];
-                }
+                let k = (split * params.inputs + input[i]) * IN_WIDTH + c;
+                dw[k * params.outputs + column[j]] = sums[(i * IN_WIDTH + c) * COLUMNS + j];
             }
         }
     }

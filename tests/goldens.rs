@@ -1,6 +1,8 @@
 //! The whole U-Net, forward and gradients, against PyTorch in float64 (tests/python/make_goldens.py): the
 //! f64 interpreter without a device, and both kinds of kernels on a device.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use inkwash::diffusion::{UNet, UNetConfig};
 use inkwash::gpu::{Choice, Device, Executable, Store};
 use inkwash::graph::{Caps, Graph, Kernels, Plan, ValueId, interpret};

@@ -119,8 +119,9 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     std::fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
     let (height, width) = unet.config.sample_size.get();
     let channels = unet.config.out_channels;
+    let columns = grid_columns(args.n, if args.class.is_none() { classes.unwrap_or(1) } else { 1 });
     let grid = args.out.join("grid.png");
-    save_grid(&grid, &pictures, height, width, channels, grid_columns(args.n), 64)?;
+    save_grid(&grid, &pictures, height, width, channels, columns, 64)?;
     if !args.grid_only {
         for (i, picture) in pictures.chunks_exact(height * width * channels).enumerate() {
             save_single(&args.out.join(format!("{i:05}.png")), picture, height, width, channels)?;

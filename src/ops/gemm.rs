@@ -1,11 +1,9 @@
 //! What every product of matrices shares: the choice of tiles for `shaders/lib/gemm_tile.wgsl`, the split of
-//! long sums over workgroups, and the pass that adds the splits (`shaders/sum_splits.wgsl`).
+//! long sums over workgroups, and the pass that adds the splits (`shaders/sum_rows.wgsl`).
 
-use super::vector_width;
+use super::sum_rows::add_splits;
 use crate::graph::{Dispatch, Operand, Program};
 use crate::shader::{Source, Variant};
-
-static SUM_SPLITS: Source = crate::wgsl!("sum_splits");
 
 /// Workgroups that keep a large GPU busy: some four for each of 128 multiprocessors.
 const BUSY_WORKGROUPS: usize = 512;
@@ -43,14 +41,7 @@ impl Splits {
         if self.count == 1 {
             return first(Operand::Output(0)).into();
         }
-        let (width, variant) = vector_width(&[results]);
-        let second = Dispatch::new(&SUM_SPLITS, "sum_splits")
-            .variant(variant)
-            .bind("partial", Operand::Scratch(0))
-            .bind("y", Operand::Output(0))
-            .param("count", results / width)
-            .param("splits", self.count)
-            .linear(results / width, 64);
+        let second = add_splits(Operand::Scratch(0), Operand::Output(0), self.count, results);
         Program { scratch: vec![results * self.count], dispatches: vec![first(Operand::Scratch(0)), second] }
     }
 }

@@ -38,7 +38,7 @@ impl Sizes {
 
     /// Elements per load along K and along N.
     fn widths(self) -> (usize, usize) {
-        let width = |n: usize| if n % 4 == 0 { 4 } else { 1 };
+        let width = |n: usize| if n.is_multiple_of(4) { 4 } else { 1 };
         (width(self.inputs), width(self.outputs))
     }
 
@@ -127,9 +127,8 @@ impl Op for Linear {
             y.copy_from_slice(&b.data);
             for k in 0..inputs {
                 let x = x.data[m * inputs + k];
-                for n in 0..outputs {
-                    y[n] += x * w.data[k * outputs + n];
-                }
+                let w = &w.data[k * outputs..][..outputs];
+                y.iter_mut().zip(w).for_each(|(y, w)| *y += x * w);
             }
         }
         vec![y]

@@ -368,14 +368,17 @@ fn sample_grid(trainer: &Trainer, sampler: &PictureSampler, path: &Path) -> Resu
         height,
         width,
         trainer.unet.config.out_channels,
-        grid_columns(config.sample_count),
+        grid_columns(config.sample_count, classes),
         64,
     )?;
     Ok(())
 }
 
-/// Columns of the squarest grid.
-pub fn grid_columns(count: usize) -> usize {
+/// Columns of a grid: one for each class if that fills the rows, or else the squarest.
+pub fn grid_columns(count: usize, classes: usize) -> usize {
+    if classes > 1 && count >= classes && count.is_multiple_of(classes) {
+        return classes;
+    }
     (1..=count).find(|c| c * c >= count).unwrap_or(1)
 }
 
