@@ -72,6 +72,8 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
+    // `inkwash doctor | head` ends quietly instead of panicking at the closed pipe.
+    sigpipe::reset();
     let matches = Cli::command().get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
