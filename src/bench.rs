@@ -1,13 +1,13 @@
 //! Speed: a training step, a sampler step, single operators; medians over runs that are each waited for.
 
 use crate::diffusion::{NoiseSchedule, Sampler, SamplerOptions, UNet, sampler_steps};
-use crate::gpu::{Device, Executable, GpuError, Store};
+use crate::gpu::{Device, Executable, GpuError, RunError, Store};
 use crate::graph::{Graph, Op, Plan};
 use crate::ops::{CopyCeiling, FmaCeiling};
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
 use crate::tensor::Spec;
-use crate::train::{EMA, StepError, TrainConfig, Trainer};
+use crate::train::{EMA, TrainConfig, Trainer};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -67,7 +67,7 @@ pub fn op_speed(
     inputs: &[Spec],
     warmup: usize,
     runs: usize,
-) -> Result<OpSpeed, StepError> {
+) -> Result<OpSpeed, RunError> {
     let mut graph = Graph::new();
     let x: Vec<_> = inputs.iter().map(|s| graph.input("x", s.clone())).collect();
     for y in graph.apply_shared(op, &x)? {
@@ -102,7 +102,7 @@ pub struct Ceilings {
 }
 
 /// Runs both kernels a few times and keeps the best.
-pub fn measure_ceilings(device: &Arc<Device>) -> Result<Ceilings, StepError> {
+pub fn measure_ceilings(device: &Arc<Device>) -> Result<Ceilings, RunError> {
     let cpu = device.info.kind == "cpu";
     // Long enough to swamp the launch (a few ms), short enough for a CPU driver.
     let fma = FmaCeiling {
@@ -110,7 +110,7 @@ pub fn measure_ceilings(device: &Arc<Device>) -> Result<Ceilings, StepError> {
         rounds: if cpu { 2_000 } else { 8_000 },
     };
     let elements = if cpu { 8 << 20 } else { 32 << 20 };
-    let best = |mut graph: Graph, value, name: &str| -> Result<f64, StepError> {
+    let best = |mut graph: Graph, value, name: &str| -> Result<f64, RunError> {
         graph.output("y", value);
         let plan = Plan::new(graph, &device.caps).map_err(GpuError::from)?;
         let executable = Executable::new(&Store::new(device), plan)?;
@@ -218,11 +218,11 @@ fn step_speed(
     bytes: u64,
     repeats: Repeats,
     device: &Device,
-    mut submit: impl FnMut() -> Result<(), StepError>,
-) -> Result<StepSpeed, StepError> {
+    mut submit: impl FnMut() -> Result<(), RunError>,
+) -> Result<StepSpeed, RunError> {
     let times = Times::of(repeats.warmup, repeats.runs, || {
         submit()?;
-        Ok::<(), StepError>(device.wait()?)
+        Ok::<(), RunError>(device.wait()?)
     })?;
     let start = Instant::now();
     for _ in 0..repeats.runs.max(1) {
@@ -247,7 +247,7 @@ pub fn bench_step(
     device: &Arc<Device>,
     config: &TrainConfig,
     repeats: Repeats,
-) -> Result<(StepReport, Trainer), StepError> {
+) -> Result<(StepReport, Trainer), RunError> {
     let network = config.network(0);
     let unet = UNet::new(&network).map_err(|e| GpuError::Device(e.to_string()))?;
     let plans = crate::train::TrainPlans::new(&unet, config, &device.caps)?;

@@ -2,12 +2,11 @@
 //! reading anything back.
 
 use crate::diffusion::{SamplerStep, UNet};
-use crate::gpu::{Executable, Store};
+use crate::gpu::{Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
-use crate::ops::{COEFFICIENTS, Denoise, RandomNormal, STEP_WORDS};
+use crate::ops::{COEFFICIENTS, Denoise, RandomNormal, STEP_WORDS, StepWords};
 use crate::rng::Stream;
 use crate::tensor::{Shape, Spec};
-use crate::train::{StepError, StepWords};
 use std::sync::Arc;
 
 /// The picture being denoised, as a state shared by the two plans.
@@ -62,7 +61,7 @@ fn update_graph(unet: &UNet, shape: &Shape, weights: &str) -> Result<(Graph, Inp
 
 impl PictureSampler {
     /// The plans of [`PictureSampler::new`], to know their memory before anything is allocated.
-    pub fn plans(unet: &UNet, weights: &str, batch: usize, caps: &Caps) -> Result<[Plan; 2], StepError> {
+    pub fn plans(unet: &UNet, weights: &str, batch: usize, caps: &Caps) -> Result<[Plan; 2], RunError> {
         let shape = shape(unet, batch);
         Ok([
             Plan::new(initial_graph(&shape)?.0, caps)?,
@@ -71,7 +70,7 @@ impl PictureSampler {
     }
 
     /// Prepares a network whose weights are the store's state `weights`.
-    pub fn new(store: &Arc<Store>, unet: &UNet, weights: &str, batch: usize) -> Result<Self, StepError> {
+    pub fn new(store: &Arc<Store>, unet: &UNet, weights: &str, batch: usize) -> Result<Self, RunError> {
         let shape = shape(unet, batch);
         let caps = &store.device().caps;
         let (graph, step) = initial_graph(&shape)?;
@@ -97,7 +96,7 @@ impl PictureSampler {
     }
 
     /// Submits one step on whatever the state holds: for benchmarks.
-    pub fn step_once(&self, step: &SamplerStep) -> Result<(), StepError> {
+    pub fn step_once(&self, step: &SamplerStep) -> Result<(), RunError> {
         self.update.write(self.inputs.timestep, &vec![step.timestep as f32; self.batch]);
         self.update.write(self.inputs.coefficients, &step.coefficients);
         Ok(self.update.run()?)
@@ -112,14 +111,14 @@ impl PictureSampler {
         seed: u64,
         labels: &[u32],
         steps: &[SamplerStep],
-        mut watch: impl FnMut(Progress) -> Result<(), StepError>,
-    ) -> Result<Vec<f32>, StepError> {
+        mut watch: impl FnMut(Progress) -> Result<(), RunError>,
+    ) -> Result<Vec<f32>, RunError> {
         let mut pictures = Vec::with_capacity(count * self.elements);
         let total = steps.len() * count.div_ceil(self.batch);
         let mut done = 0;
         for first in (0..count).step_by(self.batch) {
             let kept = self.batch.min(count - first);
-            let read = || -> Result<Vec<f32>, StepError> {
+            let read = || -> Result<Vec<f32>, RunError> {
                 let mut all = self.store.read(PICTURE)?.unwrap_or_default();
                 all.truncate(kept * self.elements);
                 Ok(all)
@@ -157,5 +156,5 @@ pub struct Progress<'a> {
     /// Sampler steps in all.
     pub total: usize,
     /// Reads the pictures of the present batch as they are now. Waits for the device.
-    pub read: &'a dyn Fn() -> Result<Vec<f32>, StepError>,
+    pub read: &'a dyn Fn() -> Result<Vec<f32>, RunError>,
 }

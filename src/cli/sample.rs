@@ -2,10 +2,10 @@
 
 use super::{DeviceArgs, Failure, interruption};
 use crate::diffusion::{NoiseSchedule, Sampler, SamplerOptions, UNet, sampler_steps};
-use crate::gpu::Store;
+use crate::gpu::{RunError, Store};
 use crate::io::{save_grid, save_single};
 use crate::sample::PictureSampler;
-use crate::train::{EMA, StepError, TrainConfig, grid_columns, load_model};
+use crate::train::{EMA, TrainConfig, grid_columns, load_model};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -111,7 +111,7 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
         if interrupted.load(Ordering::Relaxed) {
             std::process::exit(130);
         }
-        Ok::<(), StepError>(())
+        Ok::<(), RunError>(())
     })?;
     bar.finish_and_clear();
 

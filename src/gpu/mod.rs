@@ -4,7 +4,7 @@ mod executable;
 
 pub use executable::{Executable, Store};
 
-use crate::graph::{Caps, Kernels, PlanError};
+use crate::graph::{Caps, GraphError, Kernels, PlanError};
 use crate::shader::{self, Access, Interface, ShaderError, Source, Variant};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,6 +70,20 @@ pub enum GpuError {
         /// The size the plan needs.
         needed: u64,
     },
+}
+
+/// What stops a graph on its way through plan and device.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A defect in the network's graph.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// Too large for the device.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The device failed.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
 }
 
 /// Which device to use.

@@ -34,7 +34,7 @@ pub use group_norm::{
 pub use loss::{MseLoss, MseLossBackward};
 pub use matmul::{Linear, MatmulBackwardInput, MatmulBackwardWeight};
 pub use memory::{ALIGNMENT, Pack, View};
-pub use noise::{AddNoise, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS};
+pub use noise::{AddNoise, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS, StepWords};
 pub use optimizer::{Accumulate, AdamW, GradientNorm, HYPER, Record};
 pub use resample::{UpsampleNearest, UpsampleNearestBackward};
 pub use sum_rows::SumRows;

@@ -4,7 +4,7 @@
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
 use crate::graph::{Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
-use crate::rng::{Stream, normal4, philox4x32};
+use crate::rng::{self, Stream, normal4, philox4x32};
 use crate::shader::Source;
 use crate::tensor::{Array, DType, Shape, Spec, Tolerance};
 
@@ -14,6 +14,29 @@ static RANDOM: Source = crate::wgsl!("random");
 /// Words of the small vector that tells a run where it stands: seed low, seed high, step, first item of
 /// the batch, micro-batch, row of the log, and two that are zero.
 pub const STEP_WORDS: usize = 8;
+
+/// Where a run stands, as [`AddNoise`] and its kin read it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepWords {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Optimizer step, from 0.
+    pub step: u32,
+    /// First item of the batch.
+    pub first_item: u32,
+    /// Micro-batch, from 0.
+    pub micro: u32,
+    /// Row of the log.
+    pub row: u32,
+}
+
+impl StepWords {
+    /// The words as the shaders read them.
+    pub fn words(self) -> [u32; STEP_WORDS] {
+        let [low, high] = rng::key(self.seed);
+        [low, high, self.step, self.first_item, self.micro, self.row, 0, 0]
+    }
+}
 
 /// Columns of the noising table: signal, sigma, target_noise, target_data, weight.
 pub const SCHEDULE_COLUMNS: usize = 5;

@@ -9,6 +9,5 @@ pub use checkpoint::{Checkpoint, FolderError, ModelFolder, built_in_model, load_
 pub use config::{LearningRate, TrainConfig};
 pub use run::{RunOptions, TrainError, describe, grid_columns, loss_curve, open_data, planned_bytes, train};
 pub use step::{
-    EMA, LogRow, Micro, PARAMETERS, StepError, StepWords, TrainPlans, Trainer, Update, evaluation_graph,
-    micro_graph, update_graph,
+    EMA, LogRow, Micro, PARAMETERS, TrainPlans, Trainer, Update, evaluation_graph, micro_graph, update_graph,
 };

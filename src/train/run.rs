@@ -1,14 +1,15 @@
 //! The training loop: pictures in, run folder out, with progress, interruption and resumption.
 
 use super::checkpoint::{Checkpoint, FolderError, ModelFolder};
-use super::step::{EMA, LogRow, StepError, StepWords, TrainPlans, Trainer, evaluation_graph};
+use super::step::{EMA, LogRow, TrainPlans, Trainer, evaluation_graph};
 use super::{Micro, TrainConfig};
 use crate::data::{AugmentOptions, DataError, Dataset, Loader, Options, batch_at};
 use crate::diffusion::{ConfigError, NoiseSchedule, Sampler, SamplerOptions, UNet, sampler_steps};
-use crate::gpu::{Device, Executable, GpuError};
+use crate::gpu::{Device, Executable, GpuError, RunError};
 use crate::graph::{Caps, Plan};
 use crate::io::atomic::write_atomic;
 use crate::io::{Chart, FileError, JsonLines, jsonl, save_grid};
+use crate::ops::StepWords;
 use crate::sample::PictureSampler;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -29,7 +30,7 @@ pub enum TrainError {
     Data(#[from] DataError),
     /// The graph, plan or device.
     #[error(transparent)]
-    Step(#[from] StepError),
+    Step(#[from] RunError),
     /// The device.
     #[error(transparent)]
     Gpu(#[from] GpuError),
@@ -107,7 +108,7 @@ struct Evaluation {
 const HELD_OUT_PICTURES: usize = 512;
 
 impl Evaluation {
-    fn new(trainer: &Trainer, pictures: Dataset) -> Result<Option<Self>, StepError> {
+    fn new(trainer: &Trainer, pictures: Dataset) -> Result<Option<Self>, RunError> {
         if pictures.is_empty() {
             return Ok(None);
         }
@@ -119,7 +120,7 @@ impl Evaluation {
     }
 
     /// The mean loss over the batches. The noise is that of a seed of its own, the same at every call.
-    fn loss(&self, config: &TrainConfig) -> Result<f64, StepError> {
+    fn loss(&self, config: &TrainConfig) -> Result<f64, RunError> {
         let mut sum = 0.0;
         for k in 0..self.batches {
             let batch = batch_at(&self.pictures, config.batch, config.seed, AugmentOptions::default(), k);
@@ -148,7 +149,7 @@ pub fn planned_bytes(
     config: &TrainConfig,
     plans: &TrainPlans,
     caps: &Caps,
-) -> Result<u64, StepError> {
+) -> Result<u64, RunError> {
     let evaluation = Plan::new(evaluation_graph(unet, config)?.0, caps)?;
     let [initial, update] = PictureSampler::plans(unet, EMA, sampler_batch(config), caps)?;
     Ok(Plan::bytes_together(&[&plans.micro.0, &plans.update.0, &evaluation, &initial, &update]))

@@ -3,10 +3,11 @@
 
 use super::TrainConfig;
 use crate::diffusion::{NoiseSchedule, UNet};
-use crate::gpu::{Device, Executable, GpuError, Store};
-use crate::graph::{Caps, Graph, GraphError, Plan, PlanError, ValueId};
-use crate::ops::{Accumulate, AdamW, Add, AddNoise, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale};
-use crate::rng;
+use crate::gpu::{Device, Executable, RunError, Store};
+use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
+use crate::ops::{
+    Accumulate, AdamW, Add, AddNoise, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale, StepWords,
+};
 use crate::tensor::{Array, Spec};
 use std::sync::Arc;
 
@@ -21,29 +22,6 @@ pub const SECOND_MOMENT: &str = "second_moment";
 const GRADIENTS: &str = "gradients";
 const LOSS: &str = "loss";
 const LOG: &str = "log";
-
-/// What [`crate::ops::AddNoise`] and its kin read: where the run stands.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StepWords {
-    /// Seed of the run.
-    pub seed: u64,
-    /// Optimizer step, from 0.
-    pub step: u32,
-    /// First item of the batch.
-    pub first_item: u32,
-    /// Micro-batch, from 0.
-    pub micro: u32,
-    /// Row of the log.
-    pub row: u32,
-}
-
-impl StepWords {
-    /// The words as the shaders read them.
-    pub fn words(self) -> [u32; STEP_WORDS] {
-        let [low, high] = rng::key(self.seed);
-        [low, high, self.step, self.first_item, self.micro, self.row, 0, 0]
-    }
-}
 
 /// Inputs of the micro graph.
 #[derive(Clone, Debug)]
@@ -169,7 +147,7 @@ pub struct TrainPlans {
 
 impl TrainPlans {
     /// Plans both graphs.
-    pub fn new(unet: &UNet, config: &TrainConfig, caps: &Caps) -> Result<Self, StepError> {
+    pub fn new(unet: &UNet, config: &TrainConfig, caps: &Caps) -> Result<Self, RunError> {
         let (graph, micro) = micro_graph(unet, config)?;
         let micro = (Plan::new(graph, caps)?, micro);
         let (graph, update) = update_graph(unet, config)?;
@@ -188,20 +166,6 @@ impl TrainPlans {
     }
 }
 
-/// A step that cannot be built.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// A defect in the network's graph.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    /// Too large for the device.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// The device failed.
-    #[error(transparent)]
-    Gpu(#[from] GpuError),
-}
-
 /// A training run on a device.
 pub struct Trainer {
     /// What decides the run.
@@ -218,7 +182,7 @@ pub struct Trainer {
 
 impl Trainer {
     /// Allocates and compiles everything. States are zero until [`Trainer::set_parameters`].
-    pub fn new(device: &Arc<Device>, unet: UNet, config: &TrainConfig) -> Result<Self, StepError> {
+    pub fn new(device: &Arc<Device>, unet: UNet, config: &TrainConfig) -> Result<Self, RunError> {
         let plans = TrainPlans::new(&unet, config, &device.caps)?;
         let store = Store::new(device);
         let micro = (Executable::new(&store, plans.micro.0)?, plans.micro.1);
@@ -232,13 +196,13 @@ impl Trainer {
     }
 
     /// Sets the weights, and their average to the same, as at the beginning of a run.
-    pub fn set_parameters(&mut self, flat: &[f32]) -> Result<(), StepError> {
+    pub fn set_parameters(&mut self, flat: &[f32]) -> Result<(), RunError> {
         let zeros = vec![0.0; flat.len()];
         self.set_states(0, [flat, &zeros, &zeros, flat])
     }
 
     /// Sets parameters, first moment, second moment and average, to go on at a step.
-    pub fn set_states(&mut self, next_step: u32, states: [&[f32]; 4]) -> Result<(), StepError> {
+    pub fn set_states(&mut self, next_step: u32, states: [&[f32]; 4]) -> Result<(), RunError> {
         for (name, data) in [PARAMETERS, FIRST_MOMENT, SECOND_MOMENT, EMA].into_iter().zip(states) {
             self.store.write(name, data)?;
         }
@@ -248,7 +212,7 @@ impl Trainer {
     }
 
     /// Reads parameters, first moment, second moment and average.
-    pub fn states(&self) -> Result<[Vec<f32>; 4], StepError> {
+    pub fn states(&self) -> Result<[Vec<f32>; 4], RunError> {
         let [p, m, v, ema] = [PARAMETERS, FIRST_MOMENT, SECOND_MOMENT, EMA].map(|n| self.store.read(n));
         Ok([p?, m?, v?, ema?].map(Option::unwrap_or_default))
     }
@@ -260,7 +224,7 @@ impl Trainer {
 
     /// Runs one optimizer step; `next_batch` gives pictures (B, H, W, C) and labels for each micro-batch.
     /// Does not wait for the device.
-    pub fn step(&mut self, mut next_batch: impl FnMut() -> (Vec<f32>, Vec<u32>)) -> Result<(), StepError> {
+    pub fn step(&mut self, mut next_batch: impl FnMut() -> (Vec<f32>, Vec<u32>)) -> Result<(), RunError> {
         let config = &self.config;
         let step = self.next_step;
         let mut words =
@@ -303,7 +267,7 @@ impl Trainer {
     }
 
     /// Waits for the device and reads the rows of the steps since the last call (at most `log_every`).
-    pub fn read_log(&mut self) -> Result<Vec<LogRow>, StepError> {
+    pub fn read_log(&mut self) -> Result<Vec<LogRow>, RunError> {
         let rows = self.store.read(LOG)?.unwrap_or_default();
         let first = self.next_step - self.unread.min(self.config.log_every);
         self.unread = 0;
@@ -317,7 +281,7 @@ impl Trainer {
 
     /// The profile of one micro-batch and update with whatever was uploaded last: label, operator, seconds
     /// of each launch.
-    pub fn profile(&self) -> Result<Vec<(String, &'static str, f64)>, StepError> {
+    pub fn profile(&self) -> Result<Vec<(String, &'static str, f64)>, RunError> {
         let mut rows = Vec::new();
         for executable in [&self.micro.0, &self.update.0] {
             let plan = executable.plan();
