@@ -39,7 +39,7 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     };
     let interrupted = interruption();
     let options = RunOptions { out: args.out.clone(), resume: false, quiet: false };
-    train(&device, &config, &options, &interrupted)?;
+    train(|| Ok(device.clone()), &config, &options, &interrupted)?;
     if interrupted.load(Ordering::Relaxed) {
         return Ok(ExitCode::from(130));
     }

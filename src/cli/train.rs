@@ -67,10 +67,9 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         (None, Some(out)) => (out.clone(), false),
         (None, None) => return Err("give --out DIR or --resume DIR".into()),
     };
-    let device = device.open()?;
     let interrupted = interruption();
     let options = RunOptions { out: out.clone(), resume, quiet: args.quiet };
-    train(&device, &config, &options, &interrupted)?;
+    train(|| device.open(), &config, &options, &interrupted)?;
     if interrupted.load(Ordering::Relaxed) {
         eprintln!("stopped early; go on with: inkwash train --resume {}", out.display());
         return Ok(ExitCode::from(130));

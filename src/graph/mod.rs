@@ -119,7 +119,7 @@ pub enum Operand {
     Input(usize),
     /// The i-th output.
     Output(usize),
-    /// The i-th scratch buffer of the operator's [`Kernel`] list.
+    /// The i-th scratch buffer of the operator's [`Program`].
     Scratch(usize),
 }
 

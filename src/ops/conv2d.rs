@@ -48,7 +48,7 @@ impl Padding {
     }
 }
 
-/// y[n,oy,ox,co] = b[co] + Σ_{ky,kx,ci} x[n, oy s + ky - p, ox s + kx - p, ci] w[ky,kx,ci,co], from (x, w, b).
+/// `y[n,oy,ox,co] = b[co] + Σ_{ky,kx,ci} x[n, oy s + ky - p, ox s + kx - p, ci] w[ky,kx,ci,co]`, from (x, w, b).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conv2d {
     /// Height and width of the kernel; odd.

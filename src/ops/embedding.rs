@@ -138,7 +138,7 @@ fn check_labels(op: &'static str, x: &[Spec], name: &str) -> Result<(), ShapeErr
     Ok(())
 }
 
-/// y[n] = table[label[n]]. A label past the last class counts as the last class.
+/// `y[n] = table[label[n]]`. A label past the last class counts as the last class.
 ///
 /// Inputs: labels (N) u32, table (classes, width). Output: (N, width).
 #[derive(Debug, Clone)]
@@ -182,7 +182,7 @@ impl Op for Embedding {
     }
 }
 
-/// dtable[k] = Σ dy[n] over the n with label[n] = k, labels past the last class counted as the last.
+/// `dtable[k] = Σ dy[n]` over the n with `label[n] = k`, labels past the last class counted as the last.
 ///
 /// Inputs: labels (N) u32, dy (N, width). Output: (classes, width).
 #[derive(Debug, Clone)]

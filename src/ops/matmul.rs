@@ -99,7 +99,7 @@ fn vectors_per_tile(vectors: usize, width: usize) -> usize {
     vectors.div_ceil(tiles.max(1))
 }
 
-/// y[m,n] = b[n] + Σ_k x[m,k] w[k,n]. Inputs x (…, K), w (K, N), b (N); output (…, N).
+/// `y[m,n] = b[n] + Σ_k x[m,k] w[k,n]`. Inputs x (…, K), w (K, N), b (N); output (…, N).
 #[derive(Debug, Clone)]
 pub struct Linear;
 
@@ -200,7 +200,7 @@ fn with_last(shape: &Shape, last: usize) -> Vec<usize> {
     axes
 }
 
-/// dx[m,k] = Σ_n dy[m,n] w[k,n]. Inputs dy (…, N), w (K, N); output (…, K).
+/// `dx[m,k] = Σ_n dy[m,n] w[k,n]`. Inputs dy (…, N), w (K, N); output (…, K).
 #[derive(Debug, Clone)]
 pub struct MatmulBackwardInput;
 
@@ -271,7 +271,7 @@ impl Op for MatmulBackwardInput {
     }
 }
 
-/// dw[k,n] = Σ_m x[m,k] dy[m,n]. Inputs x (…, K), dy (…, N); output (K, N).
+/// `dw[k,n] = Σ_m x[m,k] dy[m,n]`. Inputs x (…, K), dy (…, N); output (K, N).
 ///
 /// The sum runs over all rows, so it is split among workgroups, and a second launch adds the splits.
 #[derive(Debug, Clone)]

@@ -31,7 +31,7 @@ pub(crate) fn add_splits(partial: Operand, sum: Operand, splits: usize, elements
     sum_into_splits(partial, sum, splits, elements, splits)
 }
 
-/// y[c] = Σ x[…, c], from x of any shape (…, C) to (C).
+/// `y[c] = Σ x[…, c]`, from x of any shape (…, C) to (C).
 #[derive(Debug, Clone)]
 pub struct SumRows;
 

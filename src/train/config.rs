@@ -20,7 +20,7 @@ pub struct TrainConfig {
     /// Pictures to learn: a folder, an MNIST IDX file, a CIFAR-10 .bin file or folder, or builtin:glyphs
     #[arg(long, default_value = "builtin:glyphs", value_name = "PATH|builtin:NAME")]
     pub data: String,
-    /// Shape of the network; the [unet] table of a configuration file overrides it
+    /// Shape of the network; `[unet]` in a configuration file overrides it
     #[arg(long, value_enum, default_value_t = Preset::TinyGray)]
     pub preset: Preset,
     /// Optimizer steps

@@ -190,10 +190,11 @@ fn progress_bar(config: &TrainConfig, quiet: bool) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// Trains, and returns the run folder. `interrupted` is looked at after every step; when it is set, a
+/// Trains, and returns the run folder. The device is opened once the pictures and the configuration are known to
+/// be good. `interrupted` is looked at after every step; when it is set, a
 /// checkpoint is written and the run ends early.
 pub fn train(
-    device: &Arc<Device>,
+    open_device: impl FnOnce() -> Result<Arc<Device>, GpuError>,
     config: &TrainConfig,
     options: &RunOptions,
     interrupted: &AtomicBool,
@@ -210,6 +211,7 @@ pub fn train(
     config.unet = Some(config.network(training.class_names.len()));
     let unet = UNet::new(&config.network(0))?;
     let resumed = if options.resume { Some(folder.load_checkpoint(&unet)?) } else { None };
+    let device = open_device()?;
     let plans = TrainPlans::new(&unet, &config, &device.caps)?;
     let say = |line: &str| {
         if !options.quiet {
@@ -236,7 +238,7 @@ pub fn train(
             config.data
         )));
     }
-    let mut trainer = Trainer::new(device, unet, &config)?;
+    let mut trainer = Trainer::new(&device, unet, &config)?;
     match &resumed {
         Some(c) => {
             trainer.set_states(c.next_step, [&c.states[0], &c.states[1], &c.states[2], &c.states[3]])?

@@ -20,6 +20,7 @@ pub const FIRST_MOMENT: &str = "first_moment";
 /// AdamW's second moment.
 pub const SECOND_MOMENT: &str = "second_moment";
 const GRADIENTS: &str = "gradients";
+const MICRO_GRADIENTS: &str = "micro_gradients";
 const LOSS: &str = "loss";
 const LOG: &str = "log";
 
@@ -86,6 +87,9 @@ pub fn micro_graph(unet: &UNet, config: &TrainConfig) -> Result<(Graph, Micro), 
         graph.persist(GRADIENTS, packed);
         graph.persist(LOSS, micro.loss);
     } else {
+        // A state, which begins as zeros: in a slot, the gaps between parameters would hold what other tensors
+        // left there, and the norm of the sum would count it.
+        graph.persist(MICRO_GRADIENTS, packed);
         let sum = graph.state(GRADIENTS, Spec::f32([unet.flat_elements]));
         graph.apply(Accumulate, &[sum, packed, micro.step])?;
         let scaled = graph.apply(Scale(share as f32), &[micro.loss])?;

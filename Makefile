@@ -1,0 +1,34 @@
+# `make` lists the targets. Everything here is a line or two of cargo; nothing needs make.
+
+SHELL := /bin/sh
+CARGO ?= cargo
+INKWASH := target/release/inkwash
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup lint ci
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The demo's own last lines name the pictures.
+demo: ## Train the built-in glyphs for some minutes and draw what came of it
+	$(CARGO) build --release
+	@sh scripts/setup.sh $(INKWASH)
+	@out=demo; n=2; while [ -e "$$out" ]; do out=demo-$$n; n=$$((n + 1)); done; \
+	echo "$(INKWASH) demo --out $$out"; \
+	$(INKWASH) demo --out "$$out" && \
+	echo && echo "pictures in $$out:" && ls "$$out"/*.png "$$out"/samples/*.png
+
+test: setup ## Run every test; a missing device is a failure
+	INKWASH_REQUIRE_DEVICE=1 $(CARGO) test
+
+setup: ## Install a software Vulkan driver if there is no driver at all
+	@sh scripts/setup.sh
+
+lint: ## Check the format, clippy and the documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+
+ci: ## What the continuous integration runs: everything, from nothing
+	@.ci/run

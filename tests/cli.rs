@@ -1,0 +1,274 @@
+//! The command as its user meets it: help, and every refusal. A refusal names the thing and the remedy, ends
+//! with a status that is not zero, and leaves every file as it was. Most of this needs no device.
+//!
+//! Help texts are snapshots; after a change to the flags: `INSTA_UPDATE=always cargo test --test cli`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod common;
+
+use assert_cmd::Command;
+use inkwash::diffusion::{Preset, UNet, UNetConfig};
+use inkwash::train::{Checkpoint, ModelFolder};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The command without the user's own choice of device.
+fn inkwash(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_inkwash"));
+    command.current_dir(folder);
+    for name in ["INKWASH_DEVICE", "INKWASH_BACKEND", "INKWASH_KERNELS"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The same where there is no Vulkan driver at all.
+fn without_driver(folder: &Path) -> Command {
+    let mut command = inkwash(folder);
+    command.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent");
+    command
+}
+
+/// Every file below a folder with its contents.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.insert(path.clone(), Vec::new());
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+/// Runs a command line that must be refused with all of `words` in its message, and touch nothing.
+fn refused(mut command: Command, folder: &Path, arguments: &[&str], words: &[&str]) {
+    let before = contents(folder);
+    let output = command.args(arguments).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{arguments:?} was not refused");
+    assert!(message.starts_with("error: ") || message.contains("\nerror: "), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    for word in words {
+        assert!(message.contains(word), "{arguments:?}: no `{word}` in: {message}");
+    }
+    assert!(contents(folder) == before, "{arguments:?} was refused, but changed files");
+}
+
+fn stdout(mut command: Command, arguments: &[&str]) -> String {
+    let output = command.args(arguments).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap().replace("inkwash.exe", "inkwash");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[test]
+fn help() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, arguments) in [
+        ("help", &["--help"][..]),
+        ("help_train", &["train", "--help"]),
+        ("help_sample", &["sample", "--help"]),
+        ("help_doctor", &["doctor", "--help"]),
+        ("help_bench", &["bench", "--help"]),
+        ("help_bench_step", &["bench", "step", "--help"]),
+        ("help_bench_op", &["bench", "op", "--help"]),
+        ("help_bench_device", &["bench", "device", "--help"]),
+        ("help_demo", &["demo", "--help"]),
+    ] {
+        insta::assert_snapshot!(name, stdout(without_driver(folder.path()), arguments));
+    }
+    let version = stdout(without_driver(folder.path()), &["--version"]);
+    assert_eq!(version.trim(), concat!("inkwash ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn unknown_words_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    refused(without_driver(at), at, &["train", "--out", "run", "--stpes", "3"], &["--stpes", "--steps"]);
+    refused(without_driver(at), at, &["trian"], &["trian", "train"]);
+    refused(without_driver(at), at, &["train", "--out", "run", "--preset", "big"], &["big", "tiny-gray"]);
+    refused(without_driver(at), at, &["train", "--out", "run", "--batch", "x"], &["--batch", "x"]);
+    refused(without_driver(at), at, &["train"], &["--out"]);
+    refused(without_driver(at), at, &["train", "--dry-run", "--batch", "0"], &["batch", "between 1 and"]);
+    refused(without_driver(at), at, &["bench", "op", "conv2d", "--shape", "3x3"], &["3x3", "8x32x32x64"]);
+    refused(without_driver(at), at, &["--backend", "glide", "doctor"], &["glide", "vulkan"]);
+}
+
+#[test]
+fn a_dry_run_needs_no_device() {
+    let folder = tempfile::tempdir().unwrap();
+    for kernels in ["registers", "workgroup"] {
+        let text = stdout(without_driver(folder.path()), &["--kernels", kernels, "train", "--dry-run"]);
+        for words in ["701,345 parameters", "16x16x1", "launches", "model FLOPs", "adamw.wgsl:", "conv2d"] {
+            assert!(text.contains(words), "no `{words}` in the dry run with {kernels}");
+        }
+    }
+    let arguments = ["train", "--dry-run", "--preset", "small-32", "--batch", "8"];
+    assert!(stdout(without_driver(folder.path()), &arguments).contains("32x32x3"));
+    assert!(contents(folder.path()).is_empty(), "a dry run wrote files");
+}
+
+#[test]
+fn configurations_are_checked_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let unet = "[unet]\nin_channels = 1\nout_channels = 1\nblock_out_channels = [32, 64]\nlayers_per_block = 1\n\
+                down_block_types = [\"DownBlock2D\", \"AttnDownBlock2D\"]\n\
+                up_block_types = [\"AttnUpBlock2D\", \"UpBlock2D\"]\nnorm_num_groups = 8\n";
+    std::fs::write(at.join("good.toml"), format!("batch = 4\n{unet}sample_size = 16\n")).unwrap();
+    std::fs::write(at.join("odd.toml"), format!("{unet}sample_size = 15\n")).unwrap();
+    std::fs::write(at.join("key.toml"), "batch = 4\nlearning_rat = 1e-3\n").unwrap();
+    std::fs::write(at.join("unet_key.toml"), format!("{unet}sample_size = 16\nwidth = 3\n")).unwrap();
+    std::fs::write(at.join("type.toml"), "batch = \"many\"\n").unwrap();
+    std::fs::write(at.join("range.toml"), "beta1 = 1.5\n").unwrap();
+    std::fs::write(at.join("groups.toml"), format!("{unet}sample_size = 16\n").replace("64]", "60]"))
+        .unwrap();
+    let dry = |file: &'static str| ["train", "--dry-run", "--config", file];
+    assert!(stdout(without_driver(at), &dry("good.toml")).contains("701,345 parameters"));
+    refused(without_driver(at), at, &dry("odd.toml"), &["sample_size", "15x15", "multiples of 2"]);
+    refused(without_driver(at), at, &dry("key.toml"), &["key.toml", "learning_rat", "line 2"]);
+    refused(without_driver(at), at, &dry("unet_key.toml"), &["unet_key.toml", "width"]);
+    refused(without_driver(at), at, &dry("type.toml"), &["type.toml", "batch"]);
+    refused(without_driver(at), at, &dry("range.toml"), &["beta1", "1.5", "below 1"]);
+    refused(without_driver(at), at, &dry("groups.toml"), &["block_out_channels", "60", "norm_num_groups"]);
+    refused(without_driver(at), at, &dry("none.toml"), &["none.toml"]);
+}
+
+/// A PNG whose header is right and whose body is cut.
+fn broken_picture() -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let picture = image::GrayImage::from_fn(40, 40, |x, y| image::Luma([((x * 7) ^ (y * 13)) as u8]));
+    picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    let mut bytes = bytes.into_inner();
+    bytes.truncate(bytes.len() / 2);
+    bytes
+}
+
+/// Data sets that cannot be read. A dry run looks at the pictures only where it must know the classes; where
+/// there is a device, the run itself is tried as well.
+#[test]
+fn data_that_cannot_be_read_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::create_dir_all(at.join("empty/a")).unwrap();
+    std::fs::create_dir_all(at.join("broken/a")).unwrap();
+    std::fs::create_dir_all(at.join("texts/a")).unwrap();
+    std::fs::write(at.join("broken/a/cut.png"), broken_picture()).unwrap();
+    std::fs::write(at.join("texts/a/notes.txt"), "no picture").unwrap();
+    let device = common::open_device(None).is_some();
+    for (data, words) in [
+        ("nowhere", &["nowhere", "nothing at this path", "check the spelling"][..]),
+        ("empty", &["empty", "holds no file", "put some there"]),
+        ("texts", &["texts", "is a picture", "convert"]),
+        ("broken", &["cut.png"]),
+        ("builtin:letters", &["letters", "builtin:glyphs"]),
+    ] {
+        let arguments = ["train", "--dry-run", "--class-conditional", "--data", data];
+        refused(without_driver(at), at, &arguments, words);
+        if device {
+            refused(inkwash(at), at, &["train", "--out", "run", "--data", data], words);
+        }
+    }
+}
+
+#[test]
+fn folders_that_hold_no_run_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::create_dir(at.join("pictures")).unwrap();
+    std::fs::write(at.join("pictures/a.txt"), "mine").unwrap();
+    for name in ["pictures", "nowhere"] {
+        let words = [name, "config.toml", "not a run"];
+        refused(without_driver(at), at, &["sample", "--model", name, "--out", "drawn"], &words);
+        refused(without_driver(at), at, &["train", "--resume", name], &words);
+    }
+}
+
+fn preset(preset: Preset) -> UNet {
+    UNet::new(&UNetConfig::preset(preset)).unwrap()
+}
+
+#[test]
+fn weights_of_another_network_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    // A run that says `tiny-gray`, and files of a network with one level less.
+    let other = UNet::new(&UNetConfig {
+        block_out_channels: vec![32],
+        down_block_types: UNetConfig::preset(Preset::TinyGray).down_block_types[..1].to_vec(),
+        up_block_types: UNetConfig::preset(Preset::TinyGray).up_block_types[1..].to_vec(),
+        ..UNetConfig::preset(Preset::TinyGray)
+    })
+    .unwrap();
+    let run = ModelFolder::new(at.join("run"));
+    std::fs::create_dir_all(at.join("run/checkpoints")).unwrap();
+    std::fs::write(at.join("run/config.toml"), "preset = \"tiny-gray\"\n").unwrap();
+    let flat = vec![0.25; other.flat_elements];
+    let states = [(); 4].map(|()| flat.clone());
+    run.save_checkpoint(&other, &Checkpoint { next_step: 7, states }).unwrap();
+    let words = ["model.safetensors", "another configuration"];
+    refused(without_driver(at), at, &["sample", "--model", "run", "--out", "drawn"], &words);
+    if common::open_device(None).is_some() {
+        let words = ["step-000007.safetensors", "another configuration"];
+        refused(inkwash(at), at, &["train", "--resume", "run"], &words);
+    }
+    // A file cut short, as by a full disk.
+    let unet = preset(Preset::TinyGray);
+    run.save_weights(&unet, &unet.initial_parameters(0), 7).unwrap();
+    let path = at.join("run/model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    refused(without_driver(at), at, &["sample", "--model", "run", "--out", "drawn"], &["model.safetensors"]);
+    // Options that the model cannot follow, with the file whole again.
+    std::fs::write(&path, &bytes).unwrap();
+    let sample = ["sample", "--model", "run", "--out", "drawn"];
+    for (more, words) in [
+        (&["--steps", "5000"][..], &["5000", "1000"][..]),
+        (&["--class", "3"], &["--class", "without classes"]),
+        (&["--eta", "2"], &["--eta", "between 0 and 1"]),
+        (&["--n", "0"], &["--n", "at least 1"]),
+    ] {
+        refused(without_driver(at), at, &[&sample[..], more].concat(), words);
+    }
+    std::fs::create_dir(at.join("drawn")).unwrap();
+    std::fs::write(at.join("drawn/grid.png"), "mine").unwrap();
+    refused(without_driver(at), at, &sample, &["grid.png", "already exists", "--out"]);
+}
+
+#[test]
+fn a_folder_with_files_is_not_written_over() {
+    if common::open_device(None).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::create_dir(at.join("taken")).unwrap();
+    std::fs::write(at.join("taken/thesis.tex"), "mine").unwrap();
+    let words = ["taken", "already holds files", "--resume"];
+    refused(inkwash(at), at, &["train", "--out", "taken"], &words);
+    refused(inkwash(at), at, &["demo", "--out", "taken"], &words);
+    refused(inkwash(at), at, &["--device", "Voodoo", "train", "--out", "run"], &["Voodoo", "--device"]);
+}
+
+/// What to install, where there is no driver. OpenGL, the last resort, is left out of this.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_missing_driver_is_named_with_its_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for arguments in [
+        &["--backend", "vulkan", "doctor"][..],
+        &["--backend", "vulkan", "doctor", "--list"],
+        &["--backend", "vulkan", "train", "--out", "run"],
+        &["--backend", "vulkan", "bench", "device"],
+        &["--backend", "vulkan", "demo"],
+    ] {
+        refused(without_driver(at), at, arguments, &["no graphics adapter", "nstall", "ulkan driver"]);
+    }
+}

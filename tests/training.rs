@@ -1,0 +1,329 @@
+//! Training and sampling as a whole on whatever device there is: a tiny network learns eight pictures by
+//! heart, runs repeat bit for bit, micro-batches add up to the batch, an interrupted run ends as one that was
+//! not, and a run folder holds what it should.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod common;
+
+use inkwash::data::{Dataset, Options, glyphs, to_unit};
+use inkwash::diffusion::{
+    DownBlock, NoiseSchedule, Sampler, SamplerOptions, Size, UNet, UNetConfig, UpBlock, sampler_steps,
+};
+use inkwash::gpu::{Device, Store};
+use inkwash::graph::Kernels;
+use inkwash::io::jsonl;
+use inkwash::sample::PictureSampler;
+use inkwash::train::{
+    EMA, LearningRate, LogRow, ModelFolder, RunOptions, TrainConfig, Trainer, load_model, read_config, train,
+};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+const BOTH: [Kernels; 2] = [Kernels::Registers, Kernels::Workgroup];
+
+/// 8x8 grey, two levels, attention in the lower one: every kind of operator in 30 thousand parameters.
+fn tiny() -> TrainConfig {
+    let unet = UNetConfig {
+        sample_size: Size::Square(8),
+        in_channels: 1,
+        out_channels: 1,
+        block_out_channels: vec![16, 16],
+        layers_per_block: 1,
+        down_block_types: vec![DownBlock::DownBlock2D, DownBlock::AttnDownBlock2D],
+        up_block_types: vec![UpBlock::AttnUpBlock2D, UpBlock::UpBlock2D],
+        norm_num_groups: 4,
+        ..UNetConfig::default()
+    };
+    TrainConfig {
+        batch: 8,
+        learning_rate: 2e-3,
+        learning_rate_schedule: LearningRate::Constant,
+        warmup_steps: 0,
+        held_out: 0.0,
+        glyph_count: 8,
+        log_every: 50,
+        unet: Some(unet),
+        ..TrainConfig::default()
+    }
+}
+
+/// Eight glyphs, (8, 8, 8, 1).
+fn pictures() -> Vec<f32> {
+    let options = Options { size: (8, 8), channels: 1, seed: 0, glyph_count: 8 };
+    let data: Dataset = glyphs::dataset(&options).unwrap();
+    (0..8).flat_map(|i| data.image(i).iter().map(|&b| to_unit(b)).collect::<Vec<_>>()).collect()
+}
+
+fn trainer(device: &Arc<Device>, config: &TrainConfig) -> Trainer {
+    let unet = UNet::new(&config.network(0)).unwrap();
+    let initial = unet.initial_parameters(config.seed);
+    let mut trainer = Trainer::new(device, unet, config).unwrap();
+    trainer.set_parameters(&initial).unwrap();
+    trainer
+}
+
+/// Steps over the eight pictures, in micro-batches of the configuration's batch.
+fn steps(trainer: &mut Trainer, count: u32) -> Vec<LogRow> {
+    let all = pictures();
+    let batch = trainer.config.batch;
+    let size = batch * 64;
+    let mut rows = Vec::new();
+    let mut next = 0;
+    for _ in 0..count {
+        trainer
+            .step(|| {
+                let micro: Vec<f32> = all.iter().cycle().skip(next * size).take(size).copied().collect();
+                next = (next + 1) % (all.len() / size);
+                (micro, vec![0; batch])
+            })
+            .unwrap();
+        if trainer.log_is_full() {
+            rows.extend(trainer.read_log().unwrap());
+        }
+    }
+    rows.extend(trainer.read_log().unwrap());
+    rows
+}
+
+fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let error: f64 = got.iter().zip(expected).map(|(a, b)| square(a - b)).sum();
+    (error / expected.iter().map(|&x| square(x)).sum::<f64>()).sqrt()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Eight pictures by heart. The loss starts near 1, the variance of ε, and its mean over the last 30 steps is
+/// below a third of that over the first 10 (a quarter when this was written); what is left is mostly the steps
+/// with little noise, where ε cannot be told from x_t by so small a network.
+#[test]
+fn a_tiny_network_learns_eight_pictures_by_heart() {
+    let Some(device) = common::open_device(None) else { return };
+    let mut trainer = trainer(&device, &tiny());
+    let rows = steps(&mut trainer, 150);
+    assert_eq!(rows.iter().map(|r| r.step).collect::<Vec<_>>(), (0..150).collect::<Vec<_>>());
+    assert!(rows.iter().all(|r| r.finite && r.loss.is_finite() && r.gradient_norm > 0.0));
+    let mean = |rows: &[LogRow]| rows.iter().map(|r| r.loss).sum::<f32>() / rows.len() as f32;
+    let (first, last) = (mean(&rows[..10]), mean(&rows[120..]));
+    println!("loss {first:.3} in the first 10 steps, {last:.3} in the last 30");
+    assert!(last < first / 3.0, "the loss fell from {first} to {last} only");
+    // The average follows the weights, but is not the weights.
+    let [p, _, _, ema] = trainer.states().unwrap();
+    let distance = relative_l2(&ema, &p);
+    assert!(distance > 1e-4 && distance < 0.5, "the average is {distance} away from the weights");
+}
+
+#[test]
+fn two_runs_agree_bit_for_bit() {
+    for kernels in BOTH {
+        let Some(device) = common::open_device(Some(kernels)) else { return };
+        let run = || {
+            let mut trainer = trainer(&device, &tiny());
+            let losses: Vec<u32> = steps(&mut trainer, 5).iter().map(|r| r.loss.to_bits()).collect();
+            (losses, trainer.states().unwrap().map(|s| bits(&s)))
+        };
+        let (first, second) = (run(), run());
+        assert_eq!(first.0, second.0, "{kernels:?}: other losses");
+        assert!(first.1 == second.1, "{kernels:?}: other weights");
+    }
+}
+
+/// The same noise whichever way the batch is split, and sums that differ by rounding alone. Adam divides by
+/// the gradient's own size, so the biases of `to_k`, whose gradient is zero but for rounding (the softmax
+/// does not see them), may go anywhere within a learning rate: they are left out.
+#[test]
+fn micro_batches_add_up_to_the_batch() {
+    for kernels in BOTH {
+        let Some(device) = common::open_device(Some(kernels)) else { return };
+        let run = |batch: usize, accumulate: u32| {
+            let config = TrainConfig { batch, accumulate, ..tiny() };
+            let mut trainer = trainer(&device, &config);
+            let rows = steps(&mut trainer, 2);
+            (trainer, rows)
+        };
+        let (whole, whole_rows) = run(8, 1);
+        let gradients = |t: &Trainer| t.store.read("gradients").unwrap().unwrap();
+        let expected = whole.states().unwrap();
+        for (batch, accumulate) in [(4, 2), (2, 4)] {
+            let what = format!("{kernels:?}, {accumulate} of {batch}");
+            let (split, rows) = run(batch, accumulate);
+            for (a, b) in rows.iter().zip(&whole_rows) {
+                assert!((a.loss / b.loss - 1.0).abs() < 1e-5, "{what}: loss {} for {}", a.loss, b.loss);
+                let ratio = a.gradient_norm / b.gradient_norm;
+                assert!(
+                    (ratio - 1.0).abs() < 1e-5,
+                    "{what}: norm {} for {}",
+                    a.gradient_norm,
+                    b.gradient_norm
+                );
+            }
+            let error = relative_l2(&gradients(&split), &gradients(&whole));
+            assert!(error < 1e-5, "{what}: gradients differ by {error:.1e}");
+            let got = split.states().unwrap();
+            let mut worst: f64 = 0.0;
+            for p in whole.unet.parameters.iter().filter(|p| !p.name.ends_with("to_k.bias")) {
+                let range = p.offset..p.offset + p.elements();
+                let error = relative_l2(&got[0][range.clone()], &expected[0][range]);
+                assert!(error < 1e-4, "{what}: {} differs by {error:.1e}", p.name);
+                worst = worst.max(error);
+            }
+            let moments = relative_l2(&got[1], &expected[1]);
+            println!("{what}: gradients {error:.1e}, moments {moments:.1e}, worst parameter {worst:.1e}");
+            assert!(moments < 1e-5, "{what}: first moments differ by {moments:.1e}");
+        }
+    }
+}
+
+/// A run with everything on that has a state of its own: shuffling, crops, mirroring, micro-batches, the
+/// average, held-out pictures.
+fn run_config() -> TrainConfig {
+    TrainConfig {
+        steps: 6,
+        batch: 4,
+        accumulate: 2,
+        glyph_count: 24,
+        held_out: 0.25,
+        flip: true,
+        crop_padding: 1,
+        warmup_steps: 2,
+        learning_rate_schedule: LearningRate::Cosine,
+        log_every: 4,
+        sample_every: 3,
+        sample_count: 5,
+        sample_steps: 2,
+        checkpoint_every: 3,
+        ..tiny()
+    }
+}
+
+fn run(device: &Arc<Device>, config: &TrainConfig, out: &Path, resume: bool, interrupted: bool) {
+    let options = RunOptions { out: out.into(), resume, quiet: true };
+    train(|| Ok(device.clone()), config, &options, &AtomicBool::new(interrupted)).unwrap();
+}
+
+/// The newest checkpoint's states and the averaged weights.
+fn end_of(folder: &Path) -> (u32, Vec<Vec<u32>>, Vec<u32>) {
+    let (_, unet, weights) = load_model(folder).unwrap();
+    let checkpoint = ModelFolder::new(folder).load_checkpoint(&unet).unwrap();
+    (checkpoint.next_step, checkpoint.states.iter().map(|s| bits(s)).collect(), bits(&weights))
+}
+
+/// The (step, loss) pairs of a log.
+fn losses(folder: &Path) -> Vec<(u64, f64)> {
+    let records = jsonl::read(&folder.join("log.jsonl")).unwrap();
+    let pair = |r: &serde_json::Value| Some((r["step"].as_u64()?, r["loss"].as_f64()?));
+    records.iter().filter_map(pair).collect()
+}
+
+#[test]
+fn runs_leave_their_folder_and_resume_bit_for_bit() {
+    let Some(device) = common::open_device(None) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = run_config();
+
+    // 1. Straight through, and what is in the folder.
+    let straight = folder.path().join("straight");
+    run(&device, &config, &straight, false, false);
+    let saved = read_config(&straight.join("config.toml")).unwrap();
+    assert_eq!(saved, config);
+    let logged = losses(&straight);
+    assert_eq!(logged.iter().map(|l| l.0).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    assert!(logged.iter().all(|l| l.1 > 0.0 && l.1 < 10.0), "{logged:?}");
+    let records = jsonl::read(&straight.join("log.jsonl")).unwrap();
+    let held_out: Vec<u64> = records
+        .iter()
+        .filter(|r| r["held_out_loss"].as_f64() > Some(0.0))
+        .filter_map(|r| r["step"].as_u64())
+        .collect();
+    assert_eq!(held_out, [3, 6]);
+    for key in ["gradient_norm", "learning_rate", "images_per_s"] {
+        assert!(records[0][key].as_f64() > Some(0.0), "{key} in {}", records[0]);
+    }
+    for name in ["samples/step-000003.png", "samples/step-000006.png", "loss.png"] {
+        let picture = image::open(straight.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(picture.width() >= 24 && picture.height() >= 16, "{name}");
+    }
+    for step in [3, 6] {
+        assert!(straight.join(format!("checkpoints/step-{step:06}.safetensors")).is_file());
+    }
+    let expected = end_of(&straight);
+    assert_eq!(expected.0, 6);
+    assert!(expected.1[3] == expected.2, "model.safetensors is not the average of the checkpoint");
+
+    // 2. Interrupted after every step, as by Ctrl-C.
+    let resumed = folder.path().join("interrupted");
+    run(&device, &config, &resumed, false, true);
+    assert_eq!(end_of(&resumed).0, 1);
+    run(&device, &config, &resumed, true, true);
+    assert_eq!(end_of(&resumed).0, 2);
+    run(&device, &config, &resumed, true, false);
+    assert!(end_of(&resumed) == expected, "an interrupted run ends elsewhere");
+    assert_eq!(losses(&resumed), logged, "an interrupted run logs something else");
+
+    // 3. Killed after the checkpoint of step 3: the folder as it was then, with the configuration in it.
+    let killed = folder.path().join("killed");
+    std::fs::create_dir_all(killed.join("checkpoints")).unwrap();
+    let name = "checkpoints/step-000003.safetensors";
+    std::fs::copy(straight.join(name), killed.join(name)).unwrap();
+    run(&device, &saved, &killed, true, false);
+    assert!(end_of(&killed) == expected, "a killed run ends elsewhere");
+
+    // 4. A folder with a run in it is not written over.
+    let options = RunOptions { out: straight.clone(), resume: false, quiet: true };
+    let e = train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false)).unwrap_err().to_string();
+    assert!(e.contains("already holds files") && e.contains("--resume"), "{e}");
+    assert!(end_of(&straight) == expected);
+}
+
+/// A run that died between two checkpoints logged steps that it will take again.
+#[test]
+fn a_resumed_run_logs_every_step_once() {
+    let Some(device) = common::open_device(None) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = run_config();
+    let out = folder.path().join("run");
+    run(&device, &config, &out, false, false);
+    let before = losses(&out);
+    // Back to step 3, with a log that goes on to step 6.
+    std::fs::remove_file(out.join("checkpoints/step-000006.safetensors")).unwrap();
+    run(&device, &config, &out, true, false);
+    assert_eq!(losses(&out), before);
+}
+
+/// Picture i is decided by the seed and i: another batch size may round sums otherwise, no more.
+#[test]
+fn pictures_do_not_depend_on_the_batch() {
+    for kernels in BOTH {
+        let Some(device) = common::open_device(Some(kernels)) else { return };
+        let config = tiny();
+        let unet = UNet::new(&config.network(0)).unwrap();
+        let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
+        let options = SamplerOptions { sampler: Sampler::Ddpm, steps: 6, eta: 0.0, clip: true };
+        let steps = sampler_steps(&schedule, config.prediction, &options);
+        let draw = |batch: usize, count: usize, seed: u64| {
+            let store = Store::new(&device);
+            store.write(EMA, &unet.initial_parameters(3)).unwrap();
+            let sampler = PictureSampler::new(&store, &unet, EMA, batch).unwrap();
+            sampler.draw(count, seed, &vec![0; count], &steps, |_| Ok(())).unwrap()
+        };
+        let all = draw(5, 5, 1);
+        assert_eq!(all.len(), 5 * 64);
+        assert!(all.iter().all(|v| v.is_finite() && v.abs() < 4.0));
+        for (batch, count) in [(1, 5), (2, 5), (3, 4), (8, 5)] {
+            let other = draw(batch, count, 1);
+            assert_eq!(other.len(), count * 64);
+            let worst = all.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{kernels:?}: {count} pictures, {batch} at a time: off by {worst:.1e}");
+            assert!(worst < 1e-5, "{kernels:?}: {count} pictures, {batch} at a time: off by {worst}");
+        }
+        let other = draw(5, 5, 2);
+        assert!(all.iter().zip(&other).any(|(a, b)| (a - b).abs() > 0.1), "the seed makes no difference");
+        let (first, second) = all.split_at(64);
+        assert!(first.iter().zip(second).any(|(a, b)| (a - b).abs() > 0.1), "two pictures are the same");
+    }
+}
