@@ -8,12 +8,15 @@ use crate::tensor::{Array, Spec};
 
 static SHADER: Source = crate::wgsl!("ceiling");
 
+/// Links in one turn of the shader's loop.
+const LINKS: usize = 8;
+
 /// Chains of multiply-adds in registers: z ← z m + c, with m = 1/2 + clamp(x, -1, 1)/4.
 #[derive(Debug, Clone)]
 pub struct FmaCeiling {
     /// Invocations, each with sixteen chains.
     pub invocations: usize,
-    /// Links of each chain.
+    /// Links of each chain, a multiple of eight.
     pub rounds: usize,
 }
 
@@ -31,6 +34,12 @@ impl Op for FmaCeiling {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         expect_f32("fma_ceiling", x, 1)?;
+        ensure_shape!(
+            "fma_ceiling",
+            self.rounds.is_multiple_of(LINKS),
+            "{} links are not a multiple of 8",
+            self.rounds
+        );
         Ok(vec![Spec::f32([self.invocations])])
     }
 
@@ -57,7 +66,7 @@ impl Op for FmaCeiling {
             .bind("x", Operand::Input(0))
             .bind("y", Operand::Output(0))
             .param("count", self.invocations)
-            .param("rounds", self.rounds)
+            .param("rounds", self.rounds / LINKS)
             .linear(self.invocations, 64)
             .into()
     }
@@ -106,7 +115,7 @@ impl Op for CopyCeiling {
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     vec![
-        Case::new("65 invocations", FmaCeiling { invocations: 65, rounds: 20 }, &[Spec::f32([1])])
+        Case::new("65 invocations", FmaCeiling { invocations: 65, rounds: 24 }, &[Spec::f32([1])])
             .no_gradient(),
         Case::new("260 elements", CopyCeiling, &[Spec::f32([260])]).no_gradient(),
     ]
