@@ -8,6 +8,7 @@ use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
 use crate::tensor::Spec;
 use crate::train::{EMA, TrainConfig, Trainer};
+use cpu_time::ProcessTime;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -153,6 +154,10 @@ pub struct StepSpeed {
     pub achieved_flops_per_s: f64,
     /// Mean seconds when the device is waited for only once, at the end.
     pub mean_unsynchronised_s: f64,
+    /// Mean CPU seconds of the whole process in those steps, over all threads.
+    pub mean_cpu_s: f64,
+    /// The most host memory that the process has had so far; absent where the system does not tell.
+    pub peak_rss_bytes: Option<u64>,
     /// Device bytes allocated.
     pub peak_device_bytes: u64,
 }
@@ -191,6 +196,10 @@ pub struct StepReport {
     pub model: &'static str,
     /// The program's version.
     pub inkwash: &'static str,
+    /// Always null: a PyTorch benchmark has its version here.
+    pub torch: Option<&'static str>,
+    /// Processors that the host may use.
+    pub threads: usize,
     /// Parameters of the network.
     pub parameters: usize,
     /// Model FLOPs per picture.
@@ -201,6 +210,8 @@ pub struct StepReport {
     pub train: StepSpeed,
     /// One DDIM step.
     pub ddim_step: StepSpeed,
+    /// Host memory of the process before the network was built; absent where the system does not tell.
+    pub rss_before_model_bytes: Option<u64>,
 }
 
 /// How often to run.
@@ -210,6 +221,13 @@ pub struct Repeats {
     pub warmup: usize,
     /// Runs with one.
     pub runs: usize,
+}
+
+/// A figure of this process from Linux's /proc, in bytes.
+fn host_memory(field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix(field))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn step_speed(
@@ -224,12 +242,13 @@ fn step_speed(
         submit()?;
         Ok::<(), RunError>(device.wait()?)
     })?;
-    let start = Instant::now();
+    let (start, cpu_start) = (Instant::now(), ProcessTime::now());
     for _ in 0..repeats.runs.max(1) {
         submit()?;
     }
     device.wait()?;
-    let mean = start.elapsed().as_secs_f64() / repeats.runs.max(1) as f64;
+    let runs = repeats.runs.max(1) as f64;
+    let (mean, mean_cpu) = (start.elapsed().as_secs_f64() / runs, cpu_start.elapsed().as_secs_f64() / runs);
     Ok(StepSpeed {
         median_s: times.median(),
         min_s: times.min(),
@@ -238,6 +257,8 @@ fn step_speed(
         model_flops,
         achieved_flops_per_s: model_flops as f64 / times.median(),
         mean_unsynchronised_s: mean,
+        mean_cpu_s: mean_cpu,
+        peak_rss_bytes: host_memory("VmHWM:"),
         peak_device_bytes: bytes,
     })
 }
@@ -248,6 +269,7 @@ pub fn bench_step(
     config: &TrainConfig,
     repeats: Repeats,
 ) -> Result<(StepReport, Trainer), RunError> {
+    let rss_before_model_bytes = host_memory("VmHWM:");
     let network = config.network(0);
     let unet = UNet::new(&network).map_err(|e| GpuError::Device(e.to_string()))?;
     let plans = crate::train::TrainPlans::new(&unet, config, &device.caps)?;
@@ -293,11 +315,14 @@ pub fn bench_step(
         channels_last: true,
         model: "inkwash",
         inkwash: env!("CARGO_PKG_VERSION"),
+        torch: None,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
         parameters,
         flops_per_image: FlopsPerImage { forward, forward_backward },
         planned_device_bytes,
         train,
         ddim_step,
+        rss_before_model_bytes,
     };
     Ok((report, trainer))
 }
