@@ -63,8 +63,9 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     }
     if args.steps == 0 || args.steps > config.timesteps {
         return Err(format!(
-            "--steps {}: this model has {} noise steps; give between 1 and {0}",
-            args.steps, config.timesteps
+            "--steps {}: this model has {total} noise steps; give between 1 and {total}",
+            args.steps,
+            total = config.timesteps
         )
         .into());
     }
@@ -127,7 +128,7 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
             save_single(&args.out.join(format!("{i:05}.png")), picture, height, width, channels)?;
         }
     }
-    println!("{} pictures on {} ({})", args.n, device.info.name, device.info.backend);
+    println!("{} picture(s) on {} ({})", args.n, device.info.name, device.info.backend);
     println!("{}", grid.display());
     Ok(ExitCode::SUCCESS)
 }
