@@ -3,6 +3,8 @@
 SHELL := /bin/sh
 CARGO ?= cargo
 INKWASH := target/release/inkwash
+# Without it, as on a bare server, Mesa prints an error that is none. Nothing is written there.
+export XDG_RUNTIME_DIR ?= /tmp
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup lint ci
