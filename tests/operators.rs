@@ -34,7 +34,9 @@ fn values_on_device(kernels: Kernels) {
     let caps = Caps { kernels, ..device.caps.clone() };
     let filter = std::env::var("INKWASH_CASE").unwrap_or_default();
     let mut failures = Vec::new();
+    let mut checked = 0;
     for case in ops::catalogue().iter().filter(|c| c.title().contains(&filter)) {
+        checked += 1;
         match check::on_device(case, &Store::new(&device), &caps) {
             Ok(o) if o.passed() => {}
             Ok(o) => {
@@ -48,6 +50,7 @@ fn values_on_device(kernels: Kernels) {
             Err(e) => failures.push(format!("{}: {e}", case.title())),
         }
     }
+    assert!(checked > 0, "no case has a title that contains `{filter}`");
     assert!(failures.is_empty(), "{} failures on {:?}\n{}", failures.len(), device, failures.join("\n"));
 }
 

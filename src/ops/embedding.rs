@@ -228,8 +228,8 @@ impl Op for EmbeddingBackward {
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    // Absolute 2e-5 of a sine: an rms of 0.7 times this.
-    let tolerance = Tolerance { absolute: 2e-5, relative: 0.0 };
+    // A sine has an rms of 0.7, so this is 3.5e-6 absolute; 8e-7 was the worst on lavapipe.
+    let tolerance = Tolerance { absolute: 5e-6, relative: 0.0 };
     for (width, flip_sin_to_cos, freq_shift) in [
         (2, false, 0.0),
         (3, true, 0.0),
