@@ -7,7 +7,7 @@ INKWASH := target/release/inkwash
 export XDG_RUNTIME_DIR ?= /tmp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint ci
+.PHONY: help demo test setup lint interop ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ lint: ## Check the format, clippy and the documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+
+interop: ## Prove against PyTorch and diffusers that models go both ways (installs them: some minutes, 1 to 6 GB)
+	sh scripts/interop
 
 ci: ## What the continuous integration runs: everything, from nothing
 	@.ci/run

@@ -1,6 +1,6 @@
 //! Speed: a training step, a sampler step, single operators; medians over runs that are each waited for.
 
-use crate::diffusion::{NoiseSchedule, Sampler, SamplerOptions, UNet, sampler_steps};
+use crate::diffusion::{Sampler, Trajectory, UNet};
 use crate::gpu::{Device, Executable, GpuError, RunError, Store};
 use crate::graph::{Graph, Op, Plan};
 use crate::ops::{CopyCeiling, FmaCeiling};
@@ -291,14 +291,14 @@ pub fn bench_step(
             trainer.step(|| (pictures.clone(), vec![0; config.batch]))
         })?;
 
-    let sampler = PictureSampler::new(&trainer.store, &trainer.unet, EMA, config.batch)?;
+    let trajectory = Trajectory::new(&config.scheduler(Sampler::Ddim), config.timesteps.min(50), 0.0)
+        .map_err(|e| GpuError::Device(e.to_string()))?;
+    let half_way = trajectory.steps.len() / 2;
+    let sampler = PictureSampler::new(&trainer.store, &trainer.unet, EMA, config.batch, trajectory)?;
     let forward = sampler.model_flops() / config.batch as u64;
-    let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
-    let options = SamplerOptions { sampler: Sampler::Ddim, steps: 50, eta: 0.0, clip: true };
-    let step = sampler_steps(&schedule, config.prediction, &options)[24];
     let bytes = sampler.bytes() + trainer.store.bytes();
     let ddim_step = step_speed(config.batch, forward * config.batch as u64, bytes, repeats, device, || {
-        sampler.step_once(&step)
+        sampler.step_once(half_way)
     })?;
     let report = StepReport {
         config: serde_json::to_value(config.preset)

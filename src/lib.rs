@@ -10,9 +10,9 @@
 //! - [`ops`]: the catalogue, one file per operator.
 //! - [`gpu`]: devices; the only place that names wgpu.
 //! - [`diffusion`]: noise schedules, samplers as coefficients, the U-Net from its configuration.
-//! - [`data`]: pictures in. [`io`]: files out.
+//! - [`data`]: pictures in. [`io`]: files in and out. [`model`]: trained networks on disk.
 //! - [`train`]: the two graphs of a step, the loop, checkpoints. [`sample`]: the denoising loop.
-//! - [`check`]: proof of the operators. [`bench`](mod@bench): their speed.
+//! - [`check`]: proof of the operators. [`verify`]: proof of the whole against PyTorch's numbers. [`bench`](mod@bench): their speed.
 //! - [`cli`]: one file per command.
 
 pub mod bench;
@@ -23,9 +23,11 @@ pub mod diffusion;
 pub mod gpu;
 pub mod graph;
 pub mod io;
+pub mod model;
 pub mod ops;
 pub mod rng;
 pub mod sample;
 pub mod shader;
 pub mod tensor;
 pub mod train;
+pub mod verify;

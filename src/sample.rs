@@ -1,19 +1,22 @@
 //! The denoising loop: the network's plan replayed with a sampler's coefficients, step by step, without
 //! reading anything back.
 
-use crate::diffusion::{SamplerStep, UNet};
+use crate::diffusion::{SamplerStep, Trajectory, UNet};
 use crate::gpu::{Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
-use crate::ops::{COEFFICIENTS, Denoise, RandomNormal, STEP_WORDS, StepWords};
+use crate::ops::{COEFFICIENTS, Denoise, DynamicThreshold, RandomNormal, STEP_WORDS, Scale, StepWords};
 use crate::rng::Stream;
-use crate::tensor::{Shape, Spec};
+use crate::tensor::{Array, Shape, Spec};
 use std::sync::Arc;
 
 /// The picture being denoised, as a state shared by the two plans.
 const PICTURE: &str = "sampled";
+/// What a sampler remembers of the step before.
+const HISTORY: &str = "sampled_history";
 
-/// A network ready to draw pictures, `batch` at a time.
+/// A network and a sampler ready to draw pictures, `batch` at a time.
 pub struct PictureSampler {
+    trajectory: Trajectory,
     initial: (Executable, ValueId),
     update: Executable,
     inputs: Inputs,
@@ -35,19 +38,28 @@ fn shape(unet: &UNet, batch: usize) -> Shape {
 }
 
 /// x_T, into the state that the update works on.
-fn initial_graph(shape: &Shape) -> Result<(Graph, ValueId), GraphError> {
+fn initial_graph(shape: &Shape, scale: f64) -> Result<(Graph, ValueId), GraphError> {
     let mut graph = Graph::new();
     let step = graph.input("step", Spec::u32([STEP_WORDS]));
-    let x = graph.apply(RandomNormal { stream: Stream::Initial, shape: shape.clone() }, &[step])?;
+    let mut x = graph.apply(RandomNormal { stream: Stream::Initial, shape: shape.clone() }, &[step])?;
+    if scale != 1.0 {
+        x = graph.apply(Scale(scale as f32), &[x])?;
+    }
     graph.persist(PICTURE, x);
     Ok((graph, step))
 }
 
 /// One network evaluation and the update after it, in place.
-fn update_graph(unet: &UNet, shape: &Shape, weights: &str) -> Result<(Graph, Inputs), GraphError> {
+fn update_graph(
+    unet: &UNet,
+    shape: &Shape,
+    weights: &str,
+    trajectory: &Trajectory,
+) -> Result<(Graph, Inputs), GraphError> {
     let batch = shape[0];
     let mut graph = Graph::new();
     let x = graph.state(PICTURE, Spec::f32(shape.axes()));
+    let history = graph.state(HISTORY, Spec::f32(shape.axes()));
     let timestep = graph.input("timestep", Spec::f32([batch]));
     let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([batch])));
     let coefficients = graph.input("coefficients", Spec::f32([COEFFICIENTS]));
@@ -55,29 +67,48 @@ fn update_graph(unet: &UNet, shape: &Shape, weights: &str) -> Result<(Graph, Inp
     let flat = graph.state(weights, Spec::f32([unet.flat_elements]));
     let parameters = unet.views(&mut graph, flat)?;
     let f = unet.forward(&mut graph, &parameters, x, timestep, labels)?;
-    graph.apply(Denoise, &[x, f, coefficients, step])?;
+    let threshold = match trajectory.thresholding {
+        Some((ratio, max)) => {
+            graph.apply(DynamicThreshold { ratio, max: max as f32 }, &[x, f, coefficients])?
+        }
+        None => graph.constant("threshold", Array::new([batch], vec![1.0; batch])),
+    };
+    graph.apply_all(Denoise, &[x, f, history, threshold, coefficients, step])?;
     Ok((graph, Inputs { timestep, labels, coefficients, step }))
 }
 
 impl PictureSampler {
     /// The plans of [`PictureSampler::new`], to know their memory before anything is allocated.
-    pub fn plans(unet: &UNet, weights: &str, batch: usize, caps: &Caps) -> Result<[Plan; 2], RunError> {
+    pub fn plans(
+        unet: &UNet,
+        weights: &str,
+        batch: usize,
+        trajectory: &Trajectory,
+        caps: &Caps,
+    ) -> Result<[Plan; 2], RunError> {
         let shape = shape(unet, batch);
         Ok([
-            Plan::new(initial_graph(&shape)?.0, caps)?,
-            Plan::new(update_graph(unet, &shape, weights)?.0, caps)?,
+            Plan::new(initial_graph(&shape, trajectory.initial_scale)?.0, caps)?,
+            Plan::new(update_graph(unet, &shape, weights, trajectory)?.0, caps)?,
         ])
     }
 
     /// Prepares a network whose weights are the store's state `weights`.
-    pub fn new(store: &Arc<Store>, unet: &UNet, weights: &str, batch: usize) -> Result<Self, RunError> {
+    pub fn new(
+        store: &Arc<Store>,
+        unet: &UNet,
+        weights: &str,
+        batch: usize,
+        trajectory: Trajectory,
+    ) -> Result<Self, RunError> {
         let shape = shape(unet, batch);
         let caps = &store.device().caps;
-        let (graph, step) = initial_graph(&shape)?;
+        let (graph, step) = initial_graph(&shape, trajectory.initial_scale)?;
         let initial = (Executable::new(store, Plan::new(graph, caps)?)?, step);
-        let (graph, inputs) = update_graph(unet, &shape, weights)?;
+        let (graph, inputs) = update_graph(unet, &shape, weights, &trajectory)?;
         let update = Executable::new(store, Plan::new(graph, caps)?)?;
-        Ok(Self { initial, update, inputs, store: store.clone(), batch, elements: shape.elements() / batch })
+        let elements = shape.elements() / batch;
+        Ok(Self { trajectory, initial, update, inputs, store: store.clone(), batch, elements })
     }
 
     /// Pictures drawn at once.
@@ -95,24 +126,30 @@ impl PictureSampler {
         self.update.plan().graph.cost().matrix_flops
     }
 
-    /// Submits one step on whatever the state holds: for benchmarks.
-    pub fn step_once(&self, step: &SamplerStep) -> Result<(), RunError> {
+    /// Submits step `number` on whatever the state holds: for benchmarks.
+    pub fn step_once(&self, number: usize) -> Result<(), RunError> {
+        self.submit(&self.trajectory.steps[number])
+    }
+
+    fn submit(&self, step: &SamplerStep) -> Result<(), RunError> {
         self.update.write(self.inputs.timestep, &vec![step.timestep as f32; self.batch]);
-        self.update.write(self.inputs.coefficients, &step.coefficients);
+        self.update.write(self.inputs.coefficients, &step.coefficients.words());
         Ok(self.update.run()?)
     }
 
-    /// Draws `count` pictures, channels-last in about [-1, 1], by the sampler's steps. Picture i depends on
-    /// the seed and i alone. `labels` has one label per picture if the network is class-conditional.
-    /// `watch` is called after every step with its number and a way to read the pictures so far.
+    /// Draws `count` pictures, channels-last in about [-1, 1]. Picture i depends on the seed and i alone. `labels`
+    /// has one label per picture if the network is class-conditional. `noise` (count, H, W, C), standard normal, is
+    /// what the pictures begin from; drawn from the seed if absent. `watch` is called before the first step and
+    /// after every step with their number and a way to read the pictures so far.
     pub fn draw(
         &self,
         count: usize,
         seed: u64,
         labels: &[u32],
-        steps: &[SamplerStep],
+        noise: Option<&[f32]>,
         mut watch: impl FnMut(Progress) -> Result<(), RunError>,
     ) -> Result<Vec<f32>, RunError> {
+        let steps = &self.trajectory.steps;
         let mut pictures = Vec::with_capacity(count * self.elements);
         let total = steps.len() * count.div_ceil(self.batch);
         let mut done = 0;
@@ -128,6 +165,12 @@ impl PictureSampler {
             let (initial, step) = &self.initial;
             initial.write_u32(*step, &words.words());
             initial.run()?;
+            if let Some(noise) = noise {
+                let given = noise.iter().skip(first * self.elements).take(kept * self.elements);
+                let mut x: Vec<f32> = given.map(|z| z * self.trajectory.initial_scale as f32).collect();
+                x.resize(self.batch * self.elements, 0.0);
+                self.store.write(PICTURE, &x)?;
+            }
             if let Some(value) = self.inputs.labels {
                 let mut chunk: Vec<u32> = labels.iter().skip(first).take(kept).copied().collect();
                 chunk.resize(self.batch, 0);
@@ -139,7 +182,7 @@ impl PictureSampler {
             for (number, step) in (0u32..).zip(steps) {
                 words.step = number;
                 self.update.write_u32(self.inputs.step, &words.words());
-                self.step_once(step)?;
+                self.submit(step)?;
                 done += 1;
                 watch(Progress { done, total, read: &read })?;
             }

@@ -8,8 +8,8 @@
 mod common;
 
 use assert_cmd::Command;
-use inkwash::diffusion::{Preset, UNet, UNetConfig};
-use inkwash::train::{Checkpoint, ModelFolder};
+use inkwash::diffusion::{BetaSchedule, Prediction, Preset, Sampler, SchedulerConfig, UNet, UNetConfig};
+use inkwash::train::{Checkpoint, ModelFolder, built_in_model, open_model};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -73,6 +73,7 @@ fn help() {
         ("help", &["--help"][..]),
         ("help_train", &["train", "--help"]),
         ("help_sample", &["sample", "--help"]),
+        ("help_export", &["export", "--help"]),
         ("help_doctor", &["doctor", "--help"]),
         ("help_bench", &["bench", "--help"]),
         ("help_bench_step", &["bench", "step", "--help"]),
@@ -184,9 +185,11 @@ fn folders_that_hold_no_run_are_refused() {
     std::fs::create_dir(at.join("pictures")).unwrap();
     std::fs::write(at.join("pictures/a.txt"), "mine").unwrap();
     for name in ["pictures", "nowhere"] {
-        let words = [name, "config.toml", "not a run"];
+        let words = [name, "config.toml", "model_index.json"];
         refused(without_driver(at), at, &["sample", "--model", name, "--out", "drawn"], &words);
+        let words = [name, "config.toml", "not a run"];
         refused(without_driver(at), at, &["train", "--resume", name], &words);
+        refused(without_driver(at), at, &["export", name, "out"], &words);
     }
 }
 
@@ -239,6 +242,65 @@ fn weights_of_another_network_are_refused() {
     std::fs::create_dir(at.join("drawn")).unwrap();
     std::fs::write(at.join("drawn/grid.png"), "mine").unwrap();
     refused(without_driver(at), at, &sample, &["grid.png", "already exists", "--out"]);
+}
+
+/// What is exported opens as a model with the same weights and the run's own schedule.
+#[test]
+fn a_run_is_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let unet = preset(Preset::TinyGray);
+    let run = ModelFolder::new(at.join("run"));
+    std::fs::create_dir_all(at.join("run/checkpoints")).unwrap();
+    let config = "preset = \"tiny-gray\"\ntimesteps = 300\nnoise_schedule = \"squaredcos_cap_v2\"\nprediction = \"v_prediction\"\n";
+    std::fs::write(at.join("run/config.toml"), config).unwrap();
+    refused(without_driver(at), at, &["export", "run", "out"], &["model.safetensors"]);
+    let states = [1, 2, 3, 4].map(|seed| unet.initial_parameters(seed));
+    run.save_checkpoint(&unet, &Checkpoint { next_step: 7, states: states.clone() }).unwrap();
+    for (name, flags, state) in [("averaged", &[][..], 3), ("raw", &["--weights", "raw"], 0)] {
+        let text = stdout(without_driver(at), &[&["export", "run", name], flags].concat());
+        for words in ["701,345 parameters", "DDPMPipeline.from_pretrained", name] {
+            assert!(text.contains(words), "no `{words}` in: {text}");
+        }
+        assert!(!text.contains("class_labels"), "{text}");
+        let model = open_model(&at.join(name)).unwrap();
+        assert!(model.weights == states[state], "{name}");
+        let expected = SchedulerConfig {
+            num_train_timesteps: 300,
+            beta_schedule: BetaSchedule::Cosine,
+            prediction_type: Prediction::VPrediction,
+            ..SchedulerConfig::new(Sampler::Ddpm)
+        };
+        assert_eq!(model.scheduler, expected);
+        assert!(model.warnings.is_empty());
+    }
+    let text = stdout(without_driver(at), &["export", "builtin:glyphs", "glyphs"]);
+    assert!(text.contains("class_labels") && text.contains("10 classes"), "{text}");
+    assert!(open_model(&at.join("glyphs")).unwrap().weights == built_in_model().unwrap().weights);
+
+    refused(
+        without_driver(at),
+        at,
+        &["export", "run", "raw"],
+        &["raw", "already holds files", "new or empty"],
+    );
+    refused(without_driver(at), at, &["export", "raw", "again"], &["raw", "not a run of inkwash"]);
+    let raw = ["export", "builtin:glyphs", "again", "--weights", "raw"];
+    refused(without_driver(at), at, &raw, &["--weights raw", "averaged weights alone"]);
+    refused(
+        without_driver(at),
+        at,
+        &["export", "run", "again", "--weights", "best"],
+        &["best", "ema", "raw"],
+    );
+    std::fs::remove_dir_all(at.join("run/checkpoints")).unwrap();
+    std::fs::create_dir(at.join("run/checkpoints")).unwrap();
+    refused(
+        without_driver(at),
+        at,
+        &["export", "run", "again", "--weights", "raw"],
+        &["holds no checkpoint"],
+    );
 }
 
 #[test]

@@ -3,9 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use inkwash::diffusion::{
-    BetaSchedule, NoiseSchedule, Prediction, Preset, Sampler, SamplerOptions, UNet, UNetConfig, sampler_steps,
-};
+use inkwash::diffusion::{Preset, Sampler, SchedulerConfig, Trajectory, UNet, UNetConfig};
 use inkwash::gpu::Device;
 use inkwash::graph::{Aliasing, Caps, Graph, Home, Kernels, Operand, Origin, Plan, ValueId};
 use inkwash::sample::PictureSampler;
@@ -70,13 +68,12 @@ fn sampling_passes_validation() {
         let store = inkwash::gpu::Store::new(&device);
         let unet = unet(preset);
         store.write(EMA, &unet.initial_parameters(0)).unwrap();
-        let sampler = PictureSampler::new(&store, &unet, EMA, 2).unwrap();
-        let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1000);
-        let options = SamplerOptions { sampler: Sampler::Ddpm, steps: 2, eta: 0.0, clip: true };
-        let steps = sampler_steps(&schedule, Prediction::Epsilon, &options);
+        let scheduler = SchedulerConfig { thresholding: true, ..SchedulerConfig::new(Sampler::Ddpm) };
+        let trajectory = Trajectory::new(&scheduler, 2, 0.0).unwrap();
+        let sampler = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
         let mut seen = Vec::new();
         let pictures = sampler
-            .draw(3, 0, &[0; 3], &steps, |progress| {
+            .draw(3, 0, &[0; 3], None, |progress| {
                 seen.push((progress.done, progress.total));
                 Ok(())
             })

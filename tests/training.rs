@@ -7,15 +7,14 @@
 mod common;
 
 use inkwash::data::{Dataset, Options, glyphs, to_unit};
-use inkwash::diffusion::{
-    DownBlock, NoiseSchedule, Sampler, SamplerOptions, Size, UNet, UNetConfig, UpBlock, sampler_steps,
-};
+use inkwash::diffusion::{DownBlock, Sampler, Size, Trajectory, UNet, UNetConfig, UpBlock};
 use inkwash::gpu::{Device, Store};
 use inkwash::graph::Kernels;
 use inkwash::io::jsonl;
+use inkwash::model::Model;
 use inkwash::sample::PictureSampler;
 use inkwash::train::{
-    EMA, LearningRate, LogRow, ModelFolder, RunOptions, TrainConfig, Trainer, load_model, read_config, train,
+    EMA, LearningRate, LogRow, ModelFolder, RunOptions, TrainConfig, Trainer, open_model, read_config, train,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -208,7 +207,7 @@ fn run(device: &Arc<Device>, config: &TrainConfig, out: &Path, resume: bool, int
 
 /// The newest checkpoint's states and the averaged weights.
 fn end_of(folder: &Path) -> (u32, Vec<Vec<u32>>, Vec<u32>) {
-    let (_, unet, weights) = load_model(folder).unwrap();
+    let Model { unet, weights, .. } = open_model(folder).unwrap();
     let checkpoint = ModelFolder::new(folder).load_checkpoint(&unet).unwrap();
     (checkpoint.next_step, checkpoint.states.iter().map(|s| bits(s)).collect(), bits(&weights))
 }
@@ -241,8 +240,10 @@ fn runs_leave_their_folder_and_resume_bit_for_bit() {
         .filter_map(|r| r["step"].as_u64())
         .collect();
     assert_eq!(held_out, [3, 6]);
+    // The warm-up begins at a rate of 0.
+    assert_eq!(records[0]["learning_rate"].as_f64(), Some(0.0));
     for key in ["gradient_norm", "learning_rate", "images_per_s"] {
-        assert!(records[0][key].as_f64() > Some(0.0), "{key} in {}", records[0]);
+        assert!(records[1][key].as_f64() > Some(0.0), "{key} in {}", records[1]);
     }
     for name in ["samples/step-000003.png", "samples/step-000006.png", "loss.png"] {
         let picture = image::open(straight.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -302,14 +303,12 @@ fn pictures_do_not_depend_on_the_batch() {
         let Some(device) = common::open_device(Some(kernels)) else { return };
         let config = tiny();
         let unet = UNet::new(&config.network(0)).unwrap();
-        let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
-        let options = SamplerOptions { sampler: Sampler::Ddpm, steps: 6, eta: 0.0, clip: true };
-        let steps = sampler_steps(&schedule, config.prediction, &options);
+        let trajectory = Trajectory::new(&config.scheduler(Sampler::Ddpm), 6, 0.0).unwrap();
         let draw = |batch: usize, count: usize, seed: u64| {
             let store = Store::new(&device);
             store.write(EMA, &unet.initial_parameters(3)).unwrap();
-            let sampler = PictureSampler::new(&store, &unet, EMA, batch).unwrap();
-            sampler.draw(count, seed, &vec![0; count], &steps, |_| Ok(())).unwrap()
+            let sampler = PictureSampler::new(&store, &unet, EMA, batch, trajectory.clone()).unwrap();
+            sampler.draw(count, seed, &vec![0; count], None, |_| Ok(())).unwrap()
         };
         let all = draw(5, 5, 1);
         assert_eq!(all.len(), 5 * 64);

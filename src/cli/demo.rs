@@ -1,11 +1,12 @@
 //! `inkwash demo`: the whole road in a few minutes.
 
 use super::{DeviceArgs, Failure, interruption};
-use crate::diffusion::{BetaSchedule, NoiseSchedule, Sampler, SamplerOptions, sampler_steps};
+use crate::diffusion::{BetaSchedule, Trajectory};
 use crate::gpu::Store;
 use crate::io::save_rows;
+use crate::model::Model;
 use crate::sample::PictureSampler;
-use crate::train::{EMA, RunOptions, TrainConfig, load_model, train};
+use crate::train::{EMA, RunOptions, TrainConfig, open_model, train};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -45,17 +46,15 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     }
 
     // From noise to glyphs: pictures at the beginning, half-way and end of the way back.
-    let (config, unet, weights) = load_model(&args.out)?;
+    let Model { unet, weights, scheduler, .. } = open_model(&args.out)?;
     let store = Store::new(&device);
     store.write(EMA, &weights)?;
     const COUNT: usize = 10;
-    let sampler = PictureSampler::new(&store, &unet, EMA, COUNT)?;
-    let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
-    let options = SamplerOptions { sampler: Sampler::Ddim, steps: 100, eta: 0.0, clip: true };
-    let steps = sampler_steps(&schedule, config.prediction, &options);
+    let trajectory = Trajectory::new(&scheduler, 100, 0.0)?;
+    let sampler = PictureSampler::new(&store, &unet, EMA, COUNT, trajectory)?;
     let mut rows = Vec::new();
     let labels: Vec<u32> = (0..).take(COUNT).collect();
-    let pictures = sampler.draw(COUNT, 1, &labels, &steps, |progress| {
+    let pictures = sampler.draw(COUNT, 1, &labels, None, |progress| {
         for (done, label) in [(0, "noise"), (50, "half-way")] {
             if progress.done == done {
                 rows.push((label.to_string(), (progress.read)()?));

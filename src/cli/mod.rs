@@ -3,8 +3,10 @@
 mod bench;
 mod demo;
 mod doctor;
+mod export;
 mod sample;
 mod train;
+mod verify;
 
 use crate::gpu::{Choice, Device, GpuError};
 use crate::graph::Kernels;
@@ -29,8 +31,12 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Draw pictures from a trained model
     Sample(sample::SampleArgs),
+    /// Write a trained model as a folder that Hugging Face diffusers opens
+    Export(export::ExportArgs),
     /// List adapters, and prove every kernel on the chosen device against its f64 reference
     Doctor(doctor::DoctorArgs),
+    /// Prove that this device computes what PyTorch computes: network, gradients, training steps, samplers
+    Verify(verify::VerifyArgs),
     /// Measure a training step, an operator, or the device's own ceilings
     Bench(bench::BenchArgs),
     /// Train the built-in glyphs for a few minutes and show what came of it
@@ -82,7 +88,9 @@ pub fn main() -> ExitCode {
     let result = match (&cli.command, matches.subcommand()) {
         (Command::Train(args), Some((_, matches))) => train::run(args, matches, &cli.device),
         (Command::Sample(args), _) => sample::run(args, &cli.device),
+        (Command::Export(args), _) => export::run(args),
         (Command::Doctor(args), _) => doctor::run(args, &cli.device),
+        (Command::Verify(args), _) => verify::run(args, &cli.device),
         (Command::Bench(args), _) => bench::run(args, &cli.device),
         (Command::Demo(args), _) => demo::run(args, &cli.device),
         (Command::Train(_), None) => Ok(ExitCode::FAILURE),

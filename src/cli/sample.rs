@@ -1,36 +1,28 @@
 //! `inkwash sample`.
 
 use super::{DeviceArgs, Failure, interruption};
-use crate::diffusion::{NoiseSchedule, Sampler, SamplerOptions, UNet, sampler_steps};
+use crate::diffusion::{Sampler, SchedulerConfig, TimestepSpacing, Trajectory, VarianceType};
 use crate::gpu::{RunError, Store};
-use crate::io::{save_grid, save_single};
+use crate::io::{save_grid, save_single, tensor_file};
+use crate::model::Model;
 use crate::sample::PictureSampler;
-use crate::train::{EMA, TrainConfig, grid_columns, load_model};
+use crate::train::{EMA, built_in_model, grid_columns, open_model};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 #[derive(Debug, clap::Args)]
 pub struct SampleArgs {
-    /// Run folder of `inkwash train`; the built-in glyph model if left out
+    /// Run folder of `inkwash train`, or a diffusers folder; the built-in glyph model if left out
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Pictures to draw
     #[arg(long, short, default_value_t = 25, value_name = "N")]
     n: usize,
-    /// Network evaluations per picture
+    /// Steps from noise to picture; Heun evaluates the network twice in each
     #[arg(long, default_value_t = 50, value_name = "S")]
     steps: usize,
-    /// Way back from noise
-    #[arg(long, value_enum, default_value_t = Sampler::Ddim)]
-    sampler: Sampler,
-    /// Noise of DDIM: 0 deterministic, 1 as much as DDPM
-    #[arg(long, default_value_t = 0.0, value_name = "X")]
-    eta: f64,
-    /// Do not clamp the predicted picture to the range of pixels at every step
-    #[arg(long)]
-    no_clip: bool,
     /// Seed: picture i depends on the seed and i alone
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
@@ -46,31 +38,126 @@ pub struct SampleArgs {
     /// Write grid.png alone
     #[arg(long)]
     grid_only: bool,
+    /// Begin from this noise, tensor `x_T` (N, C, H, W) of a safetensors file, instead of the seed's
+    #[arg(long, value_name = "FILE")]
+    initial_noise: Option<PathBuf>,
+    #[command(flatten)]
+    scheduler: SchedulerArgs,
 }
 
-fn open_model(path: Option<&PathBuf>) -> Result<(TrainConfig, UNet, Vec<f32>), Failure> {
-    match path {
-        Some(path) => Ok(load_model(path)?),
-        None => Ok(crate::train::built_in_model()?),
+/// What is left out follows the model: its `scheduler_config.json`, or DDIM for a run of this program.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Scheduler (left out: the model's own)")]
+struct SchedulerArgs {
+    /// Way back from noise
+    #[arg(long, value_enum)]
+    sampler: Option<Sampler>,
+    /// Noise of DDIM: 0 deterministic, 1 as much as DDPM
+    #[arg(long, value_name = "X")]
+    eta: Option<f64>,
+    /// Variance of DDPM's step
+    #[arg(long, value_enum)]
+    variance_type: Option<VarianceType>,
+    /// Which timesteps are visited
+    #[arg(long, value_enum)]
+    timestep_spacing: Option<TimestepSpacing>,
+    /// Space the noise levels as EDM does (dpmpp-2m, euler, heun)
+    #[arg(long)]
+    karras_sigmas: bool,
+    /// Clamp the predicted picture to ±X at every step
+    #[arg(long, value_name = "X")]
+    clip_range: Option<f64>,
+    /// Do not clamp the predicted picture
+    #[arg(long, conflicts_with_all = ["clip_range", "thresholding"])]
+    no_clip: bool,
+    /// Dynamic thresholding of the predicted picture, up to this threshold
+    #[arg(long, value_name = "MAX", conflicts_with = "clip_range")]
+    thresholding: Option<f64>,
+}
+
+impl SchedulerArgs {
+    /// The model's configuration with what was given in its place, and η.
+    fn apply(&self, model: &SchedulerConfig) -> Result<(SchedulerConfig, f64), Failure> {
+        let mut config = model.with_sampler(self.sampler.unwrap_or(model.sampler));
+        let only = |given: bool, flag: &str, samplers: &[Sampler]| -> Result<(), Failure> {
+            if given && !samplers.contains(&config.sampler) {
+                return Err(format!(
+                    "{flag} has no meaning for this sampler ({:?}); leave it out",
+                    config.sampler
+                )
+                .into());
+            }
+            Ok(())
+        };
+        only(self.eta.is_some(), "--eta", &[Sampler::Ddim])?;
+        only(self.variance_type.is_some(), "--variance-type", &[Sampler::Ddpm])?;
+        only(self.karras_sigmas, "--karras-sigmas", &[Sampler::DpmSolver, Sampler::Euler, Sampler::Heun])?;
+        if let Some(variance) = self.variance_type {
+            if (variance == VarianceType::LearnedRange) != (model.variance_type == VarianceType::LearnedRange)
+            {
+                return Err(
+                    "--variance-type: learned_range is for the models that learn their variance, and for \
+                            them alone; leave it out"
+                        .into(),
+                );
+            }
+            config.variance_type = variance;
+        }
+        config.timestep_spacing = self.timestep_spacing.unwrap_or(config.timestep_spacing);
+        config.use_karras_sigmas |= self.karras_sigmas;
+        if let Some(range) = self.clip_range {
+            (config.clip_sample, config.clip_sample_range, config.thresholding) = (true, range, false);
+        }
+        if self.no_clip {
+            (config.clip_sample, config.thresholding) = (false, false);
+        }
+        if let Some(max) = self.thresholding {
+            (config.thresholding, config.sample_max_value) = (true, max);
+        }
+        Ok((config, self.eta.unwrap_or(0.0)))
     }
+}
+
+/// The noise of a file as (N, H, W, C).
+fn initial_noise(path: &Path, n: usize, [h, w, c]: [usize; 3]) -> Result<Vec<f32>, Failure> {
+    let file = tensor_file::read(path)?;
+    let expected = [n, c, h, w];
+    let found =
+        file.tensors.get("x_T").ok_or_else(|| format!("{}: tensor `x_T` is missing", path.display()))?;
+    if found.shape != expected {
+        return Err(format!(
+            "{}: tensor `x_T` has shape {:?}; --n {n} pictures of this model need {expected:?}",
+            path.display(),
+            found.shape
+        )
+        .into());
+    }
+    let pixel = |i: usize| ((i / (h * w * c) * c + i % c) * h * w) + i / c % (h * w);
+    Ok((0..found.data.len()).map(|i| found.data[pixel(i)]).collect())
 }
 
 pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     // 1. Refuse before anything is written.
-    let (config, unet, weights) = open_model(args.model.as_ref())?;
+    let Model { unet, weights, scheduler, warnings } = match &args.model {
+        Some(path) => open_model(path)?,
+        None => built_in_model()?,
+    };
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
     if args.n == 0 || args.batch == 0 {
         return Err("--n and --batch must be at least 1".into());
     }
-    if args.steps == 0 || args.steps > config.timesteps {
+    let (scheduler, eta) = args.scheduler.apply(&scheduler)?;
+    let trajectory = Trajectory::new(&scheduler, args.steps, eta).map_err(|e| format!("--{e}"))?;
+    let (height, width) = unet.config.sample_size.get();
+    let channels = unet.config.in_channels;
+    if !unet.config.out_channels.is_multiple_of(channels) || ![1, 3].contains(&channels) {
         return Err(format!(
-            "--steps {}: this model has {total} noise steps; give between 1 and {total}",
-            args.steps,
-            total = config.timesteps
+            "this network takes {channels} channels and gives {}; only pictures of 1 or 3 channels can be drawn",
+            unet.config.out_channels
         )
         .into());
-    }
-    if !(0.0..=1.0).contains(&args.eta) {
-        return Err(format!("--eta {}: it must be between 0 and 1", args.eta).into());
     }
     let classes = unet.config.num_class_embeds;
     let labels: Vec<u32> = match (args.class, classes) {
@@ -80,6 +167,10 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
         }
         (Some(c), Some(_)) => vec![c; args.n],
         (None, n) => (0..args.n).map(|i| (i % n.unwrap_or(1)) as u32).collect(),
+    };
+    let noise = match &args.initial_noise {
+        Some(path) => Some(initial_noise(path, args.n, [height, width, channels])?),
+        None => None,
     };
     if args.out.join("grid.png").exists() {
         return Err(format!(
@@ -93,16 +184,12 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     let device = device.open()?;
     let store = Store::new(&device);
     store.write(EMA, &weights)?;
-    let sampler = PictureSampler::new(&store, &unet, EMA, args.batch.min(args.n))?;
-    let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
-    let options =
-        SamplerOptions { sampler: args.sampler, steps: args.steps, eta: args.eta, clip: !args.no_clip };
-    let steps = sampler_steps(&schedule, config.prediction, &options);
+    let sampler = PictureSampler::new(&store, &unet, EMA, args.batch.min(args.n), trajectory)?;
     let interrupted = interruption();
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{bar:32} step {pos}/{len}  {elapsed} gone, {eta} left")?;
     bar.set_style(style);
-    let pictures = sampler.draw(args.n, args.seed, &labels, &steps, |progress| {
+    let pictures = sampler.draw(args.n, args.seed, &labels, noise.as_deref(), |progress| {
         bar.set_length(progress.total as u64);
         // Wait now and then, so that the bar tells the truth and the queue stays short.
         if progress.done % 10 == 0 {
@@ -118,8 +205,6 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
 
     // 3. Write.
     std::fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
-    let (height, width) = unet.config.sample_size.get();
-    let channels = unet.config.out_channels;
     let columns = grid_columns(args.n, if args.class.is_none() { classes.unwrap_or(1) } else { 1 });
     let grid = args.out.join("grid.png");
     save_grid(&grid, &pictures, height, width, channels, columns, 64)?;
@@ -128,7 +213,15 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
             save_single(&args.out.join(format!("{i:05}.png")), picture, height, width, channels)?;
         }
     }
-    println!("{} picture(s) on {} ({})", args.n, device.info.name, device.info.backend);
+    let name = clap::ValueEnum::to_possible_value(&scheduler.sampler);
+    println!(
+        "{} picture(s) by {} steps of {} on {} ({})",
+        args.n,
+        args.steps,
+        name.as_ref().map_or("", |n| n.get_name()),
+        device.info.name,
+        device.info.backend
+    );
     println!("{}", grid.display());
     Ok(ExitCode::SUCCESS)
 }

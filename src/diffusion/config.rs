@@ -14,7 +14,7 @@ pub struct ConfigError {
 
 /// A picture's size: one number for a square, or `[height, width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "one number, or [height, width]")]
 pub enum Size {
     /// Height and width.
     Square(usize),
@@ -85,22 +85,25 @@ pub struct UNetConfig {
     /// Groups of every group norm.
     pub norm_num_groups: usize,
     /// Added to the variance in every norm.
-    pub norm_eps: f32,
+    pub norm_eps: f64,
     /// Groups of the mid-block attention's norm, where `resnet_time_scale_shift` would leave it out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attn_norm_num_groups: Option<usize>,
     /// Subtracted from half the width in the time embedding's exponent.
-    pub freq_shift: f32,
+    pub freq_shift: f64,
     /// Whether cosines come first in the time embedding.
     pub flip_sin_to_cos: bool,
     /// 1: symmetric padding before stride 2; 0: one row and column at the bottom and right.
     pub downsample_padding: usize,
+    /// Width of the time embedding behind its two layers; absent for 4 times the finest level's channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_embedding_dim: Option<usize>,
     /// How the time embedding enters a residual block.
     pub resnet_time_scale_shift: TimeScaleShift,
     /// Whether the mid block has attention.
     pub add_attention: bool,
     /// Divides the sums in the mid block.
-    pub mid_block_scale_factor: f32,
+    pub mid_block_scale_factor: f64,
     /// Classes of the label embedding; absent for an unconditional model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_class_embeds: Option<usize>,
@@ -133,6 +136,7 @@ impl Default for UNetConfig {
             freq_shift: 0.0,
             flip_sin_to_cos: true,
             downsample_padding: 1,
+            time_embedding_dim: None,
             resnet_time_scale_shift: TimeScaleShift::Default,
             add_attention: true,
             mid_block_scale_factor: 1.0,
@@ -196,6 +200,11 @@ impl UNetConfig {
         }
     }
 
+    /// Width of the time embedding behind its two layers.
+    pub fn time_width(&self) -> usize {
+        self.time_embedding_dim.unwrap_or(4 * self.block_out_channels[0])
+    }
+
     /// Checks everything that a network needs before it is built.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let fail = |field, message: String| Err(ConfigError { field, message });
@@ -203,15 +212,16 @@ impl UNetConfig {
         if levels == 0 || levels > 16 {
             return fail("block_out_channels", format!("found {levels} levels; give between 1 and 16"));
         }
-        if self.down_block_types.len() != levels || self.up_block_types.len() != levels {
-            return fail(
-                "down_block_types",
-                format!(
-                    "{levels} levels need {levels} down and {levels} up blocks, found {} and {}",
-                    self.down_block_types.len(),
-                    self.up_block_types.len()
-                ),
-            );
+        let blocks = [
+            ("down_block_types", self.down_block_types.len()),
+            ("up_block_types", self.up_block_types.len()),
+        ];
+        for (field, found) in blocks {
+            if found != levels {
+                let message =
+                    format!("found {found}; block_out_channels has {levels} levels, and each needs one");
+                return fail(field, message);
+            }
         }
         let (height, width) = self.sample_size.get();
         let factor = 1 << (levels - 1);
@@ -225,16 +235,19 @@ impl UNetConfig {
                 ),
             );
         }
-        for (field, value) in [
-            ("in_channels", self.in_channels),
-            ("out_channels", self.out_channels),
-            ("layers_per_block", self.layers_per_block),
-            ("norm_num_groups", self.norm_num_groups),
-            ("attention_head_dim", self.attention_head_dim.unwrap_or(1)),
-            ("num_class_embeds", self.num_class_embeds.unwrap_or(1)),
+        let width = 1 << 16;
+        for (field, value, most) in [
+            ("in_channels", self.in_channels, width),
+            ("out_channels", self.out_channels, width),
+            // 16 levels of so many have 80000 parameters, whose list alone takes 20 MB.
+            ("layers_per_block", self.layers_per_block, 256),
+            ("norm_num_groups", self.norm_num_groups, width),
+            ("attention_head_dim", self.attention_head_dim.unwrap_or(1), width),
+            ("num_class_embeds", self.num_class_embeds.unwrap_or(1), width),
+            ("time_embedding_dim", self.time_embedding_dim.unwrap_or(1), width),
         ] {
-            if value == 0 || value > 1 << 16 {
-                return fail(field, format!("found {value}; it must be between 1 and 65536"));
+            if value == 0 || value > most {
+                return fail(field, format!("found {value}; it must be between 1 and {most}"));
             }
         }
         for &channels in &self.block_out_channels {
@@ -247,12 +260,46 @@ impl UNetConfig {
                     ),
                 );
             }
-            if self.attention_head_dim.is_some_and(|d| d > channels) {
-                return fail(
-                    "attention_head_dim",
-                    format!("{:?} channels per head exceed a level of {channels}", self.attention_head_dim),
+        }
+        let attended = |i: usize| {
+            self.down_block_types[i] == DownBlock::AttnDownBlock2D
+                || self.up_block_types[levels - 1 - i] == UpBlock::AttnUpBlock2D
+                || (i + 1 == levels && self.add_attention)
+        };
+        for (i, &channels) in self.block_out_channels.iter().enumerate() {
+            if let Some(head) = self.attention_head_dim.filter(|&head| head > channels && attended(i)) {
+                let message = format!(
+                    "{head} channels per head exceed the {channels} channels of level {i}; make it smaller"
                 );
+                return fail("attention_head_dim", message);
             }
+        }
+        let coarsest = self.block_out_channels[levels - 1];
+        if self.attn_norm_num_groups.is_some_and(|groups| groups == 0 || !coarsest.is_multiple_of(groups)) {
+            return fail(
+                "attn_norm_num_groups",
+                format!(
+                    "{:?} groups do not divide the coarsest level's {coarsest} channels",
+                    self.attn_norm_num_groups
+                ),
+            );
+        }
+        let frequencies = self.block_out_channels[0] / 2;
+        if frequencies == 0 || !(self.freq_shift.abs() <= 65_536.0 && self.freq_shift < frequencies as f64) {
+            return fail(
+                "freq_shift",
+                format!(
+                    "found {}; it must be below half of the finest level's channels, here {frequencies}",
+                    self.freq_shift
+                ),
+            );
+        }
+        if !(0.0..1.0).contains(&self.norm_eps) {
+            return fail("norm_eps", format!("found {}; it must be at least 0 and below 1", self.norm_eps));
+        }
+        if !(1e-6..=1e6).contains(&self.mid_block_scale_factor) {
+            let found = self.mid_block_scale_factor;
+            return fail("mid_block_scale_factor", format!("found {found}; it must be between 1e-6 and 1e6"));
         }
         if self.downsample_padding > 1 {
             return fail(

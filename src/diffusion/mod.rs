@@ -4,9 +4,11 @@
 mod config;
 mod sampler;
 mod schedule;
+mod scheduler;
 mod unet;
 
 pub use config::{ConfigError, DownBlock, Preset, Size, TimeScaleShift, UNetConfig, UpBlock};
-pub use sampler::{Sampler, SamplerOptions, SamplerStep, sampler_steps};
-pub use schedule::{BetaSchedule, NoiseSchedule, Prediction};
+pub use sampler::{SamplerStep, Trajectory};
+pub use schedule::{BetaSchedule, ChainStep, NoiseSchedule, Prediction};
+pub use scheduler::{FinalSigma, Sampler, SchedulerConfig, SolverType, TimestepSpacing, VarianceType};
 pub use unet::{Layout, Parameter, UNet};

@@ -1,87 +1,416 @@
-//! Samplers as coefficients of the one denoising kernel (`shaders/denoise.wgsl`):
-//! x_0 = clamp(k_x x + k_f f), x' = c_x x + c_f f + c_0 x_0 + c_z z.
+//! Samplers as coefficients of the one denoising kernel (`shaders/denoise.wgsl`).
+//!
+//! Every sampler works on x = signal x_0 + noise ε with signal² + noise² = 1, which is what the network is given,
+//! also those whose papers have x_0 + σ ε: the two differ by the factor √(1 + σ²), [`Trajectory::scale`].
 
-use super::{NoiseSchedule, Prediction};
-use crate::ops::COEFFICIENTS;
-use serde::{Deserialize, Serialize};
-
-/// A way back from noise to a picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Sampler {
-    /// Ancestral sampling from the posterior (DDPM, arXiv 2006.11239, eq. 6 and 7).
-    Ddpm,
-    /// The non-Markovian process, deterministic at η = 0 (DDIM, arXiv 2010.02502, eq. 12).
-    Ddim,
-}
-
-/// How to sample.
-#[derive(Clone, Copy, Debug)]
-pub struct SamplerOptions {
-    /// Which update.
-    pub sampler: Sampler,
-    /// Network evaluations.
-    pub steps: usize,
-    /// Noise of DDIM: 0 deterministic, 1 as much as DDPM.
-    pub eta: f64,
-    /// Whether the predicted x_0 is clamped to [-1, 1].
-    pub clip: bool,
-}
+use super::schedule::ChainStep;
+use super::{
+    ConfigError, FinalSigma, NoiseSchedule, Prediction, Sampler, SchedulerConfig, SolverType,
+    TimestepSpacing, VarianceType,
+};
+use crate::ops::Coefficients;
 
 /// One network evaluation and the update after it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplerStep {
-    /// The t given to the network.
-    pub timestep: usize,
-    /// k_x, k_f, low, high, c_x, c_f, c_0, c_z.
-    pub coefficients: [f32; COEFFICIENTS],
+    /// The t given to the network. Between two steps of the schedule it is a fraction.
+    pub timestep: f64,
+    /// The update.
+    pub coefficients: Coefficients,
 }
 
 /// The steps of a sampler, from noise to picture.
-///
-/// Timesteps are spaced as diffusers' "leading": i ⌊T/S⌋ for i = S-1 .. 0. Steps must be in 1..=T.
-pub fn sampler_steps(
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trajectory {
+    /// The standard deviation of the noise that it starts from.
+    pub initial_scale: f64,
+    /// One for each network evaluation.
+    pub steps: Vec<SamplerStep>,
+    /// σ = noise / signal before each step and after the last, for the samplers that are made of them.
+    pub sigmas: Option<Vec<f64>>,
+    /// Ratio and maximum of dynamic thresholding.
+    pub thresholding: Option<(f64, f64)>,
+    /// Whether x is x_0 + σ ε in diffusers.
+    variance_exploding: bool,
+}
+
+impl Trajectory {
+    /// What x before step `i` (or after the last) is to be multiplied by for diffusers' latent.
+    pub fn scale(&self, i: usize) -> f64 {
+        match &self.sigmas {
+            Some(sigmas) if self.variance_exploding => (1.0 + sigmas[i] * sigmas[i]).sqrt(),
+            _ => 1.0,
+        }
+    }
+
+    /// The steps of `config` with S = `steps`, from noise to picture. `eta` is DDIM's: 0 is deterministic, 1 has as
+    /// much noise as DDPM. Heun evaluates the network 2S - 1 times.
+    ///
+    /// # Errors
+    /// A number of `config` out of range, or more steps than the schedule and the spacing have room for.
+    pub fn new(config: &SchedulerConfig, steps: usize, eta: f64) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let total = config.num_train_timesteps;
+        if steps == 0 || steps > total {
+            let message =
+                format!("found {steps}; this model has {total} noise steps: give between 1 and {total}");
+            return Err(ConfigError { field: "steps", message });
+        }
+        if !(0.0..=1.0).contains(&eta) {
+            return Err(ConfigError {
+                field: "eta",
+                message: format!("found {eta}; it must be between 0 and 1"),
+            });
+        }
+        let schedule = NoiseSchedule::of(config);
+        let mut trajectory = match config.sampler {
+            Sampler::Ddpm | Sampler::Ddim => ancestral(config, &schedule, steps, eta)?,
+            Sampler::DpmSolver | Sampler::Euler | Sampler::Heun => by_sigma(config, &schedule, steps)?,
+        };
+        for step in &mut trajectory.steps {
+            step.coefficients.range = match (config.thresholding, config.clip_sample) {
+                (true, _) => 1.0,
+                (false, true) => config.clip_sample_range,
+                // Far beyond any picture: a clamp that never acts.
+                (false, false) => 1e30,
+            };
+        }
+        trajectory.thresholding =
+            config.thresholding.then_some((config.dynamic_thresholding_ratio, config.sample_max_value));
+        Ok(trajectory)
+    }
+}
+
+/// The coefficients of x_0 = k (p_x x + p_f f) for what the network predicts; the others are 0.
+fn data(prediction: Prediction, signal: f64, noise: f64) -> Coefficients {
+    let (p_x, p_f, k) = match prediction {
+        Prediction::Epsilon => (1.0, -noise, 1.0 / signal),
+        Prediction::Sample => (0.0, 1.0, 1.0),
+        Prediction::VPrediction => (signal, -noise, 1.0),
+    };
+    Coefficients { p_x, p_f, k, ..Coefficients::default() }
+}
+
+/// (e_x, e_f) of ε = e_x x + e_f f.
+fn noise_of(prediction: Prediction, signal: f64, noise: f64) -> (f64, f64) {
+    match prediction {
+        Prediction::Epsilon => (0.0, 1.0),
+        Prediction::Sample => (1.0 / noise, -signal / noise),
+        Prediction::VPrediction => (noise, signal),
+    }
+}
+
+/// numpy's `arange(start, 0, -step)`, at most `count` numbers.
+fn downwards(start: f64, step: f64, count: usize) -> impl Iterator<Item = f64> {
+    // The difference of its first two numbers is what numpy adds, not the step itself.
+    let difference = (start - step) - start;
+    (0..count).map(move |i| start + i as f64 * difference)
+}
+
+/// numpy's `linspace(0, last, count)`, reversed.
+fn evenly(last: f64, count: usize) -> impl Iterator<Item = f64> {
+    let step = if count > 1 { last / (count - 1) as f64 } else { 0.0 };
+    (0..count).rev().map(move |i| if i > 0 && i + 1 == count { last } else { i as f64 * step })
+}
+
+/// The timesteps of DDPM, DDIM, Euler and Heun, largest first. The first two round "linspace" to whole numbers.
+fn timesteps(config: &SchedulerConfig, steps: usize) -> Vec<f64> {
+    let total = config.num_train_timesteps;
+    match config.timestep_spacing {
+        TimestepSpacing::Leading => {
+            (0..steps).rev().map(|i| (i * (total / steps) + config.steps_offset) as f64).collect()
+        }
+        TimestepSpacing::Linspace => {
+            let round = matches!(config.sampler, Sampler::Ddpm | Sampler::Ddim);
+            let exact = evenly((total - 1) as f64, steps);
+            exact.map(|t| if round { t.round_ties_even() } else { f64::from(t as f32) }).collect()
+        }
+        TimestepSpacing::Trailing => {
+            let spaced = downwards(total as f64, total as f64 / steps as f64, steps);
+            spaced.map(|t| t.round_ties_even() - 1.0).collect()
+        }
+    }
+}
+
+/// DPM-Solver++'s timesteps: it steps from each to the next and from the last to its final σ, so that "leading" and
+/// "linspace" leave out 0.
+fn solver_timesteps(config: &SchedulerConfig, schedule: &NoiseSchedule, steps: usize) -> Vec<f64> {
+    let total = config.num_train_timesteps;
+    let below = |t: &usize| {
+        let a = schedule.alpha_bar(Some(*t));
+        a.sqrt().ln() - (1.0 - a).sqrt().ln() < config.lambda_min_clipped
+    };
+    let last = total - (0..total).filter(below).count();
+    match config.timestep_spacing {
+        TimestepSpacing::Leading => {
+            (1..=steps).rev().map(|i| (i * (last / (steps + 1)) + config.steps_offset) as f64).collect()
+        }
+        TimestepSpacing::Linspace => {
+            evenly(last.saturating_sub(1) as f64, steps + 1).take(steps).map(f64::round_ties_even).collect()
+        }
+        TimestepSpacing::Trailing => {
+            let spaced = downwards(last as f64, total as f64 / steps as f64, steps);
+            spaced.take_while(|t| *t > 0.0).map(|t| t.round_ties_even() - 1.0).collect()
+        }
+    }
+}
+
+/// The index of a whole timestep.
+fn index(t: f64, total: usize) -> Result<usize, ConfigError> {
+    if t >= 0.0 && t < total as f64 {
+        return Ok(t as usize);
+    }
+    let message = format!(
+        "with this spacing and offset the sampler would visit timestep {t}, but the schedule ends at {}; give \
+         fewer steps",
+        total - 1
+    );
+    Err(ConfigError { field: "steps", message })
+}
+
+/// DDPM and DDIM.
+fn ancestral(
+    config: &SchedulerConfig,
     schedule: &NoiseSchedule,
-    prediction: Prediction,
-    options: &SamplerOptions,
-) -> Vec<SamplerStep> {
-    let stride = schedule.steps() / options.steps;
-    (0..options.steps)
-        .rev()
-        .map(|i| {
-            let t = i * stride;
-            let previous = t.checked_sub(stride);
-            let (now, next) = (schedule.alpha_bar(Some(t)), schedule.alpha_bar(previous));
-            let (signal, sigma) = (now.sqrt(), (1.0 - now).sqrt());
-            // x_0 = k_x x + k_f f and ε = e_x x + e_f f, for what the network predicts.
-            let ((k_x, k_f), (e_x, e_f)) = match prediction {
-                Prediction::Epsilon => ((1.0 / signal, -sigma / signal), (0.0, 1.0)),
-                Prediction::Sample => ((0.0, 1.0), (1.0 / sigma, -signal / sigma)),
-                Prediction::VPrediction => ((signal, -sigma), (sigma, signal)),
-            };
-            // Variance of q(x_{t-1} | x_t, x_0): β̃ = (1 - ᾱ') / (1 - ᾱ) (1 - ᾱ / ᾱ').
-            let alpha = now / next;
-            let posterior = (1.0 - next) / (1.0 - now) * (1.0 - alpha);
-            let (c_x, c_f, c_0, c_z) = match options.sampler {
-                Sampler::Ddpm => {
-                    let c_0 = next.sqrt() * (1.0 - alpha) / (1.0 - now);
-                    let c_x = alpha.sqrt() * (1.0 - next) / (1.0 - now);
-                    (c_x, 0.0, c_0, if t > 0 { posterior.sqrt() } else { 0.0 })
+    steps: usize,
+    eta: f64,
+) -> Result<Trajectory, ConfigError> {
+    let total = config.num_train_timesteps;
+    let times = timesteps(config, steps);
+    let mut list = Vec::with_capacity(steps);
+    for (i, &timestep) in times.iter().enumerate() {
+        let t = index(timestep, total)?;
+        // DDPM goes on to the next timestep of the list, DDIM to t - T/S, which is another for "linspace" and
+        // "trailing".
+        let previous = match config.sampler {
+            Sampler::Ddpm => times.get(i + 1).map(|&p| index(p, total)).transpose()?,
+            _ => t.checked_sub(total / steps),
+        };
+        let now = schedule.alpha_bar(Some(t));
+        let next = match (previous, config.sampler) {
+            (None, Sampler::Ddim) if !config.set_alpha_to_one => schedule.alpha_bar(Some(0)),
+            _ => schedule.alpha_bar(previous),
+        };
+        if now <= 0.0 && config.prediction_type == Prediction::Epsilon {
+            let message = format!(
+                "found epsilon, but at timestep {t} this schedule has no signal left, so that the noise does not \
+                 tell the picture; such a model must predict v_prediction or sample"
+            );
+            return Err(ConfigError { field: "prediction_type", message });
+        }
+        let (signal, noise) = (now.sqrt(), (1.0 - now).sqrt());
+        let ChainStep { alpha, beta, variance } = ChainStep::new(now, next);
+        let mut c = data(config.prediction_type, signal, noise);
+        match config.sampler {
+            Sampler::Ddpm => {
+                c.c_0 = next.sqrt() * beta / (1.0 - now);
+                c.c_x = alpha.sqrt() * (1.0 - next) / (1.0 - now);
+                if t > 0 {
+                    // diffusers' bound, so that the logarithm exists.
+                    let small = variance.max(1e-20);
+                    (c.c_z, c.c_v) = match config.variance_type {
+                        VarianceType::FixedSmall => (small.sqrt(), 0.0),
+                        VarianceType::FixedLarge => (beta.sqrt(), 0.0),
+                        // exp(½ (u ln β + (1-u) ln β̃)) with u = (v + 1) / 2.
+                        VarianceType::LearnedRange => ((beta * small).powf(0.25), 0.25 * (beta / small).ln()),
+                    };
                 }
-                Sampler::Ddim => {
-                    let c_z = options.eta * posterior.sqrt();
-                    let direction = (1.0 - next - c_z * c_z).max(0.0).sqrt();
-                    (direction * e_x, direction * e_f, next.sqrt(), c_z)
-                }
-            };
-            // Far beyond any f32 picture: a clamp that never acts.
-            let bound = if options.clip { 1.0 } else { 1e30 };
-            SamplerStep {
-                timestep: t,
-                coefficients: [k_x, k_f, -bound, bound, c_x, c_f, c_0, c_z].map(|c| c as f32),
             }
+            _ => {
+                let (e_x, e_f) = noise_of(config.prediction_type, signal, noise);
+                c.c_z = eta * variance.max(0.0).sqrt();
+                let direction = (1.0 - next - c.c_z * c.c_z).max(0.0).sqrt();
+                (c.c_x, c.c_f, c.c_0) = (direction * e_x, direction * e_f, next.sqrt());
+            }
+        }
+        list.push(SamplerStep { timestep, coefficients: c });
+    }
+    let thresholding = None;
+    Ok(Trajectory { initial_scale: 1.0, steps: list, sigmas: None, thresholding, variance_exploding: false })
+}
+
+/// σ of every timestep, in f32 as diffusers' table.
+fn sigma_table(config: &SchedulerConfig, schedule: &NoiseSchedule) -> Vec<f64> {
+    let total = config.num_train_timesteps;
+    (0..total)
+        .map(|t| {
+            let mut a = schedule.alpha_bar(Some(t));
+            if config.rescale_betas_zero_snr && t + 1 == total {
+                // Not 0, where σ would be infinite.
+                a = 2f64.powi(-24);
+            }
+            f64::from(((1.0 - a) / a).sqrt() as f32)
         })
         .collect()
+}
+
+/// Between two timesteps, linearly; beyond the last, its σ.
+fn interpolated(table: &[f64], t: f64) -> f64 {
+    let low = (t.max(0.0) as usize).min(table.len() - 1);
+    let high = (low + 1).min(table.len() - 1);
+    table[low] + (table[high] - table[low]) * (t - low as f64).clamp(0.0, 1.0)
+}
+
+/// The timestep with this σ: linear between the logarithms, kept in f32, of the table.
+fn timestep_of(table: &[f64], sigma: f64) -> f64 {
+    if table.len() < 2 {
+        return 0.0;
+    }
+    let log = |i: usize| table[i].ln() as f32;
+    let sought = sigma.max(1e-10).ln();
+    let low = (0..table.len()).rev().find(|&i| f64::from(log(i)) <= sought).unwrap_or(0).min(table.len() - 2);
+    let w = (f64::from(log(low)) - sought) / f64::from(log(low) - log(low + 1));
+    let w = w.clamp(0.0, 1.0);
+    (1.0 - w) * low as f64 + w * (low + 1) as f64
+}
+
+/// EDM's spacing, `count` numbers from largest to smallest: eq. 5 with ρ = 7.
+fn karras(smallest: f64, largest: f64, count: usize) -> Vec<f64> {
+    const RHO: f64 = 7.0;
+    let (from, to) = (largest.powf(1.0 / RHO), smallest.powf(1.0 / RHO));
+    let fraction = |i: usize| if count > 1 { i as f64 / (count - 1) as f64 } else { 0.0 };
+    (0..count).map(|i| (from + fraction(i) * (to - from)).powf(RHO)).collect()
+}
+
+/// Signal and noise at σ, with diffusers' roundings: where σ is 2e4 the noise is 1 in f32, and x_0 = (x - noise ε) /
+/// signal is all cancellation.
+fn at_sigma(sigma: f64) -> (f64, f64) {
+    let sigma = sigma as f32;
+    let signal = 1.0 / (sigma * sigma + 1.0).sqrt();
+    (signal.into(), (sigma * signal).into())
+}
+
+/// DPM-Solver++, Euler and Heun: the steps follow from a list of σ.
+fn by_sigma(
+    config: &SchedulerConfig,
+    schedule: &NoiseSchedule,
+    steps: usize,
+) -> Result<Trajectory, ConfigError> {
+    let table = sigma_table(config, schedule);
+    let solver = config.sampler == Sampler::DpmSolver;
+
+    // 1. Timesteps and σ.
+    let mut times = if solver { solver_timesteps(config, schedule, steps) } else { timesteps(config, steps) };
+    let mut sigmas: Vec<f64> = times.iter().map(|&t| interpolated(&table, t)).collect();
+    if config.use_karras_sigmas {
+        let ends = if solver { (table.first(), table.last()) } else { (sigmas.last(), sigmas.first()) };
+        let smallest = config.sigma_min.or(ends.0.copied()).unwrap_or(1.0);
+        let largest = config.sigma_max.or(ends.1.copied()).unwrap_or(1.0);
+        sigmas = karras(smallest, largest, steps);
+        times = sigmas.iter().map(|&s| timestep_of(&table, s)).collect();
+        if solver && config.beta_schedule != super::BetaSchedule::Cosine {
+            times.iter_mut().for_each(|t| *t = t.round_ties_even());
+        }
+    }
+    if solver {
+        times.iter_mut().for_each(|t| *t = t.trunc());
+    }
+    let last = match config.final_sigmas_type {
+        FinalSigma::SigmaMin if config.sampler != Sampler::Heun => table[0],
+        _ => 0.0,
+    };
+    sigmas.push(last);
+    sigmas.iter_mut().for_each(|s| *s = f64::from(*s as f32));
+    times.iter_mut().for_each(|t| *t = f64::from(*t as f32));
+    if times.iter().any(|&t| t < 0.0 || t >= table.len() as f64)
+        || sigmas.windows(2).any(|w| w[1] > w[0])
+        || sigmas[..times.len()].windows(2).any(|w| w[1] == w[0])
+    {
+        let message =
+            format!("found {steps}, more than this schedule has room for with this spacing; give fewer");
+        return Err(ConfigError { field: "steps", message });
+    }
+
+    // 2. The updates.
+    let initial_scale = match config.timestep_spacing {
+        TimestepSpacing::Linspace | TimestepSpacing::Trailing if !solver => {
+            sigmas[0] / (1.0 + sigmas[0] * sigmas[0]).sqrt()
+        }
+        _ => 1.0,
+    };
+    let (list, sigmas) = match config.sampler {
+        Sampler::DpmSolver => (multistep(config, &times, &sigmas), sigmas),
+        Sampler::Heun => heun(config, &times, &sigmas),
+        _ => (euler(config, &times, &sigmas), sigmas),
+    };
+    Ok(Trajectory {
+        initial_scale,
+        steps: list,
+        sigmas: Some(sigmas),
+        thresholding: None,
+        variance_exploding: !solver,
+    })
+}
+
+/// From σ to σ' along the straight line to x_0: x' = c_x x + c_0 x_0. DPM-Solver++ of first order, Euler's method and
+/// DDIM are this same step.
+fn straight(prediction: Prediction, from: f64, to: f64) -> Coefficients {
+    let (signal, noise) = at_sigma(from);
+    let signal_to = 1.0 / (1.0 + to * to).sqrt();
+    let mut c = data(prediction, signal, noise);
+    c.c_x = to * signal_to / (from * signal);
+    c.c_0 = signal_to * (1.0 - to / from);
+    c
+}
+
+fn euler(config: &SchedulerConfig, times: &[f64], sigmas: &[f64]) -> Vec<SamplerStep> {
+    let update = |(&timestep, w): (&f64, &[f64])| SamplerStep {
+        timestep,
+        coefficients: straight(config.prediction_type, w[0], w[1]),
+    };
+    times.iter().zip(sigmas.windows(2)).map(update).collect()
+}
+
+/// DPM-Solver++ 2M: the history is x_0 of the step before.
+fn multistep(config: &SchedulerConfig, times: &[f64], sigmas: &[f64]) -> Vec<SamplerStep> {
+    let count = times.len();
+    let step = |i: usize| {
+        let (from, to) = (sigmas[i], sigmas[i + 1]);
+        let mut c = straight(config.prediction_type, from, to);
+        let few = config.lower_order_final && count < 15;
+        let first_order_end = config.euler_at_final || few || config.final_sigmas_type == FinalSigma::Zero;
+        // Karras' smallest σ may be the final one already: then the last step stays where it is.
+        if config.solver_order == 2 && i > 0 && to < from && !(i + 1 == count && first_order_end) {
+            // λ = -ln σ. x_0 is continued with the slope (x_0 - x_0') / (λ_i - λ_{i-1}).
+            let (h, before) = ((from / to).ln(), (sigmas[i - 1] / from).ln());
+            let weight = match config.solver_type {
+                SolverType::Midpoint => 0.5 * c.c_0,
+                SolverType::Heun => ((-h).exp_m1() / h + 1.0) / (1.0 + to * to).sqrt(),
+            };
+            c.c_0 += weight * h / before;
+            c.c_h = -weight * h / before;
+        }
+        c.h_0 = 1.0;
+        SamplerStep { timestep: times[i], coefficients: c }
+    };
+    (0..count).map(step).collect()
+}
+
+/// Heun's method: a step of Euler's, whose slope d = (x - x_0) / σ is the history, and a correction by half the
+/// difference between the slope there and d. Returns the σ before each of the two as well.
+fn heun(config: &SchedulerConfig, times: &[f64], sigmas: &[f64]) -> (Vec<SamplerStep>, Vec<f64>) {
+    let scale = |sigma: f64| (1.0 + sigma * sigma).sqrt();
+    let mut list = Vec::with_capacity(2 * times.len());
+    let mut before = Vec::with_capacity(2 * times.len() + 1);
+    for (i, &timestep) in times.iter().enumerate() {
+        let (from, to) = (sigmas[i], sigmas[i + 1]);
+        let mut predictor = straight(config.prediction_type, from, to);
+        (predictor.h_x, predictor.h_0) = (scale(from) / from, -1.0 / from);
+        list.push(SamplerStep { timestep, coefficients: predictor });
+        before.push(from);
+        if let Some(&timestep) = times.get(i + 1) {
+            let (signal, noise) = at_sigma(to);
+            let mut corrector = data(config.prediction_type, signal, noise);
+            let half = 0.5 * (to - from) / scale(to);
+            corrector.c_x = 1.0 + half * scale(to) / to;
+            corrector.c_0 = -half / to;
+            corrector.c_h = -half;
+            list.push(SamplerStep { timestep, coefficients: corrector });
+            before.push(to);
+        }
+    }
+    before.extend(sigmas.last());
+    (list, before)
 }
 
 #[cfg(test)]
@@ -89,39 +418,130 @@ mod tests {
     use super::*;
     use crate::diffusion::BetaSchedule;
 
-    const OPTIONS: SamplerOptions =
-        SamplerOptions { sampler: Sampler::Ddim, steps: 50, eta: 0.0, clip: false };
+    const PREDICTIONS: [Prediction; 3] = [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction];
+    const SAMPLERS: [Sampler; 5] =
+        [Sampler::Ddpm, Sampler::Ddim, Sampler::DpmSolver, Sampler::Euler, Sampler::Heun];
 
-    /// With the true ε for every x, DDIM walks the line x = ā x_0 + √(1-ā²) ε exactly to x_0.
-    #[test]
-    fn ddim_is_exact_for_the_true_noise() {
-        let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1000);
-        let (x0, e) = (0.4, -0.9);
-        for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction] {
-            let steps = sampler_steps(&schedule, prediction, &OPTIONS);
-            let start = schedule.alpha_bar(Some(steps[0].timestep));
-            let mut x = start.sqrt() * x0 + (1.0 - start).sqrt() * e;
-            for step in &steps {
-                let a = schedule.alpha_bar(Some(step.timestep));
-                let f = match prediction {
-                    Prediction::Epsilon => e,
-                    Prediction::Sample => x0,
-                    Prediction::VPrediction => a.sqrt() * e - (1.0 - a).sqrt() * x0,
-                };
-                let [k_x, k_f, _, _, c_x, c_f, c_0, _] = step.coefficients.map(f64::from);
-                x = c_x * x + c_f * f + c_0 * (k_x * x + k_f * f);
+    /// The configuration of a sampler on the linear schedule, without a clamp.
+    fn free(sampler: Sampler) -> SchedulerConfig {
+        SchedulerConfig {
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            clip_sample: false,
+            ..SchedulerConfig::new(sampler)
+        }
+    }
+
+    /// Runs a trajectory in f64 with the network f(x, signal, noise); the signal before step i is at σ_i or t_i.
+    fn run(
+        config: &SchedulerConfig,
+        trajectory: &Trajectory,
+        start: f64,
+        f: impl Fn(f64, f64, f64) -> f64,
+    ) -> f64 {
+        let schedule = NoiseSchedule::of(config);
+        let (mut x, mut h) = (start, 0.0);
+        for (i, step) in trajectory.steps.iter().enumerate() {
+            let (signal, noise) = match &trajectory.sigmas {
+                Some(sigmas) => at_sigma(sigmas[i]),
+                None => {
+                    let a = schedule.alpha_bar(Some(step.timestep as usize));
+                    (a.sqrt(), (1.0 - a).sqrt())
+                }
+            };
+            let c = step.coefficients;
+            let f = f(x, signal, noise);
+            let x_0 = (c.k * (c.p_x * x + c.p_f * f)).clamp(-c.range, c.range);
+            let next = c.c_x * x + c.c_f * f + c.c_0 * x_0 + c.c_h * h;
+            if [c.h_x, c.h_f, c.h_0] != [0.0; 3] {
+                h = c.h_x * x + c.h_f * f + c.h_0 * x_0;
             }
-            assert!((x - x0).abs() < 1e-4, "{prediction:?}: {x}");
+            x = next;
+        }
+        x
+    }
+
+    fn predicted(prediction: Prediction, x_0: f64, e: f64, signal: f64, noise: f64) -> f64 {
+        match prediction {
+            Prediction::Epsilon => e,
+            Prediction::Sample => x_0,
+            Prediction::VPrediction => signal * e - noise * x_0,
+        }
+    }
+
+    /// With the true ε for every x, every deterministic sampler walks the line x = signal x_0 + noise ε to x_0.
+    #[test]
+    fn deterministic_samplers_are_exact_for_the_true_noise() {
+        let (x_0, e) = (0.4, -0.9);
+        for sampler in [Sampler::Ddim, Sampler::DpmSolver, Sampler::Euler, Sampler::Heun] {
+            for prediction_type in PREDICTIONS {
+                for steps in [1, 2, 7, 50] {
+                    let config = SchedulerConfig { prediction_type, ..free(sampler) };
+                    let trajectory = Trajectory::new(&config, steps, 0.0).unwrap();
+                    let calls = if sampler == Sampler::Heun { 2 * steps - 1 } else { steps };
+                    assert_eq!(trajectory.steps.len(), calls);
+                    let (signal, noise) = match &trajectory.sigmas {
+                        Some(sigmas) => at_sigma(sigmas[0]),
+                        None => {
+                            let t = trajectory.steps[0].timestep as usize;
+                            let a = NoiseSchedule::of(&config).alpha_bar(Some(t));
+                            (a.sqrt(), (1.0 - a).sqrt())
+                        }
+                    };
+                    let end = run(&config, &trajectory, signal * x_0 + noise * e, |_, signal, noise| {
+                        predicted(prediction_type, x_0, e, signal, noise)
+                    });
+                    // Signal and noise are f32 in the coefficients, which Heun multiplies by 10^4 in two steps.
+                    assert!((end - x_0).abs() < 5e-4, "{sampler:?} {prediction_type:?} {steps}: {end}");
+                }
+            }
+        }
+    }
+
+    /// On data from N(0, s²) the flow is known: x stays at its quantile. The error falls with the order of the method:
+    /// 1 for Euler and DDIM, 2 for DPM-Solver++ 2M and Heun.
+    #[test]
+    fn the_error_falls_with_the_order() {
+        const S: f64 = 0.5;
+        let error = |sampler: Sampler, steps: usize| {
+            let config = SchedulerConfig {
+                timestep_spacing: TimestepSpacing::Linspace,
+                use_karras_sigmas: true,
+                final_sigmas_type: FinalSigma::SigmaMin,
+                lower_order_final: false,
+                ..free(sampler)
+            };
+            let mut trajectory = Trajectory::new(&config, steps, 0.0).unwrap();
+            let sigmas = trajectory.sigmas.clone().unwrap();
+            // Heun's last step, to 0, is Euler's.
+            trajectory.steps.pop();
+            let width = |i: usize| {
+                let (signal, noise) = at_sigma(sigmas[i]);
+                ((signal * S).powi(2) + noise.powi(2)).sqrt()
+            };
+            let end = run(&config, &trajectory, width(0), |x, signal, noise| {
+                noise * x / ((signal * S).powi(2) + noise * noise)
+            });
+            (end - width(sigmas.len() - 2)).abs()
+        };
+        for (sampler, order) in [(Sampler::Euler, 1.0), (Sampler::DpmSolver, 2.0), (Sampler::Heun, 2.0)] {
+            let fitted = (error(sampler, 80) / error(sampler, 320)).log2() / 2.0;
+            println!("{sampler:?}: order {fitted:.2}");
+            assert!((fitted - order).abs() < 0.25, "{sampler:?}: order {fitted}");
         }
     }
 
     /// DDPM's posterior mean and variance against Bayes' rule for Gaussians, at every t.
     #[test]
     fn ddpm_is_the_posterior() {
-        let schedule = NoiseSchedule::new(BetaSchedule::Linear, 100);
-        let options = SamplerOptions { sampler: Sampler::Ddpm, steps: 100, ..OPTIONS };
-        for step in sampler_steps(&schedule, Prediction::Sample, &options) {
-            let t = step.timestep;
+        let config = SchedulerConfig {
+            num_train_timesteps: 100,
+            prediction_type: Prediction::Sample,
+            ..free(Sampler::Ddpm)
+        };
+        let schedule = NoiseSchedule::of(&config);
+        for step in Trajectory::new(&config, 100, 0.0).unwrap().steps {
+            let t = step.timestep as usize;
             if t == 0 {
                 continue;
             }
@@ -129,24 +549,110 @@ mod tests {
             // Prior x' ~ N(√ᾱ' x_0, 1 - ᾱ'), likelihood x ~ N(√α x', 1 - α).
             let alpha = now / next;
             let precision = 1.0 / (1.0 - next) + alpha / (1.0 - alpha);
-            let c = step.coefficients.map(f64::from);
-            assert!((c[6] - next.sqrt() / (1.0 - next) / precision).abs() < 1e-6);
-            assert!((c[4] - alpha.sqrt() / (1.0 - alpha) / precision).abs() < 1e-6);
-            assert!((c[7] - (1.0 / precision).sqrt()).abs() < 1e-6);
+            let c = step.coefficients;
+            assert!((c.c_0 - next.sqrt() / (1.0 - next) / precision).abs() < 1e-3 * c.c_0);
+            assert!((c.c_x - alpha.sqrt() / (1.0 - alpha) / precision).abs() < 1e-3 * c.c_x);
+            assert!((c.c_z - (1.0 / precision).sqrt()).abs() < 1e-3 * c.c_z);
         }
     }
 
     #[test]
     fn ddim_with_eta_one_has_the_posterior_variance() {
-        let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1000);
-        let ddim = sampler_steps(&schedule, Prediction::Epsilon, &SamplerOptions { eta: 1.0, ..OPTIONS });
-        let ddpm = sampler_steps(
-            &schedule,
-            Prediction::Epsilon,
-            &SamplerOptions { sampler: Sampler::Ddpm, ..OPTIONS },
-        );
-        for (a, b) in ddim.iter().zip(&ddpm).filter(|(a, _)| a.timestep > 0) {
-            assert!((a.coefficients[7] - b.coefficients[7]).abs() < 1e-6);
+        let ddim = Trajectory::new(&free(Sampler::Ddim), 50, 1.0).unwrap();
+        let ddpm = Trajectory::new(&free(Sampler::Ddpm), 50, 0.0).unwrap();
+        for (a, b) in ddim.steps.iter().zip(&ddpm.steps).filter(|(a, _)| a.timestep > 0.0) {
+            assert!((a.coefficients.c_z - b.coefficients.c_z).abs() < 1e-12);
         }
+    }
+
+    /// exp(c_v v) c_z is β̃'s root at v = -1, β's at v = 1.
+    #[test]
+    fn a_learned_variance_lies_between_the_fixed_ones() {
+        let of = |variance_type| {
+            Trajectory::new(&SchedulerConfig { variance_type, ..free(Sampler::Ddpm) }, 25, 0.0).unwrap().steps
+        };
+        let (small, large) = (of(VarianceType::FixedSmall), of(VarianceType::FixedLarge));
+        for ((learned, small), large) in of(VarianceType::LearnedRange).iter().zip(&small).zip(&large) {
+            let (c, small, large) = (learned.coefficients, small.coefficients.c_z, large.coefficients.c_z);
+            assert!((c.c_z * (-c.c_v).exp() - small).abs() <= 1e-12);
+            assert!((c.c_z * c.c_v.exp() - large).abs() <= 1e-12);
+        }
+    }
+
+    #[test]
+    fn spacings_are_those_of_the_paper() {
+        let times = |timestep_spacing, steps| -> Vec<f64> {
+            let config = SchedulerConfig { timestep_spacing, ..free(Sampler::Ddim) };
+            Trajectory::new(&config, steps, 0.0).unwrap().steps.iter().map(|s| s.timestep).collect()
+        };
+        assert_eq!(times(TimestepSpacing::Leading, 4), [750.0, 500.0, 250.0, 0.0]);
+        assert_eq!(times(TimestepSpacing::Linspace, 4), [999.0, 666.0, 333.0, 0.0]);
+        assert_eq!(times(TimestepSpacing::Trailing, 4), [999.0, 749.0, 499.0, 249.0]);
+        // 1000 / 27 times 27 is more than 1000 in f64.
+        assert_eq!(times(TimestepSpacing::Trailing, 27).len(), 27);
+    }
+
+    /// Any number of steps gives finite coefficients at timesteps of the schedule, or an error.
+    #[test]
+    fn any_configuration_is_finite_or_refused() {
+        let mut refused = 0;
+        for sampler in SAMPLERS {
+            for beta_schedule in [
+                BetaSchedule::Linear,
+                BetaSchedule::ScaledLinear,
+                BetaSchedule::Cosine,
+                BetaSchedule::Sigmoid,
+            ] {
+                for timestep_spacing in
+                    [TimestepSpacing::Leading, TimestepSpacing::Linspace, TimestepSpacing::Trailing]
+                {
+                    for (total, zero, karras, offset) in [
+                        (1000, false, false, 0),
+                        (1000, true, true, 1),
+                        (7, false, false, 0),
+                        (1, false, true, 0),
+                    ] {
+                        let config = SchedulerConfig {
+                            num_train_timesteps: total,
+                            beta_schedule,
+                            timestep_spacing,
+                            rescale_betas_zero_snr: zero,
+                            use_karras_sigmas: karras,
+                            steps_offset: offset,
+                            prediction_type: Prediction::VPrediction,
+                            ..free(sampler)
+                        };
+                        for steps in [0, 1, 2, 5, total - 1, total, total + 1] {
+                            let Ok(trajectory) = Trajectory::new(&config, steps, 1.0) else {
+                                refused += 1;
+                                continue;
+                            };
+                            assert!(trajectory.initial_scale > 0.0 && trajectory.initial_scale <= 1.0);
+                            for step in &trajectory.steps {
+                                let words = step.coefficients.words();
+                                assert!(words.iter().all(|c| c.is_finite()), "{config:?} {steps}: {words:?}");
+                                assert!(step.timestep >= 0.0 && step.timestep < total as f64);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(refused > 0);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_the_remedy() {
+        let error = |config: &SchedulerConfig, steps, eta| {
+            Trajectory::new(config, steps, eta).unwrap_err().to_string()
+        };
+        assert!(error(&free(Sampler::Ddim), 1001, 0.0).starts_with("steps: found 1001"));
+        assert!(error(&free(Sampler::Ddim), 50, 1.5).starts_with("eta: found 1.5"));
+        let config = SchedulerConfig {
+            rescale_betas_zero_snr: true,
+            timestep_spacing: TimestepSpacing::Trailing,
+            ..free(Sampler::Ddpm)
+        };
+        assert!(error(&config, 50, 0.0).contains("must predict v_prediction or sample"));
     }
 }

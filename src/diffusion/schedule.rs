@@ -3,6 +3,7 @@
 //! The article writes x_{t+1} = a_t x_t + b_t ε_t with a_t² + b_t² = 1 and ā_t = a_0 … a_t. DDPM (arXiv
 //! 2006.11239) writes α_t = a_t², β_t = b_t² and ᾱ_t = ā_t². Both say the same; everything here is f64.
 
+use super::SchedulerConfig;
 use crate::ops::SCHEDULE_COLUMNS;
 use crate::tensor::Array;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub enum BetaSchedule {
     #[value(name = "squaredcos_cap_v2")]
     #[serde(rename = "squaredcos_cap_v2")]
     Cosine,
+    /// β along a logistic curve from -6 to 6 between the same ends (GeoDiff, arXiv 2203.02923).
+    Sigmoid,
 }
 
 /// What the network is asked for.
@@ -35,36 +38,120 @@ pub enum Prediction {
     VPrediction,
 }
 
-/// ᾱ_t for t = 0 .. T-1.
+/// ᾱ_t for t = 0 .. T-1, rounded to f32 as in diffusers' table. Near t = 0 the rounding is seen: 1 - ᾱ_0 is
+/// 1e-4, of which f32 keeps three digits, so that a network trained by one table and sampled by another would
+/// be told of a noise that is not there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseSchedule {
+    betas: Vec<f64>,
     alpha_bar: Vec<f64>,
 }
 
+/// One step of the chain, between any two timesteps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ChainStep {
+    /// α = ᾱ_t / ᾱ_s, rounded to f32 as in diffusers: 1 - α loses three digits at the first timesteps.
+    pub alpha: f64,
+    /// β = 1 - α, the variance of q(x_t | x_s).
+    pub beta: f64,
+    /// β̃ = (1 - ᾱ_s) / (1 - ᾱ_t) β, the variance of q(x_s | x_t, x_0) (DDPM, eq. 7).
+    pub variance: f64,
+}
+
+impl ChainStep {
+    pub(super) fn new(now: f64, next: f64) -> Self {
+        let alpha = rounded(now / next);
+        let beta = 1.0 - alpha;
+        Self { alpha, beta, variance: (1.0 - next) / (1.0 - now) * beta }
+    }
+}
+
+/// Rounded to f32.
+fn rounded(x: f64) -> f64 {
+    f64::from(x as f32)
+}
+
+/// Number t of `count` numbers from `first` to `last` in f32, as `torch.linspace` counts them: from the nearer end.
+/// One unit in the last place of β is 5e-6 of the variance β̃ at small t, where 1 - ᾱ keeps few digits.
+fn evenly(first: f64, last: f64, count: usize, t: usize) -> f64 {
+    if count < 2 {
+        return rounded(first);
+    }
+    let step = rounded(rounded(rounded(last) - rounded(first)) / (count - 1) as f64);
+    let exact = if t < count / 2 {
+        rounded(first) + step * t as f64
+    } else {
+        rounded(last) - step * (count - 1 - t) as f64
+    };
+    rounded(exact)
+}
+
 impl NoiseSchedule {
-    /// The schedule of `steps` steps. `steps` must not be zero.
+    /// The schedule of `steps` steps between the usual ends, β from 1e-4 to 0.02.
     pub fn new(kind: BetaSchedule, steps: usize) -> Self {
-        const FIRST: f64 = 1e-4;
-        const LAST: f64 = 0.02;
-        let fraction = |t: usize| if steps > 1 { t as f64 / (steps - 1) as f64 } else { 0.0 };
+        Self::between(kind, steps, 1e-4, 0.02)
+    }
+
+    /// The schedule of `steps` steps with β from `first` to `last`; the cosine schedule has ends of its own.
+    pub fn between(kind: BetaSchedule, steps: usize, first: f64, last: f64) -> Self {
         let beta = |t: usize| match kind {
-            BetaSchedule::Linear => FIRST + (LAST - FIRST) * fraction(t),
-            BetaSchedule::ScaledLinear => (FIRST.sqrt() + (LAST.sqrt() - FIRST.sqrt()) * fraction(t)).powi(2),
+            BetaSchedule::Linear => evenly(first, last, steps, t),
+            BetaSchedule::ScaledLinear => evenly(first.sqrt(), last.sqrt(), steps, t).powi(2),
             BetaSchedule::Cosine => {
                 // f(t) = cos²((t/T + 0.008) / 1.008 · π/2)
                 let f =
                     |t: f64| ((t / steps as f64 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
                 (1.0 - f(t as f64 + 1.0) / f(t as f64)).min(0.999)
             }
+            BetaSchedule::Sigmoid => {
+                let logistic = rounded(1.0 / rounded(1.0 + rounded((-evenly(-6.0, 6.0, steps, t)).exp())));
+                rounded(logistic * rounded(last - first)) + rounded(first)
+            }
         };
+        Self::from_betas((0..steps).map(beta))
+    }
+
+    /// The schedule with these β.
+    pub fn from_betas(betas: impl IntoIterator<Item = f64>) -> Self {
+        let betas: Vec<f64> = betas.into_iter().map(rounded).collect();
         let mut product = 1.0;
-        let alpha_bar = (0..steps)
-            .map(|t| {
-                product *= 1.0 - beta(t);
-                product
+        let alpha_bar = betas
+            .iter()
+            .map(|beta| {
+                product *= rounded(1.0 - beta);
+                rounded(product)
             })
             .collect();
-        Self { alpha_bar }
+        Self { betas, alpha_bar }
+    }
+
+    /// The schedule of a scheduler's configuration.
+    pub fn of(config: &SchedulerConfig) -> Self {
+        let schedule = match &config.trained_betas {
+            Some(betas) => Self::from_betas(betas.iter().copied()),
+            None => Self::between(
+                config.beta_schedule,
+                config.num_train_timesteps,
+                config.beta_start,
+                config.beta_end,
+            ),
+        };
+        if config.rescale_betas_zero_snr { schedule.zero_terminal_snr() } else { schedule }
+    }
+
+    /// √ᾱ shifted and stretched so that its first value stays and its last is 0 (arXiv 2305.08891, algorithm 1).
+    fn zero_terminal_snr(&self) -> Self {
+        let root: Vec<f64> = self.alpha_bar.iter().map(|a| rounded(a.sqrt())).collect();
+        let (first, last) = (root[0], root[root.len() - 1]);
+        let alpha_bar: Vec<f64> =
+            root.iter().map(|r| rounded(((r - last) * first / (first - last)).powi(2))).collect();
+        let before = std::iter::once(&1.0).chain(&alpha_bar);
+        Self::from_betas(before.zip(&alpha_bar).map(|(before, a)| 1.0 - rounded(a / before)))
+    }
+
+    /// β_t of DDPM.
+    pub fn beta(&self, t: usize) -> f64 {
+        self.betas[t]
     }
 
     /// The number of steps T.
@@ -75,6 +162,12 @@ impl NoiseSchedule {
     /// ᾱ_t of DDPM, the squared signal; 1 for a time before the first step.
     pub fn alpha_bar(&self, t: Option<usize>) -> f64 {
         t.map_or(1.0, |t| self.alpha_bar[t])
+    }
+
+    /// The step of the chain from `previous` to `t`.
+    pub fn step(&self, t: usize, previous: Option<usize>) -> ChainStep {
+        let (now, next) = (self.alpha_bar(Some(t)), self.alpha_bar(previous));
+        ChainStep::new(now, next)
     }
 
     /// The table of [`crate::ops::AddNoise`]: (T, 5) signal, sigma, target_noise, target_data, weight.
@@ -100,13 +193,15 @@ mod tests {
     #[test]
     fn linear_ends_in_noise() {
         let s = NoiseSchedule::new(BetaSchedule::Linear, 1000);
-        assert!((s.alpha_bar(Some(0)) - 0.9999).abs() < 1e-12);
+        assert!((s.alpha_bar(Some(0)) - 0.9999).abs() < 6e-8);
         assert!((s.alpha_bar(Some(999)) - 4.035_830e-5).abs() < 1e-9);
     }
 
     #[test]
     fn every_schedule_decreases_within_the_unit_interval() {
-        for kind in [BetaSchedule::Linear, BetaSchedule::ScaledLinear, BetaSchedule::Cosine] {
+        for kind in
+            [BetaSchedule::Linear, BetaSchedule::ScaledLinear, BetaSchedule::Cosine, BetaSchedule::Sigmoid]
+        {
             for steps in [1, 2, 10, 1000] {
                 let s = NoiseSchedule::new(kind, steps);
                 assert!(s.alpha_bar.windows(2).all(|w| w[1] < w[0]));

@@ -166,10 +166,10 @@ struct Norm {
 }
 
 impl Norm {
-    fn new(p: &mut Parameters, name: &str, channels: usize, groups: usize, eps: f32) -> Self {
+    fn new(p: &mut Parameters, name: &str, channels: usize, groups: usize, eps: f64) -> Self {
         let weight = p.add(format!("{name}.weight"), &[channels], Layout::Same, Init::Constant(1.0));
         let bias = p.add(format!("{name}.bias"), &[channels], Layout::Same, Init::Constant(0.0));
-        Self { weight, bias, groups, eps }
+        Self { weight, bias, groups, eps: eps as f32 }
     }
 
     /// The norm, with SiLU behind it if asked, and (scale, shift) (N, 2C) between if given.
@@ -210,7 +210,7 @@ impl Resnet {
     ) -> Self {
         let (groups, eps) = (config.norm_num_groups, config.norm_eps);
         let scale_shift = config.resnet_time_scale_shift == TimeScaleShift::ScaleShift;
-        let time_width = 4 * config.block_out_channels[0];
+        let time_width = config.time_width();
         let time_output = if scale_shift { 2 * output } else { output };
         let point = Conv2d { kernel: 1, stride: 1, padding: Padding::Symmetric(0) };
         Self {
@@ -229,7 +229,7 @@ impl Resnet {
 
     /// h = conv2(silu(norm2(conv1(silu(norm1(x))) + e))) with e the projected time embedding; x + h.
     fn forward(&self, b: &mut Builder, x: ValueId) -> Result<ValueId, GraphError> {
-        b.scoped(&self.name, |b| {
+        b.recorded(&self.name, |b| {
             let h = self.norm1.forward(b, x, true, None)?;
             let h = self.conv1.forward(b, h)?;
             let e = self.time_emb_proj.forward(b, b.time)?;
@@ -288,7 +288,7 @@ impl SelfAttention {
 
     /// x + to_out(attention(norm(x))) over the pixels as tokens.
     fn forward(&self, b: &mut Builder, x: ValueId) -> Result<ValueId, GraphError> {
-        b.scoped(&self.name, |b| {
+        b.recorded(&self.name, |b| {
             let shape = b.graph.shape(x).clone();
             let h = match &self.group_norm {
                 Some(norm) => norm.forward(b, x, false, None)?,
@@ -350,8 +350,10 @@ pub struct UNet {
 struct Builder<'a> {
     graph: &'a mut Graph,
     parameters: Vec<ValueId>,
-    /// silu(time embedding), (N, 4 C_0).
+    /// silu(time embedding), (N, time_width).
     time: ValueId,
+    /// What each module gave, under its name in diffusers, if anybody asks.
+    activations: Option<Vec<(String, ValueId)>>,
 }
 
 impl Builder<'_> {
@@ -364,6 +366,23 @@ impl Builder<'_> {
         let result = build(self);
         self.graph.leave();
         result
+    }
+
+    /// The same for a module whose output is an activation of [`UNet::forward_recorded`].
+    fn recorded(
+        &mut self,
+        name: &str,
+        build: impl FnOnce(&mut Self) -> Result<ValueId, GraphError>,
+    ) -> Result<ValueId, GraphError> {
+        let value = self.scoped(name, build)?;
+        self.record(name, value);
+        Ok(value)
+    }
+
+    fn record(&mut self, name: &str, value: ValueId) {
+        if let Some(activations) = &mut self.activations {
+            activations.push((name.to_string(), value));
+        }
     }
 
     /// (x + h) / scale.
@@ -382,7 +401,7 @@ impl UNet {
         let widths = &config.block_out_channels;
         let levels = widths.len();
         let groups = config.norm_num_groups;
-        let time_width = 4 * widths[0];
+        let time_width = config.time_width();
 
         // 1. Input and conditioning.
         let conv_in = Conv::three(p, "conv_in", config.in_channels, widths[0]);
@@ -425,7 +444,7 @@ impl UNet {
 
         // 3. Mid: with scale_shift, its attention has no norm unless attn_norm_num_groups gives one.
         let coarsest = widths[levels - 1];
-        let scale = config.mid_block_scale_factor;
+        let scale = config.mid_block_scale_factor as f32;
         let inherited = (config.resnet_time_scale_shift == TimeScaleShift::Default).then_some(groups);
         let mut mid = Level { resnets: vec![], attentions: vec![], resample: None, name: "mid_block".into() };
         for k in 0..2 {
@@ -548,43 +567,74 @@ impl UNet {
         t: ValueId,
         labels: Option<ValueId>,
     ) -> Result<ValueId, GraphError> {
+        let mut b = Builder { graph, parameters: parameters.to_vec(), time: t, activations: None };
+        self.build(&mut b, x, t, labels)
+    }
+
+    /// The same, and what each module gives, under its name in diffusers: `down_blocks.0.resnets.1`,
+    /// `conv_norm_out`, …
+    pub fn forward_recorded(
+        &self,
+        graph: &mut Graph,
+        parameters: &[ValueId],
+        x: ValueId,
+        t: ValueId,
+        labels: Option<ValueId>,
+    ) -> Result<(ValueId, Vec<(String, ValueId)>), GraphError> {
+        let activations = Some(Vec::new());
+        let mut b = Builder { graph, parameters: parameters.to_vec(), time: t, activations };
+        let output = self.build(&mut b, x, t, labels)?;
+        Ok((output, b.activations.unwrap_or_default()))
+    }
+
+    fn build(
+        &self,
+        b: &mut Builder,
+        x: ValueId,
+        t: ValueId,
+        labels: Option<ValueId>,
+    ) -> Result<ValueId, GraphError> {
         // 1. Time and class embedding; every residual block takes its SiLU.
-        let mut b = Builder { graph, parameters: parameters.to_vec(), time: t };
         b.time = b.scoped("time_embedding", |b| {
             let op = TimeEmbedding {
                 width: self.config.block_out_channels[0],
                 flip_sin_to_cos: self.config.flip_sin_to_cos,
-                freq_shift: self.config.freq_shift,
+                freq_shift: self.config.freq_shift as f32,
             };
             let frequencies = b.graph.constant("frequencies", op.frequencies());
             let e = b.graph.apply(op, &[t, frequencies])?;
+            b.record("time_proj", e);
             let e = self.time_linear_1.forward(b, e)?;
             let e = b.graph.apply(Silu, &[e])?;
             let mut e = self.time_linear_2.forward(b, e)?;
+            b.record("time_embedding", e);
             if let (Some(table), Some(labels)) = (self.class_embedding, labels) {
                 let class = b.graph.apply(Embedding, &[labels, b.parameters[table]])?;
+                b.record("class_embedding", class);
                 e = b.graph.apply(Add, &[e, class])?;
             }
             b.graph.apply(Silu, &[e])
         })?;
 
         // 2. Down, keeping every skip.
-        let mut x = b.scoped("conv_in", |b| self.conv_in.forward(b, x))?;
+        let mut x = b.recorded("conv_in", |b| self.conv_in.forward(b, x))?;
         let mut skips = vec![x];
         for level in &self.down {
             for i in 0..level.resnets.len() {
-                x = level.block(i, &mut b, x)?;
+                x = level.block(i, b, x)?;
                 skips.push(x);
             }
             if let Some(conv) = &level.resample {
-                x = b.scoped(&format!("{}.downsamplers.0", level.name), |b| conv.forward(b, x))?;
+                x = b.recorded(&format!("{}.downsamplers.0", level.name), |b| conv.forward(b, x))?;
                 skips.push(x);
             }
+            b.record(&level.name, x);
         }
 
         // 3. Mid: residual, attention, residual.
-        x = self.mid.block(0, &mut b, x)?;
-        x = self.mid.resnets[1].forward(&mut b, x)?;
+        x = self.mid.block(0, b, x)?;
+        x = self.mid.resnets[1].forward(b, x)?;
+        b.record(&self.mid.name, x);
 
         // 4. Up, joining the skips last first.
         for level in &self.up {
@@ -592,17 +642,22 @@ impl UNet {
                 if let Some(skip) = skips.pop() {
                     x = b.scoped(&level.name, |b| b.graph.apply(Concat, &[x, skip]))?;
                 }
-                x = level.block(i, &mut b, x)?;
+                x = level.block(i, b, x)?;
             }
             if let Some(conv) = &level.resample {
-                x = b.scoped(&format!("{}.upsamplers.0", level.name), |b| {
+                x = b.recorded(&format!("{}.upsamplers.0", level.name), |b| {
                     let x = b.graph.apply(UpsampleNearest, &[x])?;
                     conv.forward(b, x)
                 })?;
             }
+            b.record(&level.name, x);
         }
 
         // 5. Output.
+        if b.activations.is_some() {
+            // The network has this norm fused with the SiLU behind it; a copy without shows what the norm gives.
+            b.recorded("conv_norm_out", |b| self.conv_norm_out.forward(b, x, false, None))?;
+        }
         b.scoped("conv_out", |b| {
             let x = self.conv_norm_out.forward(b, x, true, None)?;
             self.conv_out.forward(b, x)

@@ -47,6 +47,11 @@ impl Backward<'_> {
         self.needed[self.input(i).0]
     }
 
+    /// Adds a constant.
+    pub fn constant(&mut self, name: &str, value: crate::tensor::Array) -> ValueId {
+        self.graph.constant(name, value)
+    }
+
     /// Appends an operator and returns its first output.
     pub fn apply(&mut self, op: impl Op + 'static, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
         self.graph.apply(op, inputs)

@@ -55,7 +55,7 @@ pub enum FileError {
 
 impl FileError {
     /// For `map_err`: `action` is a verb such as "open".
-    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
         move |source| FileError::Io {
             path: path.to_path_buf(),
             action,
@@ -67,6 +67,24 @@ impl FileError {
                 _ => "Check the disk and the path, and try again.",
             },
             source,
+        }
+    }
+
+    /// A file that is not what its kind demands, with no error underneath.
+    pub(crate) fn malformed(
+        path: &Path,
+        kind: &'static str,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+        remedy: &'static str,
+    ) -> FileError {
+        FileError::Malformed {
+            path: path.to_path_buf(),
+            kind,
+            found: found.into(),
+            expected: expected.into(),
+            remedy,
+            source: None,
         }
     }
 
@@ -101,12 +119,12 @@ impl FileError {
 }
 
 /// Text from a file, fit to be shown: in quotes, control characters escaped, and cut when long.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("{:?}", shortened(text))
 }
 
 /// Text cut to a length that fits a message.
-pub(super) fn shortened(text: &str) -> Cow<'_, str> {
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(QUOTED) {
         None => Cow::Borrowed(text),
         Some((end, _)) => Cow::Owned(format!("{}… and {} bytes more", &text[..end], text.len() - end)),

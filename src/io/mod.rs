@@ -12,10 +12,13 @@ mod error;
 mod header;
 pub mod image_grid;
 pub mod jsonl;
+mod open;
 pub mod tensor_file;
 
 pub use chart::{Chart, Series, Stroke, smooth};
 pub use error::FileError;
+pub(crate) use error::{quoted, shortened};
 pub use image_grid::{save_grid, save_rows, save_single};
 pub use jsonl::JsonLines;
+pub(crate) use open::open_file;
 pub use tensor_file::{Tensor, TensorFile};

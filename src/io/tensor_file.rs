@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -13,8 +12,9 @@ use serde::Serialize;
 
 use super::FileError;
 use super::atomic::write_atomic;
-use super::error::{Cause, quoted};
+use super::error::{Cause, quoted, shortened};
 use super::header::{self, Fault};
+use super::open::open_file;
 
 /// The format's own limit on its header, in bytes.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -50,13 +50,8 @@ pub struct TensorFile {
 /// Whatever is wrong with the file or a tensor in it, including a value that is not finite and an integer that
 /// f32 cannot hold exactly. Nothing is allocated on the word of the header alone.
 pub fn read(path: &Path) -> Result<TensorFile, FileError> {
-    let about = std::fs::metadata(path).map_err(FileError::io("open", path))?;
-    if !about.is_file() {
-        // Opening a pipe would wait forever, and a device may never end.
-        return Err(malformed(path, "a folder, pipe or device", "an ordinary file", None));
-    }
-    let mut file = File::open(path).map_err(FileError::io("open", path))?;
-    read_from(path, about.len(), &mut file)
+    let (mut file, length) = open_file(path, KIND)?;
+    read_from(path, length, &mut file)
 }
 
 /// The same for a file that is already in memory; `name` stands for its path in errors.
@@ -99,7 +94,8 @@ fn read_from(path: &Path, length: u64, source: &mut impl Read) -> Result<TensorF
     let mut tensors = BTreeMap::new();
     for (name, view) in parsed.iter() {
         let data = widen(&view).map_err(|(index, found)| {
-            let found = format!("{found} at index {index} of shape {:?}", view.shape());
+            let shape = format!("{:?}", view.shape());
+            let found = format!("{found} at index {index} of shape {}", shortened(&shape));
             refused(path, Fault::tensor(name, found, "finite values that f32 can hold"), BAD_TENSOR)
         })?;
         tensors.insert(name.to_owned(), Tensor { shape: view.shape().to_vec(), data });

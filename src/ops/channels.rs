@@ -309,6 +309,28 @@ impl Op for SliceChannels {
             .param("stride", channels / width)
             .into()
     }
+
+    /// dx is dy between zeros.
+    fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
+        let axes = g.shape(g.input(0)).axes().to_vec();
+        let (rows, channels) = (&axes[..axes.len() - 1], axes[axes.len() - 1]);
+        let zeros = |g: &mut Backward, count: usize| {
+            let shape = [rows, &[count]].concat();
+            let elements = shape.iter().product();
+            g.constant("zeros", Array::new(shape, vec![0.0; elements]))
+        };
+        let mut dx = g.gradient(0);
+        if self.start > 0 {
+            let before = zeros(g, self.start);
+            dx = g.apply(Concat, &[before, dx])?;
+        }
+        let after = channels - self.start - self.count;
+        if after > 0 {
+            let after = zeros(g, after);
+            dx = g.apply(Concat, &[dx, after])?;
+        }
+        g.accumulate(0, dx)
+    }
 }
 
 /// Test cases.
@@ -342,10 +364,10 @@ pub fn cases() -> Vec<Case> {
         let of = |c: usize| Spec::f32([rows, &[c]].concat());
         cases.push(Case::new(format!("{rows:?} rows of {a} + {b}"), Concat, &[of(a), of(b)]));
         let name = format!("{rows:?} rows, the {b} channels behind {a}");
-        cases.push(Case::new(name, SliceChannels { start: a, count: b }, &[of(a + b + 1)]).no_gradient());
+        cases.push(Case::new(name, SliceChannels { start: a, count: b }, &[of(a + b + 1)]));
         let name = format!("{rows:?} rows, the {b} channels behind {a} of a multiple of four");
         let all = of((a + b).next_multiple_of(4));
-        cases.push(Case::new(name, SliceChannels { start: a, count: b }, &[all]).no_gradient());
+        cases.push(Case::new(name, SliceChannels { start: a, count: b }, &[all]));
     }
     // One-pixel images make one invocation per channel, one-channel images one workgroup per image.
     let (many, name) = (65_600, "past 65535 workgroups");

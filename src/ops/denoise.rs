@@ -10,12 +10,102 @@ use crate::tensor::{Array, Spec};
 
 static SHADER: Source = crate::wgsl!("denoise");
 
-/// Words of the coefficient vector: k_x, k_f, low, high, c_x, c_f, c_0, c_z.
-pub const COEFFICIENTS: usize = 8;
+/// Words of the vector of [`Coefficients`].
+pub const COEFFICIENTS: usize = 16;
 
-/// x_0 = clamp(k_x x + k_f f, low, high); x ← c_x x + c_f f + c_0 x_0 + c_z z, with z standard normal.
+/// One step of a sampler, as [`Denoise`] and [`DynamicThreshold`](super::DynamicThreshold) read it.
 ///
-/// Inputs [x, f, coefficients (8), step]; the output overwrites x.
+/// With x the picture, f the network's answer, h the history, v the learned variance and z noise:
+///
+/// - raw = k (p_x x + p_f f)
+/// - x_0 = clamp(raw, -range s, range s) / s, s the item's threshold
+/// - x' = c_x x + c_f f + c_0 x_0 + exp(c_v v) (c_h h + c_z z)
+/// - h' = h_x x + h_f f + h_0 x_0, or h where these three are zero
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Coefficients {
+    /// Share of the picture in the estimate of x_0.
+    pub p_x: f64,
+    /// Share of the network's answer in the estimate of x_0.
+    pub p_f: f64,
+    /// Scale of the estimate, taken last: x - σ f may nearly cancel.
+    pub k: f64,
+    /// Where the estimate is clamped, in units of the threshold; 1e30 is beyond any picture.
+    pub range: f64,
+    /// Share of the picture in the next one.
+    pub c_x: f64,
+    /// Share of the network's answer in the next picture.
+    pub c_f: f64,
+    /// Share of the clamped estimate in the next picture.
+    pub c_0: f64,
+    /// Share of the history in the next picture.
+    pub c_h: f64,
+    /// Standard deviation of the noise added; none is drawn for 0.
+    pub c_z: f64,
+    /// What the learned variance counts in the exponent; not read for 0.
+    pub c_v: f64,
+    /// Share of the picture in the next history.
+    pub h_x: f64,
+    /// Share of the network's answer in the next history.
+    pub h_f: f64,
+    /// Share of the clamped estimate in the next history.
+    pub h_0: f64,
+}
+
+impl Coefficients {
+    /// The words as the shaders read them, in the order of the fields; the last three are zero.
+    pub fn words(&self) -> [f32; COEFFICIENTS] {
+        let Self { p_x, p_f, k, range, c_x, c_f, c_0, c_h, c_z, c_v, h_x, h_f, h_0 } = *self;
+        [p_x, p_f, k, range, c_x, c_f, c_0, c_h, c_z, c_v, h_x, h_f, h_0, 0.0, 0.0, 0.0].map(|c| c as f32)
+    }
+
+    pub(super) fn of(words: &Array) -> Self {
+        let [p_x, p_f, k, range, c_x, c_f, c_0, c_h, c_z, c_v, h_x, h_f, h_0] =
+            std::array::from_fn(|i| words.data[i]);
+        Self { p_x, p_f, k, range, c_x, c_f, c_0, c_h, c_z, c_v, h_x, h_f, h_0 }
+    }
+
+    pub(super) fn raw(&self, x: f64, f: f64) -> f64 {
+        self.k * (self.p_x * x + self.p_f * f)
+    }
+
+    /// As a case's input.
+    pub(super) fn fill(&self) -> Fill {
+        Fill::Values(self.words().map(f64::from).to_vec())
+    }
+}
+
+/// Checks that f answers for x: the same axes, with as many channels or twice as many.
+pub(super) fn expect_answer(op: &'static str, x: &Spec, f: &Spec) -> Result<(), ShapeError> {
+    let axes = x.shape.axes();
+    ensure_shape!(op, axes.len() >= 2 && !axes.contains(&0), "x must be (items, ..., channels), found {x:?}");
+    let channels = x.shape.last();
+    let fits = [channels, 2 * channels].iter().any(|&last| {
+        let mut expected = axes.to_vec();
+        expected[axes.len() - 1] = last;
+        f.shape.axes() == expected
+    });
+    ensure_shape!(op, fits, "f must be {x:?}, or that with {} channels, found {f:?}", 2 * channels);
+    Ok(())
+}
+
+/// Checks the vector of coefficients.
+pub(super) fn expect_coefficients(op: &'static str, spec: &Spec) -> Result<(), ShapeError> {
+    ensure_shape!(op, *spec == Spec::f32([COEFFICIENTS]), "the coefficients must be f32(16), found {spec:?}");
+    Ok(())
+}
+
+/// Where f answers for element i of x.
+pub(super) fn answer_index(i: usize, channels: usize, f_channels: usize) -> usize {
+    i / channels * f_channels + i % channels
+}
+
+/// One step of any sampler, in place: inputs [x (N, ..., C), f (N, ..., C or 2 C), history (as x),
+/// threshold (N), coefficients (16), step]; outputs [x', history'] over x and the history.
+///
+/// [`Coefficients`] has the formulas. The first C channels of f answer for those of x, the next C are v (0
+/// if there are none), as in Improved DDPM, arXiv 2102.09672. z is standard normal, drawn at (block, step,
+/// stream `Sampler`, item). Old values stand on every right-hand side. What a zero coefficient silences is
+/// not read (history, v), not drawn (z), or not written (history).
 #[derive(Debug, Clone)]
 pub struct Denoise;
 
@@ -27,67 +117,180 @@ impl Op for Denoise {
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         ensure_shape!(
             "denoise",
-            x.len() == 4,
-            "expected x, f, coefficients and step, found {} inputs",
+            x.len() == 6,
+            "expected x, f, history, threshold, coefficients and step, found {} inputs",
             x.len()
         );
-        expect_f32("denoise", &x[..3], 3)?;
-        ensure_shape!("denoise", x[0] == x[1], "x is {:?}, but f is {:?}", x[0], x[1]);
-        let eight = Spec::f32([COEFFICIENTS]);
-        ensure_shape!("denoise", x[2] == eight, "the coefficients must be f32(8), found {:?}", x[2]);
-        expect_step("denoise", &x[3])?;
-        Ok(vec![x[0].clone()])
+        expect_f32("denoise", &x[..5], 5)?;
+        expect_answer("denoise", &x[0], &x[1])?;
+        ensure_shape!("denoise", x[2] == x[0], "x is {:?}, but the history is {:?}", x[0], x[2]);
+        let items = Spec::f32([x[0].shape[0]]);
+        ensure_shape!("denoise", x[3] == items, "the threshold must be {items:?}, found {:?}", x[3]);
+        expect_coefficients("denoise", &x[4])?;
+        expect_step("denoise", &x[5])?;
+        Ok(vec![x[0].clone(), x[0].clone()])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
-        let [k_x, k_f, low, high, c_x, c_f, c_0, c_z] = std::array::from_fn(|i| x[2].data[i]);
-        let items = x[0].shape[0];
-        let item = x[0].shape.elements() / items;
-        let z: Vec<f64> = (0..items).flat_map(|n| normals(&x[3], Stream::Sampler, n, item)).collect();
-        vec![Array::from_fn(&x[0].shape, |i| {
-            let (x, f) = (x[0].data[i], x[1].data[i]);
-            let x_0 = (k_x * x + k_f * f).clamp(low, high);
-            c_x * x + c_f * f + c_0 * x_0 + c_z * z[i]
-        })]
+        let [x, f, history, threshold, words, step] = std::array::from_fn(|i| &x[i]);
+        let c = Coefficients::of(words);
+        let items = x.shape[0];
+        let item = x.shape.elements() / items;
+        let (channels, f_channels) = (x.shape.last(), f.shape.last());
+        let learned = c.c_v != 0.0 && f_channels > channels;
+        let remembers = [c.h_x, c.h_f, c.h_0] != [0.0; 3];
+        let z: Vec<f64> = (0..items).flat_map(|n| normals(step, Stream::Sampler, n, item)).collect();
+        let (mut picture, mut memory) = (x.clone(), history.clone());
+        for (i, (&x, z)) in x.data.iter().zip(z).enumerate() {
+            let answer = answer_index(i, channels, f_channels);
+            let v = if learned { f.data[answer + channels] } else { 0.0 };
+            let (f, s) = (f.data[answer], threshold.data[i / item]);
+            let x_0 = c.raw(x, f).clamp(-c.range * s, c.range * s) / s;
+            let h = if c.c_h == 0.0 { 0.0 } else { history.data[i] };
+            picture.data[i] =
+                c.c_x * x + c.c_f * f + c.c_0 * x_0 + (c.c_v * v).exp() * (c.c_h * h + c.c_z * z);
+            if remembers {
+                memory.data[i] = c.h_x * x + c.h_f * f + c.h_0 * x_0;
+            }
+        }
+        vec![picture, memory]
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        Cost::elementwise(x, y, 40)
+        Cost::elementwise(x, y, 50)
     }
 
     fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
         let items = x[0].shape[0];
-        let item = x[0].shape.elements() / items.max(1);
+        let item = x[0].shape.elements() / items;
         let blocks = item.div_ceil(4);
         Dispatch::new(&SHADER, "denoise")
             .bind("x", Operand::Output(0))
             .bind("f", Operand::Input(1))
-            .bind("coefficients", Operand::Input(2))
-            .bind("step", Operand::Input(3))
+            .bind("history", Operand::Output(1))
+            .bind("threshold", Operand::Input(3))
+            .bind("coefficients", Operand::Input(4))
+            .bind("step", Operand::Input(5))
             .param("items", items)
             .param("item", item)
             .param("blocks", blocks)
+            .param("channels", x[0].shape.last())
+            .param("f_channels", x[1].shape.last())
             .linear(items * blocks, 64)
             .into()
     }
 
     fn aliasing(&self) -> Aliasing {
-        Aliasing::InPlace(vec![(0, 0)])
+        Aliasing::InPlace(vec![(0, 0), (1, 2)])
     }
+}
+
+/// Inputs of [`Denoise`] for pictures of this shape whose answer has `f_channels`.
+fn inputs(shape: &[usize], f_channels: usize) -> [Spec; 6] {
+    let x = Spec::f32(shape);
+    let mut answer = shape.to_vec();
+    answer.pop();
+    answer.push(f_channels);
+    let (items, words) = (Spec::f32([shape[0]]), Spec::f32([COEFFICIENTS]));
+    [x.clone(), Spec::f32(answer), x, items, words, Spec::u32([8])]
 }
 
 /// Test cases.
 pub fn cases() -> Vec<Case> {
-    let noisy = vec![1.1, -0.4, -1.0, 1.0, 0.3, -0.2, 0.7, 0.25];
-    let plain = vec![1.1, -0.4, -1e30, 1e30, 0.3, -0.2, 0.7, 0.0];
+    // The estimate of an ε-prediction at signal 0.8, σ 0.6.
+    let epsilon = Coefficients { p_x: 1.0, p_f: -0.6, k: 1.25, range: 1e30, ..Coefficients::default() };
+    let ddpm = Coefficients { range: 1.0, c_x: 0.3, c_0: 0.7, c_z: 0.25, c_v: 0.5, ..epsilon };
+    let ddim = Coefficients { c_f: 0.4, c_0: 0.9, ..epsilon };
+    let multistep = Coefficients { range: 1.0, c_x: 0.6, c_0: 0.7, c_h: -0.3, h_0: 1.0, ..epsilon };
+    let predict = Coefficients { c_x: 1.0, c_f: -0.2, h_x: 1.0, h_f: -0.1, ..epsilon };
+    let correct = Coefficients { c_f: -0.1, c_0: 0.2, c_h: 1.0, c_z: 0.3, c_v: -0.7, ..epsilon };
+    let everything =
+        Coefficients { c_x: 0.6, c_f: 0.3, h_x: -0.5, h_f: 0.2, h_0: 1.1, range: 0.8, ..correct };
+    let samplers = [
+        ("ddpm", ddpm),
+        ("ddim", ddim),
+        ("multistep", multistep),
+        ("prediction of Heun", predict),
+        ("correction of Heun", correct),
+        ("everything", everything),
+    ];
     let mut cases = Vec::new();
-    for (kind, coefficients) in [("noisy, clipped", noisy), ("deterministic", plain)] {
-        for shape in [vec![1, 1], vec![3, 5, 7, 3], vec![70, 4, 4, 1]] {
-            let x = Spec::f32(shape);
-            let inputs = [x.clone(), x.clone(), Spec::f32([COEFFICIENTS]), Spec::u32([8])];
-            let case = Case::new(format!("{kind}, {x:?}"), Denoise, &inputs).fill(3, step_fill());
-            cases.push(case.fill(2, Fill::Values(coefficients.clone())).no_gradient());
+    for (name, c) in &samplers {
+        for shape in [vec![1, 1], vec![3, 5, 7, 3], vec![70, 4, 4, 1], vec![2, 3, 11, 4]] {
+            for width in [1, 2] {
+                let inputs = inputs(&shape, width * shape[shape.len() - 1]);
+                let case =
+                    Case::new(format!("{name}, {:?} from {:?}", inputs[0], inputs[1]), Denoise, &inputs);
+                let case = case.fill(3, Fill::Uniform(1.0, 2.0)).fill(4, c.fill());
+                cases.push(case.fill(5, step_fill()).no_gradient());
+            }
         }
     }
+    let special = |name: &str, c: &Coefficients, f_channels| {
+        Case::new(name, Denoise, &inputs(&[1, 3, 2], f_channels))
+            .fill(3, Fill::Values(vec![1.5]))
+            .fill(4, c.fill())
+            .fill(5, step_fill())
+            .no_gradient()
+    };
+    // What is not to be read would show as NaN.
+    let nan = f64::NAN;
+    cases.push(
+        special("a history not yet written", &Coefficients { c_h: 0.0, ..multistep }, 2)
+            .fill(2, Fill::Values(vec![nan; 6])),
+    );
+    let variance = [0.3, -1.2, nan, nan].repeat(3);
+    cases.push(
+        special("a variance not asked for", &Coefficients { c_v: 0.0, ..ddpm }, 4)
+            .fill(1, Fill::Values(variance)),
+    );
+    // x and f agree but for some roundings; k (p_x x) + k (p_f f) would be off by 1e-3.
+    let f = [0.9, -0.7, 0.33, 1.9, -1.1, 0.123];
+    let x: Vec<f64> = f.iter().zip(1i32..).map(|(f, i)| f + 1e-5 * f64::from(i - 3)).collect();
+    let cancelling = Coefficients {
+        p_x: 1.0,
+        p_f: -1.0,
+        k: 23_456.7,
+        range: 1e30,
+        c_0: 1.0,
+        h_0: 1.0,
+        ..Coefficients::default()
+    };
+    cases.push(
+        special("x - f cancels", &cancelling, 2).fill(0, Fill::Values(x)).fill(1, Fill::Values(f.to_vec())),
+    );
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_in_the_order_of_the_fields() {
+        let numbered = Coefficients::of(&Array::new([COEFFICIENTS], (0..16u32).map(f64::from).collect()));
+        assert_eq!((numbered.p_x, numbered.range, numbered.c_v, numbered.h_0), (0.0, 3.0, 9.0, 12.0));
+        assert_eq!(
+            numbered.words(),
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 0.0, 0.0, 0.0]
+        );
+    }
+
+    #[test]
+    fn wrong_shapes_are_named() {
+        let refused = |i: usize, spec: Spec, words: &str| {
+            let mut x = inputs(&[2, 4, 4, 3], 6);
+            assert!(Denoise.infer(&x).is_ok());
+            x[i] = spec;
+            let message = Denoise.infer(&x).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        };
+        refused(0, Spec::f32([3]), "x must be (items, ..., channels), found f32(3)");
+        refused(1, Spec::f32([2, 4, 4, 9]), "or that with 6 channels, found f32(2, 4, 4, 9)");
+        refused(1, Spec::f32([2, 16, 3]), "f must be f32(2, 4, 4, 3)");
+        refused(2, Spec::f32([2, 4, 4, 6]), "the history is f32(2, 4, 4, 6)");
+        refused(3, Spec::f32([1]), "the threshold must be f32(2), found f32(1)");
+        refused(4, Spec::f32([8]), "the coefficients must be f32(16), found f32(8)");
+        refused(5, Spec::f32([8]), "the step must be u32(8)");
+    }
 }

@@ -20,12 +20,13 @@ mod noise;
 mod optimizer;
 mod resample;
 mod sum_rows;
+mod threshold;
 
 pub use attention::{Attention, AttentionBackward};
 pub use ceiling::{CopyCeiling, FmaCeiling};
 pub use channels::{AddChannels, Concat, SliceChannels, SumPixels};
 pub use conv2d::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Padding};
-pub use denoise::{COEFFICIENTS, Denoise};
+pub use denoise::{COEFFICIENTS, Coefficients, Denoise};
 pub use elementwise::{Add, Scale, Silu, SiluBackward};
 pub use embedding::{Embedding, EmbeddingBackward, TimeEmbedding};
 pub use group_norm::{
@@ -38,6 +39,7 @@ pub use noise::{AddNoise, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS
 pub use optimizer::{Accumulate, AdamW, GradientNorm, HYPER, Record};
 pub use resample::{UpsampleNearest, UpsampleNearestBackward};
 pub use sum_rows::SumRows;
+pub use threshold::DynamicThreshold;
 
 use crate::graph::Op;
 use crate::rng::{Philox, Stream};
@@ -61,6 +63,7 @@ pub fn catalogue() -> Vec<Case> {
         loss::cases(),
         optimizer::cases(),
         denoise::cases(),
+        threshold::cases(),
         ceiling::cases(),
     ]
     .concat()

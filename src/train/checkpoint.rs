@@ -2,9 +2,10 @@
 //! names), and `checkpoints/step-NNNNNN.safetensors` (all that is needed to go on).
 
 use super::TrainConfig;
-use crate::diffusion::{ConfigError, UNet, UNetConfig};
+use crate::diffusion::{ConfigError, Sampler, UNet, UNetConfig};
 use crate::io::FileError;
-use crate::io::tensor_file::{self, Tensor, TensorFile};
+use crate::io::tensor_file::{self, TensorFile};
+use crate::model::{Model, ModelError, diffusers, flat, tensors};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -14,12 +15,24 @@ pub enum FolderError {
     /// A file that cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A folder of diffusers that cannot be opened, or weights of another network.
+    #[error(transparent)]
+    Model(Box<ModelError>),
     /// No `config.toml`.
     #[error(
         "{path} has no config.toml, so it is not a run of inkwash; give the folder that `inkwash train --out` \
-         wrote, or leave --model out for the built-in model"
+         wrote"
     )]
     NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Neither a run nor a folder of diffusers.
+    #[error(
+        "{path} has neither config.toml, as a run of inkwash, nor model_index.json or config.json, as a model of \
+         diffusers; give a folder of either kind"
+    )]
+    NotAModel {
         /// The folder.
         path: PathBuf,
     },
@@ -48,16 +61,6 @@ pub enum FolderError {
         #[source]
         source: ConfigError,
     },
-    /// A weights file of another network.
-    #[error("{path}: tensor `{name}` {message}; the file belongs to another configuration")]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// What differs.
-        message: String,
-    },
     /// Another error of the operating system.
     #[error("{path}: {source}")]
     Io {
@@ -67,6 +70,12 @@ pub enum FolderError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl From<ModelError> for FolderError {
+    fn from(error: ModelError) -> Self {
+        Self::Model(Box::new(error))
+    }
 }
 
 /// Reads a configuration file.
@@ -92,43 +101,6 @@ pub struct Checkpoint {
 }
 
 const STATES: [&str; 4] = ["parameter", "first_moment", "second_moment", "average"];
-
-/// The tensors of a flat vector under diffusers' names, in file order.
-fn tensors<'a>(
-    unet: &'a UNet,
-    flat: &'a [f32],
-    prefix: &'a str,
-) -> impl Iterator<Item = (String, Tensor)> + 'a {
-    unet.parameters.iter().map(move |p| {
-        let data = p.to_file(&flat[p.offset..p.offset + p.elements()]);
-        (format!("{prefix}{}", p.name), Tensor { shape: p.shape.clone(), data })
-    })
-}
-
-/// The flat vector of the network from named tensors.
-fn flat(unet: &UNet, file: &TensorFile, prefix: &str, path: &Path) -> Result<Vec<f32>, FolderError> {
-    let mut flat = vec![0.0; unet.flat_elements];
-    for p in &unet.parameters {
-        let name = format!("{prefix}{}", p.name);
-        let fail = |message| FolderError::Weights { path: path.into(), name: name.clone(), message };
-        let tensor = file.tensors.get(&name).ok_or_else(|| fail("is missing".into()))?;
-        if tensor.shape != p.shape {
-            return Err(fail(format!("has shape {:?}, but this network needs {:?}", tensor.shape, p.shape)));
-        }
-        flat[p.offset..p.offset + p.elements()].copy_from_slice(&p.to_device(&tensor.data));
-    }
-    if let Some(extra) = file.tensors.keys().find(|k| {
-        k.strip_prefix(prefix).is_some_and(|rest| !unet.parameters.iter().any(|p| p.name == rest))
-            && prefix.is_empty()
-    }) {
-        return Err(FolderError::Weights {
-            path: path.into(),
-            name: extra.clone(),
-            message: "is not a parameter of this network".into(),
-        });
-    }
-    Ok(flat)
-}
 
 impl ModelFolder {
     /// A folder, whether it exists or not.
@@ -160,7 +132,15 @@ impl ModelFolder {
     /// Its averaged weights as a flat vector.
     pub fn weights(&self, unet: &UNet) -> Result<Vec<f32>, FolderError> {
         let path = self.path.join("model.safetensors");
-        flat(unet, &tensor_file::read(&path)?, "", &path)
+        Ok(flat(unet, &tensor_file::read(&path)?, "", &path)?)
+    }
+
+    /// The model of its averaged weights, with DDIM and what the run was trained with.
+    pub fn open(&self) -> Result<Model, FolderError> {
+        let config = self.config()?;
+        let unet = self.unet(&config)?;
+        let weights = self.weights(&unet)?;
+        Ok(Model { unet, weights, scheduler: config.scheduler(Sampler::Ddim), warnings: Vec::new() })
     }
 
     /// Writes the averaged weights.
@@ -228,17 +208,19 @@ impl ModelFolder {
     }
 }
 
-/// Configuration, network and averaged weights of a folder.
-pub fn load_model(path: &Path) -> Result<(TrainConfig, UNet, Vec<f32>), FolderError> {
-    let folder = ModelFolder::new(path);
-    let config = folder.config()?;
-    let unet = folder.unet(&config)?;
-    let weights = folder.weights(&unet)?;
-    Ok((config, unet, weights))
+/// Opens a run folder (its averaged weights) or a folder of diffusers.
+pub fn open_model(path: &Path) -> Result<Model, FolderError> {
+    if path.join("config.toml").is_file() {
+        ModelFolder::new(path).open()
+    } else if diffusers::is_model(path) {
+        Ok(diffusers::open(path)?)
+    } else {
+        Err(FolderError::NotAModel { path: path.into() })
+    }
 }
 
 /// The model that the program carries: the built-in glyphs, trained by the command in `assets/README.md`.
-pub fn built_in_model() -> Result<(TrainConfig, UNet, Vec<f32>), FolderError> {
+pub fn built_in_model() -> Result<Model, FolderError> {
     let path = Path::new("assets/glyphs/config.toml");
     let config: TrainConfig = toml::from_str(include_str!("../../assets/glyphs/config.toml"))
         .map_err(|e| FolderError::Toml { path: path.into(), message: e.to_string() })?;
@@ -246,5 +228,5 @@ pub fn built_in_model() -> Result<(TrainConfig, UNet, Vec<f32>), FolderError> {
     let path = "assets/glyphs/model.safetensors";
     let file = tensor_file::parse(path, include_bytes!("../../assets/glyphs/model.safetensors"))?;
     let weights = flat(&unet, &file, "", Path::new(path))?;
-    Ok((config, unet, weights))
+    Ok(Model { unet, weights, scheduler: config.scheduler(Sampler::Ddim), warnings: Vec::new() })
 }

@@ -1,6 +1,6 @@
 //! Everything that decides a training run: flags, configuration file and checkpoint are this one struct.
 
-use crate::diffusion::{BetaSchedule, ConfigError, Prediction, Preset, UNetConfig};
+use crate::diffusion::{BetaSchedule, ConfigError, Prediction, Preset, Sampler, SchedulerConfig, UNetConfig};
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate runs after the warm-up.
@@ -9,8 +9,20 @@ use serde::{Deserialize, Serialize};
 pub enum LearningRate {
     /// Stays.
     Constant,
+    /// Falls to zero in equal steps.
+    Linear,
     /// Falls to zero along half a cosine (arXiv 1608.03983).
     Cosine,
+}
+
+/// How the decay of the moving average rises to its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum EmaWarmup {
+    /// (1 + n) / (10 + n) at step n.
+    Ratio,
+    /// 1 - (1 + n)^(-3/4): slower.
+    Power,
 }
 
 /// A training run. Every field is a flag, a line of the configuration file, and kept in the run folder.
@@ -59,6 +71,9 @@ pub struct TrainConfig {
     /// Decay of the moving average of the weights, which samples are drawn from
     #[arg(long, default_value_t = 0.999, value_name = "X")]
     pub ema_decay: f64,
+    /// How that decay rises in the first steps: (1+n)/(10+n), or 1-(1+n)^(-3/4)
+    #[arg(long, value_enum, default_value_t = EmaWarmup::Ratio)]
+    pub ema_warmup: EmaWarmup,
     /// What the network predicts
     #[arg(long, value_enum, default_value_t = Prediction::Epsilon)]
     pub prediction: Prediction,
@@ -118,6 +133,19 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// How a model of this run is sampled: what it was trained with, and the sampler's defaults.
+    pub fn scheduler(&self, sampler: Sampler) -> SchedulerConfig {
+        SchedulerConfig {
+            num_train_timesteps: self.timesteps,
+            beta_schedule: self.noise_schedule,
+            // As `NoiseSchedule::new` has them; one sampler's defaults are others.
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            prediction_type: self.prediction,
+            ..SchedulerConfig::new(sampler)
+        }
+    }
+
     /// The network's configuration: `unet` if it is given, else the preset; with an embedding for
     /// `classes` classes if the run is class-conditional.
     pub fn network(&self, classes: usize) -> UNetConfig {
@@ -191,14 +219,18 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// The learning rate of a step (from 0).
+    /// The learning rate of a step (from 0), by the rules of diffusers' `get_scheduler`: at step 0 of a warm-up it
+    /// is 0.
     pub fn learning_rate_at(&self, step: u32) -> f64 {
         let (step, warmup, total) = (f64::from(step), f64::from(self.warmup_steps), f64::from(self.steps));
         if step < warmup {
-            return self.learning_rate * (step + 1.0) / warmup;
+            return self.learning_rate * step / warmup;
         }
         match self.learning_rate_schedule {
             LearningRate::Constant => self.learning_rate,
+            LearningRate::Linear => {
+                self.learning_rate * ((total - step) / (total - warmup).max(1.0)).max(0.0)
+            }
             LearningRate::Cosine => {
                 let done = ((step - warmup) / (total - warmup).max(1.0)).clamp(0.0, 1.0);
                 self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
@@ -206,11 +238,16 @@ impl TrainConfig {
         }
     }
 
-    /// The decay of the moving average at a step (from 0): min(decay, (1 + n) / (10 + n)), so that early
-    /// weights are forgotten (diffusers' EMAModel).
+    /// The decay of the moving average at a step n (from 0): 0 at first, then (1 + n) / (10 + n), so that early
+    /// weights are forgotten, or 1 - (1 + n)^(-3/4); at most `ema_decay` (diffusers' EMAModel).
     pub fn ema_decay_at(&self, step: u32) -> f64 {
         let n = f64::from(step);
-        self.ema_decay.min((1.0 + n) / (10.0 + n))
+        let rising = match self.ema_warmup {
+            _ if step == 0 => 0.0,
+            EmaWarmup::Ratio => (1.0 + n) / (10.0 + n),
+            EmaWarmup::Power => 1.0 - (1.0 + n).powf(-0.75),
+        };
+        self.ema_decay.min(rising)
     }
 }
 
@@ -230,10 +267,24 @@ mod tests {
     #[test]
     fn learning_rate_rises_and_falls() {
         let c = TrainConfig { steps: 1000, warmup_steps: 100, learning_rate: 1.0, ..TrainConfig::default() };
-        assert!((c.learning_rate_at(0) - 0.01).abs() < 1e-12);
-        assert!((c.learning_rate_at(99) - 1.0).abs() < 1e-12);
+        assert!(c.learning_rate_at(0) == 0.0);
+        assert!((c.learning_rate_at(50) - 0.5).abs() < 1e-12);
+        assert!((c.learning_rate_at(100) - 1.0).abs() < 1e-12);
         assert!((c.learning_rate_at(550) - 0.5).abs() < 1e-12);
         assert!(c.learning_rate_at(999) < 1e-4);
+        let c = TrainConfig { learning_rate_schedule: LearningRate::Linear, ..c };
+        assert!(
+            (c.learning_rate_at(550) - 0.5).abs() < 1e-12 && (c.learning_rate_at(775) - 0.25).abs() < 1e-12
+        );
+    }
+
+    #[test]
+    fn the_average_begins_as_the_weights() {
+        let c = TrainConfig { ema_decay: 0.999, ..TrainConfig::default() };
+        assert_eq!([0, 1, 8].map(|n| c.ema_decay_at(n)), [0.0, 2.0 / 11.0, 0.5]);
+        assert_eq!(c.ema_decay_at(100_000), 0.999);
+        let c = TrainConfig { ema_warmup: EmaWarmup::Power, ..c };
+        assert_eq!([0, 15].map(|n| c.ema_decay_at(n)), [0.0, 0.875]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::checkpoint::{Checkpoint, FolderError, ModelFolder};
 use super::step::{EMA, LogRow, TrainPlans, Trainer, evaluation_graph};
 use super::{Micro, TrainConfig};
 use crate::data::{AugmentOptions, DataError, Dataset, Loader, Options, batch_at};
-use crate::diffusion::{ConfigError, NoiseSchedule, Sampler, SamplerOptions, UNet, sampler_steps};
+use crate::diffusion::{ConfigError, Sampler, Trajectory, UNet};
 use crate::gpu::{Device, Executable, GpuError, RunError};
 use crate::graph::{Caps, Plan};
 use crate::io::atomic::write_atomic;
@@ -149,9 +149,11 @@ pub fn planned_bytes(
     config: &TrainConfig,
     plans: &TrainPlans,
     caps: &Caps,
-) -> Result<u64, RunError> {
-    let evaluation = Plan::new(evaluation_graph(unet, config)?.0, caps)?;
-    let [initial, update] = PictureSampler::plans(unet, EMA, sampler_batch(config), caps)?;
+) -> Result<u64, TrainError> {
+    let evaluation =
+        Plan::new(evaluation_graph(unet, config).map_err(RunError::from)?.0, caps).map_err(RunError::from)?;
+    let [initial, update] =
+        PictureSampler::plans(unet, EMA, sampler_batch(config), &grid_trajectory(config)?, caps)?;
     Ok(Plan::bytes_together(&[&plans.micro.0, &plans.update.0, &evaluation, &initial, &update]))
 }
 
@@ -249,7 +251,13 @@ pub fn train(
         }
     }
     let evaluation = Evaluation::new(&trainer, held_out)?;
-    let sampler = PictureSampler::new(&trainer.store, &trainer.unet, EMA, sampler_batch(&config))?;
+    let sampler = PictureSampler::new(
+        &trainer.store,
+        &trainer.unet,
+        EMA,
+        sampler_batch(&config),
+        grid_trajectory(&config)?,
+    )?;
     let allocated =
         trainer.allocated_bytes() + evaluation.as_ref().map_or(0, |e| e.executable.bytes()) + sampler.bytes();
     say(&format!("                {} allocated", HumanBytes(allocated)));
@@ -355,15 +363,17 @@ fn report(
     Ok(())
 }
 
+/// How the grids are drawn.
+fn grid_trajectory(config: &TrainConfig) -> Result<Trajectory, ConfigError> {
+    Trajectory::new(&config.scheduler(Sampler::Ddim), config.sample_steps, 0.0)
+}
+
 /// Draws a grid from the averaged weights by DDIM; the same noise at every call, so that grids compare.
 fn sample_grid(trainer: &Trainer, sampler: &PictureSampler, path: &Path) -> Result<(), TrainError> {
     let config = &trainer.config;
-    let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
-    let options = SamplerOptions { sampler: Sampler::Ddim, steps: config.sample_steps, eta: 0.0, clip: true };
-    let steps = sampler_steps(&schedule, config.prediction, &options);
     let classes = trainer.unet.config.num_class_embeds.unwrap_or(1);
     let labels: Vec<u32> = (0..config.sample_count).map(|i| (i % classes) as u32).collect();
-    let pictures = sampler.draw(config.sample_count, config.seed, &labels, &steps, |_| Ok(()))?;
+    let pictures = sampler.draw(config.sample_count, config.seed, &labels, None, |_| Ok(()))?;
     let (height, width) = trainer.unet.config.sample_size.get();
     save_grid(
         path,

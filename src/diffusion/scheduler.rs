@@ -1,0 +1,291 @@
+//! How a model is sampled, under the names of diffusers' `scheduler_config.json`.
+
+use super::{BetaSchedule, ConfigError, Prediction};
+use serde::{Deserialize, Serialize};
+
+/// A way back from noise to a picture. In files it is the name of diffusers' class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Sampler {
+    /// Ancestral sampling from the posterior (DDPM, arXiv 2006.11239, eq. 6 and 7).
+    #[serde(rename = "DDPMScheduler")]
+    Ddpm,
+    /// The non-Markovian process, deterministic at η = 0 (DDIM, arXiv 2010.02502, eq. 12).
+    #[serde(rename = "DDIMScheduler")]
+    Ddim,
+    /// DPM-Solver++, multistep, of second order (2M, arXiv 2211.01095, algorithm 2).
+    #[serde(rename = "DPMSolverMultistepScheduler")]
+    #[value(name = "dpmpp-2m")]
+    DpmSolver,
+    /// Euler's method on the probability-flow ODE in σ (EDM, arXiv 2206.00364, algorithm 1 without line 7).
+    #[serde(rename = "EulerDiscreteScheduler")]
+    Euler,
+    /// Heun's method on it: two evaluations a step (EDM, algorithm 1).
+    #[serde(rename = "HeunDiscreteScheduler")]
+    Heun,
+}
+
+/// Which timesteps a sampler visits (arXiv 2305.08891, table 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum TimestepSpacing {
+    /// Multiples of ⌊T/S⌋, from 0 up.
+    Leading,
+    /// S numbers from 0 to T-1.
+    Linspace,
+    /// Multiples of T/S, from T down, less 1.
+    Trailing,
+}
+
+/// The variance of DDPM's step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum VarianceType {
+    /// β̃, the posterior's (DDPM, eq. 7). diffusers' `fixed_small_log` is the same number by way of its logarithm.
+    #[serde(alias = "fixed_small_log")]
+    FixedSmall,
+    /// β (DDPM, section 3.2).
+    FixedLarge,
+    /// Between the two, element by element, in the logarithm: the second half of the network's channels
+    /// (arXiv 2102.09672, eq. 15).
+    LearnedRange,
+}
+
+/// How DPM-Solver++ 2M estimates the derivative of x_0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SolverType {
+    /// Half of the first-order term's coefficient (arXiv 2211.01095, algorithm 2).
+    Midpoint,
+    /// The exact integral of a linear x_0.
+    Heun,
+}
+
+/// The σ after the last step of DPM-Solver++ or Euler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinalSigma {
+    /// 0: the last step gives x_0.
+    Zero,
+    /// The σ of timestep 0.
+    SigmaMin,
+}
+
+/// A noise schedule, what the network predicts, and how to sample. A field that the sampler's class in diffusers
+/// does not have is at its neutral value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchedulerConfig {
+    /// Which update.
+    #[serde(rename = "_class_name")]
+    pub sampler: Sampler,
+    /// Noise steps T.
+    pub num_train_timesteps: usize,
+    /// How β runs.
+    pub beta_schedule: BetaSchedule,
+    /// The first β.
+    pub beta_start: f64,
+    /// The last β.
+    pub beta_end: f64,
+    /// Every β, in place of the three fields above.
+    pub trained_betas: Option<Vec<f64>>,
+    /// Whether ᾱ is shifted so that nothing of the picture is left at T (arXiv 2305.08891, algorithm 1).
+    pub rescale_betas_zero_snr: bool,
+    /// What the network predicts.
+    pub prediction_type: Prediction,
+    /// Which timesteps are visited.
+    pub timestep_spacing: TimestepSpacing,
+    /// Added to the timesteps of "leading".
+    pub steps_offset: usize,
+    /// Whether the predicted x_0 is clamped.
+    pub clip_sample: bool,
+    /// To ± this.
+    pub clip_sample_range: f64,
+    /// Dynamic thresholding of x_0 instead of the clamp (Imagen, arXiv 2205.11487, section 2.3).
+    pub thresholding: bool,
+    /// Its quantile of |x_0|.
+    pub dynamic_thresholding_ratio: f64,
+    /// Its largest threshold.
+    pub sample_max_value: f64,
+    /// Variance of DDPM's step. With `learned_range`, every sampler takes the first half of the channels.
+    pub variance_type: VarianceType,
+    /// DDIM: whether ᾱ is 1 beyond the first timestep, or that of timestep 0.
+    pub set_alpha_to_one: bool,
+    /// DPM-Solver++: 1 or 2.
+    pub solver_order: usize,
+    /// DPM-Solver++: the second-order term.
+    pub solver_type: SolverType,
+    /// DPM-Solver++: whether the last step is of first order when there are fewer than 15.
+    pub lower_order_final: bool,
+    /// DPM-Solver++: whether the last step is of first order always.
+    pub euler_at_final: bool,
+    /// DPM-Solver++ and Euler: the σ after the last step.
+    pub final_sigmas_type: FinalSigma,
+    /// DPM-Solver++: timesteps whose log(signal / noise) lies below this are left out; -∞ for none.
+    #[serde(with = "or_minus_infinity")]
+    pub lambda_min_clipped: f64,
+    /// Whether the σ are spaced as EDM does (arXiv 2206.00364, eq. 5, with ρ = 7).
+    pub use_karras_sigmas: bool,
+    /// Smallest σ of that spacing; that of the last timestep if absent.
+    pub sigma_min: Option<f64>,
+    /// Largest.
+    pub sigma_max: Option<f64>,
+}
+
+/// A number that may be -∞, for which JSON has no number: the text `-Infinity`.
+mod or_minus_infinity {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    const TEXT: &str = "-Infinity";
+
+    pub fn serialize<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
+        if *x == f64::NEG_INFINITY { to.serialize_str(TEXT) } else { to.serialize_f64(*x) }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a number or -Infinity")]
+        enum Either {
+            Number(f64),
+            Text(String),
+        }
+        match Either::deserialize(from)? {
+            Either::Number(x) => Ok(x),
+            Either::Text(text) if text == TEXT => Ok(f64::NEG_INFINITY),
+            Either::Text(text) => {
+                Err(D::Error::custom(format!("found {text:?}, expected a number or -Infinity")))
+            }
+        }
+    }
+}
+
+impl SchedulerConfig {
+    /// The defaults of the sampler's class in diffusers.
+    pub fn new(sampler: Sampler) -> Self {
+        let ancestral = matches!(sampler, Sampler::Ddpm | Sampler::Ddim);
+        let (beta_start, beta_end) = if sampler == Sampler::Heun { (0.00085, 0.012) } else { (1e-4, 0.02) };
+        Self {
+            sampler,
+            num_train_timesteps: 1000,
+            beta_schedule: BetaSchedule::Linear,
+            beta_start,
+            beta_end,
+            trained_betas: None,
+            rescale_betas_zero_snr: false,
+            prediction_type: Prediction::Epsilon,
+            timestep_spacing: if ancestral { TimestepSpacing::Leading } else { TimestepSpacing::Linspace },
+            steps_offset: 0,
+            clip_sample: ancestral,
+            clip_sample_range: 1.0,
+            thresholding: false,
+            dynamic_thresholding_ratio: 0.995,
+            sample_max_value: 1.0,
+            variance_type: VarianceType::FixedSmall,
+            set_alpha_to_one: true,
+            solver_order: 2,
+            solver_type: SolverType::Midpoint,
+            lower_order_final: true,
+            euler_at_final: false,
+            final_sigmas_type: FinalSigma::Zero,
+            lambda_min_clipped: f64::NEG_INFINITY,
+            use_karras_sigmas: false,
+            sigma_min: None,
+            sigma_max: None,
+        }
+    }
+
+    /// The same model sampled in another way, as diffusers' `OTHER.from_config(this.config)`: what both classes
+    /// have is kept, the rest has the other's defaults.
+    #[must_use]
+    pub fn with_sampler(&self, sampler: Sampler) -> Self {
+        if sampler == self.sampler {
+            return self.clone();
+        }
+        let has_clip = |s| matches!(s, Sampler::Ddpm | Sampler::Ddim | Sampler::Heun);
+        let has_thresholding = |s| matches!(s, Sampler::Ddpm | Sampler::Ddim | Sampler::DpmSolver);
+        let has_karras = |s| matches!(s, Sampler::DpmSolver | Sampler::Euler | Sampler::Heun);
+        let mut to = Self::new(sampler);
+        to.num_train_timesteps = self.num_train_timesteps;
+        to.beta_schedule = self.beta_schedule;
+        (to.beta_start, to.beta_end) = (self.beta_start, self.beta_end);
+        to.trained_betas.clone_from(&self.trained_betas);
+        to.rescale_betas_zero_snr = self.rescale_betas_zero_snr;
+        to.prediction_type = self.prediction_type;
+        (to.timestep_spacing, to.steps_offset) = (self.timestep_spacing, self.steps_offset);
+        // What a network puts out does not change with the sampler.
+        to.variance_type = self.variance_type;
+        if has_clip(self.sampler) && has_clip(sampler) {
+            (to.clip_sample, to.clip_sample_range) = (self.clip_sample, self.clip_sample_range);
+        }
+        if has_thresholding(self.sampler) && has_thresholding(sampler) {
+            to.thresholding = self.thresholding;
+            to.dynamic_thresholding_ratio = self.dynamic_thresholding_ratio;
+            to.sample_max_value = self.sample_max_value;
+        }
+        if has_karras(self.sampler) && has_karras(sampler) {
+            to.use_karras_sigmas = self.use_karras_sigmas;
+        }
+        to
+    }
+
+    /// Checks every number that has a range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let fail = |field, message: String| Err(ConfigError { field, message });
+        let total = self.num_train_timesteps;
+        if total == 0 || total > 1_000_000 {
+            return fail("num_train_timesteps", format!("found {total}; it must be between 1 and 1000000"));
+        }
+        for (field, beta) in [("beta_start", self.beta_start), ("beta_end", self.beta_end)] {
+            if !(beta > 0.0 && beta < 1.0) {
+                return fail(field, format!("found {beta}; it must lie between 0 and 1"));
+            }
+        }
+        if self.rescale_betas_zero_snr && total == 1 {
+            return fail("rescale_betas_zero_snr", "found true, which needs more than one timestep".into());
+        }
+        if let Some(betas) = &self.trained_betas {
+            if betas.len() != total {
+                let found = betas.len();
+                return fail(
+                    "trained_betas",
+                    format!("found {found} numbers for num_train_timesteps = {total}"),
+                );
+            }
+            if let Some(beta) = betas.iter().find(|b| !(**b >= 0.0 && **b < 1.0)) {
+                return fail("trained_betas", format!("found {beta}; each must be at least 0 and below 1"));
+            }
+        }
+        if self.steps_offset >= total {
+            let found = self.steps_offset;
+            return fail(
+                "steps_offset",
+                format!("found {found}; it must be below num_train_timesteps = {total}"),
+            );
+        }
+        if !(self.clip_sample_range > 0.0 && self.clip_sample_range.is_finite()) {
+            return fail(
+                "clip_sample_range",
+                format!("found {}; it must be positive", self.clip_sample_range),
+            );
+        }
+        if !(0.0..=1.0).contains(&self.dynamic_thresholding_ratio) {
+            let found = self.dynamic_thresholding_ratio;
+            return fail("dynamic_thresholding_ratio", format!("found {found}; it must be between 0 and 1"));
+        }
+        if !(self.sample_max_value >= 1.0 && self.sample_max_value.is_finite()) {
+            return fail(
+                "sample_max_value",
+                format!("found {}; it must be at least 1", self.sample_max_value),
+            );
+        }
+        if !(1..=2).contains(&self.solver_order) {
+            return fail("solver_order", format!("found {}; 1 and 2 are supported", self.solver_order));
+        }
+        for (field, sigma) in [("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)] {
+            if sigma.is_some_and(|s| !(s > 0.0 && s.is_finite())) {
+                return fail(field, format!("found {sigma:?}; it must be positive"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! Folders of the diffusers library, as `DDPMPipeline.save_pretrained` writes them.
+
+use super::options::{Options, VERSION, shown};
+use super::scheduler_config::{self, class_name, sampler_of};
+use super::{Model, ModelError, flat, json, tensors, unet_config};
+use crate::diffusion::{ConfigError, Sampler, SchedulerConfig, UNet, UNetConfig, VarianceType};
+use crate::io::atomic::write_atomic;
+use crate::io::quoted;
+use crate::io::tensor_file::{self, TensorFile};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const INDEX: &str = "model_index.json";
+const CONFIG: &str = "config.json";
+const SCHEDULER: &str = "scheduler_config.json";
+const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+const SHARDS: &str = "diffusion_pytorch_model.safetensors.index.json";
+const PICKLE: &str = "diffusion_pytorch_model.bin";
+
+/// Pipelines that are a U-Net and a scheduler and nothing else.
+const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
+
+/// Whether a folder is laid out as diffusers lays out a pipeline or a network.
+pub fn is_model(path: &Path) -> bool {
+    path.join(INDEX).exists() || path.join(CONFIG).exists()
+}
+
+/// Opens a folder of diffusers: a pipeline (`model_index.json`, with the network and the scheduler in folders of
+/// their own or beside it) or a network alone (`config.json` and its weights).
+///
+/// Names, options, defaults and oddities are those of diffusers 0.42.1. What it does without a word and cannot be
+/// meant goes into [`Model::warnings`].
+///
+/// # Errors
+/// A missing file, an option that is unknown or not supported, a tensor that is missing, unknown, of another shape
+/// or not finite. Each names the file.
+pub fn open(path: &Path) -> Result<Model, ModelError> {
+    let mut warnings = Vec::new();
+    // 1. The parts.
+    let index = path.join(INDEX);
+    let pipeline = index.exists().then(|| Pipeline::read(&index)).transpose()?;
+    let part = |name: &str| match path.join(name) {
+        folder if pipeline.is_some() && folder.is_dir() => folder,
+        _ => path.to_path_buf(),
+    };
+    // 2. The network's configuration.
+    let folder = part("unet");
+    let config_path = folder.join(CONFIG);
+    if !config_path.exists() {
+        let message =
+            format!("has no {CONFIG}; expected a network there, as diffusers' save_pretrained writes it");
+        return Err(ModelError::Folder { path: folder, message });
+    }
+    let config = unet_config::read(&config_path, &mut warnings)?;
+    // 3. The scheduler.
+    let scheduler_path = part("scheduler").join(SCHEDULER);
+    let scheduler = match &pipeline {
+        Some(pipeline) => {
+            let own = scheduler_config::read(&scheduler_path, Some(pipeline.sampler), &mut warnings)?;
+            pipeline.convert(own, &mut warnings)
+        }
+        None if scheduler_path.exists() => scheduler_config::read(&scheduler_path, None, &mut warnings)?,
+        None => {
+            warnings.push(format!(
+                "{}: a network without a scheduler; taken is a {} with its defaults. Give the folder with \
+                 {INDEX} to have the model's own",
+                path.display(),
+                class_name(Sampler::Ddpm)
+            ));
+            SchedulerConfig::new(Sampler::Ddpm)
+        }
+    };
+    check_variance(&scheduler_path, &config, &scheduler)?;
+    // 4. The weights.
+    let (unet, weights) = read_weights(&folder, &config_path, &config)?;
+    Ok(Model { unet, weights, scheduler, warnings })
+}
+
+/// A scheduler's configuration that is part of the file at `path`; its `_class_name` says which.
+///
+/// # Errors
+/// As [`open`].
+pub fn scheduler(path: &Path, value: Value) -> Result<SchedulerConfig, ModelError> {
+    scheduler_config::parse(path, Options::new(path, value)?, None, &mut Vec::new())
+}
+
+/// A `model_index.json`.
+struct Pipeline {
+    sampler: Sampler,
+    is_ddim: bool,
+    path: PathBuf,
+}
+
+impl Pipeline {
+    fn read(path: &Path) -> Result<Self, ModelError> {
+        let mut options = Options::read(path)?;
+        let class = options.class.clone().unwrap_or_default();
+        if !PIPELINES.contains(&class.as_str()) {
+            let supported = PIPELINES.join(" or ");
+            let message = format!(
+                "found {}, expected {supported}: a U-Net and a scheduler, and nothing else",
+                quoted(&class)
+            );
+            return Err(options.refuse("_class_name", message));
+        }
+        let unet = component(&mut options, "unet")?;
+        if unet != unet_config::CLASS {
+            let message = format!(
+                "found {}, expected {:?}, the one network that inkwash can run",
+                quoted(&unet),
+                unet_config::CLASS
+            );
+            return Err(options.refuse("unet", message));
+        }
+        let scheduler = component(&mut options, "scheduler")?;
+        let sampler = sampler_of(&scheduler).map_err(|message| options.refuse("scheduler", message))?;
+        if let Some((key, value)) = options.map.iter().next() {
+            let message = format!(
+                "found {}, expected no part but unet and scheduler; inkwash cannot run others",
+                shown(value)
+            );
+            return Err(options.refuse(key, message));
+        }
+        Ok(Self { sampler, is_ddim: class == PIPELINES[1], path: path.into() })
+    }
+
+    /// A DDIM pipeline makes a DDIM scheduler of whatever it is given.
+    fn convert(&self, scheduler: SchedulerConfig, warnings: &mut Vec<String>) -> SchedulerConfig {
+        if !self.is_ddim || scheduler.sampler == Sampler::Ddim {
+            return scheduler;
+        }
+        let (from, to) = (class_name(scheduler.sampler), class_name(Sampler::Ddim));
+        let path = self.path.display();
+        warnings.push(format!(
+            "{path}: a DDIMPipeline with a {from}; taken is a {to} made from it, as in diffusers"
+        ));
+        scheduler.with_sampler(Sampler::Ddim)
+    }
+}
+
+/// The class of a part: `["diffusers", CLASS]`.
+fn component(options: &mut Options, key: &str) -> Result<String, ModelError> {
+    let value = options.map.remove(key).unwrap_or(Value::Null);
+    match value.as_array().map(Vec::as_slice) {
+        Some([Value::String(library), Value::String(class)]) if library == "diffusers" => Ok(class.clone()),
+        _ => Err(options.refuse(key, format!("found {}, expected [\"diffusers\", CLASS]", shown(&value)))),
+    }
+}
+
+/// With a learned variance, and only then, a network puts out twice as many channels as it takes in.
+fn check_variance(path: &Path, config: &UNetConfig, scheduler: &SchedulerConfig) -> Result<(), ModelError> {
+    let (channels, out) = (config.in_channels, config.out_channels);
+    let learned = scheduler.variance_type == VarianceType::LearnedRange;
+    if learned == (out == 2 * channels) {
+        return Ok(());
+    }
+    let message = if learned {
+        format!("is learned_range, which needs out_channels = {} in the network, found {out}", 2 * channels)
+    } else {
+        format!(
+            "must be \"learned_range\" for a network with out_channels = {out}, twice its in_channels: the second half \
+             is the variance; give it in {SCHEDULER}"
+        )
+    };
+    Err(ModelError::Config { path: path.into(), source: ConfigError { field: "variance_type", message } })
+}
+
+/// The network and its weights.
+fn read_weights(
+    folder: &Path,
+    config_path: &Path,
+    config: &UNetConfig,
+) -> Result<(UNet, Vec<f32>), ModelError> {
+    const CONVERT: &str = "load it with diffusers where you trust it, and write it with save_pretrained(FOLDER, \
+                           safe_serialization=True, max_shard_size=\"100GB\")";
+    let path = folder.join(WEIGHTS);
+    if !path.exists() {
+        let found = if folder.join(SHARDS).exists() {
+            "its weights are spread over several files".to_string()
+        } else if folder.join(PICKLE).exists() {
+            format!(
+                "{PICKLE} is a Python pickle, which can run any program when it is opened, so it is not read"
+            )
+        } else {
+            "nothing of the kind is there".to_string()
+        };
+        let message = format!("has no {WEIGHTS}: {found}. To get one, {CONVERT}");
+        return Err(ModelError::Folder { path: folder.into(), message });
+    }
+    let mut file = tensor_file::read(&path)?;
+    // Every residual block has ten tensors or more. What the file cannot fill is not even laid out: a line of
+    // JSON can ask for thousands of blocks.
+    let blocks = config.block_out_channels.len() * (2 * config.layers_per_block + 1) + 2;
+    if file.tensors.len() < 10 * blocks {
+        let message = format!(
+            "asks for {blocks} residual blocks, which have {} tensors or more, but {} holds {}; the file belongs to \
+             another configuration",
+            10 * blocks,
+            path.display(),
+            file.tensors.len()
+        );
+        return Err(ModelError::Config {
+            path: config_path.into(),
+            source: ConfigError { field: "layers_per_block", message },
+        });
+    }
+    let unet = UNet::new(config).map_err(|source| ModelError::Config { path: config_path.into(), source })?;
+    rename(&unet, &mut file, &path)?;
+    let weights = flat(&unet, &file, "", &path)?;
+    Ok((unet, weights))
+}
+
+/// Gives attention layers of before diffusers 0.12 their present names.
+fn rename(unet: &UNet, file: &mut TensorFile, path: &Path) -> Result<(), ModelError> {
+    for p in &unet.parameters {
+        for (new, old) in
+            [(".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")]
+        {
+            if !p.name.contains(new) {
+                continue;
+            }
+            let old = p.name.replace(new, old);
+            let Some(tensor) = file.tensors.remove(&old) else { continue };
+            if file.tensors.insert(p.name.clone(), tensor).is_some() {
+                let message = format!("is there twice, also under its old name `{old}`");
+                return Err(ModelError::Weights { path: path.into(), name: p.name.clone(), message });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a folder that `DDPMPipeline.from_pretrained` opens, byte for byte as `save_pretrained` of diffusers 0.42.1
+/// would: `weights` is a flat vector in device order. The folder must be new or empty. `model_index.json` is written
+/// last, so that a folder which has one is whole.
+///
+/// # Errors
+/// A folder that holds something, a weight that is not finite, or what the disk says.
+pub fn save(
+    path: &Path,
+    unet: &UNet,
+    weights: &[f32],
+    scheduler: &SchedulerConfig,
+) -> Result<(), ModelError> {
+    let io = |action, source| {
+        let message = format!("cannot be {action}: {source}");
+        ModelError::Folder { path: path.into(), message }
+    };
+    if path.exists() && std::fs::read_dir(path).map_err(|e| io("read", e))?.next().is_some() {
+        let message = "already holds files; give a folder that is new or empty".into();
+        return Err(ModelError::Folder { path: path.into(), message });
+    }
+    for part in ["unet", "scheduler"] {
+        std::fs::create_dir_all(path.join(part)).map_err(|e| io("made", e))?;
+    }
+    let file = TensorFile {
+        tensors: tensors(unet, weights, "").collect(),
+        metadata: BTreeMap::from([("format".into(), "pt".into())]),
+    };
+    tensor_file::write(&path.join("unet").join(WEIGHTS), &file)?;
+    write_json(&path.join("unet").join(CONFIG), unet_config::to_json(&unet.config))?;
+    write_json(&path.join("scheduler").join(SCHEDULER), scheduler_config::to_json(scheduler))?;
+    let index = serde_json::json!({
+        "_class_name": PIPELINES[0],
+        "_diffusers_version": VERSION,
+        "scheduler": ["diffusers", class_name(scheduler.sampler)],
+        "unet": ["diffusers", unet_config::CLASS],
+    });
+    write_json(&path.join(INDEX), Ok(index))
+}
+
+fn write_json(path: &Path, value: serde_json::Result<Value>) -> Result<(), ModelError> {
+    let text = value.and_then(|value| json::to_text(&value)).map_err(std::io::Error::from);
+    Ok(write_atomic(path, |out| writeln!(out, "{}", text?))?)
+}
