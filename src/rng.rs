@@ -26,6 +26,8 @@ pub enum Stream {
     Glyphs = 7,
     /// Inputs of test cases.
     Cases = 8,
+    /// The noise that is put back onto a picture.
+    Renoise = 10,
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -4,7 +4,9 @@
 use crate::diffusion::{SamplerStep, Trajectory, UNet};
 use crate::gpu::{Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
-use crate::ops::{COEFFICIENTS, Denoise, DynamicThreshold, RandomNormal, STEP_WORDS, Scale, StepWords};
+use crate::ops::{
+    COEFFICIENTS, Denoise, DynamicThreshold, LEVEL, RandomNormal, Renoise, STEP_WORDS, Scale, StepWords,
+};
 use crate::rng::Stream;
 use crate::tensor::{Array, Shape, Spec};
 use std::sync::Arc;
@@ -21,6 +23,7 @@ pub struct PictureSampler {
     update: Executable,
     inputs: Inputs,
     store: Arc<Store>,
+    shape: Shape,
     batch: usize,
     elements: usize,
 }
@@ -108,7 +111,7 @@ impl PictureSampler {
         let (graph, inputs) = update_graph(unet, &shape, weights, &trajectory)?;
         let update = Executable::new(store, Plan::new(graph, caps)?)?;
         let elements = shape.elements() / batch;
-        Ok(Self { trajectory, initial, update, inputs, store: store.clone(), batch, elements })
+        Ok(Self { trajectory, initial, update, inputs, store: store.clone(), shape, batch, elements })
     }
 
     /// Pictures drawn at once.
@@ -137,21 +140,22 @@ impl PictureSampler {
         Ok(self.update.run()?)
     }
 
-    /// Draws `count` pictures, channels-last in about [-1, 1]. Picture i depends on the seed and i alone. `labels`
-    /// has one label per picture if the network is class-conditional. `noise` (count, H, W, C), standard normal, is
-    /// what the pictures begin from; drawn from the seed if absent. `watch` is called before the first step and
-    /// after every step with their number and a way to read the pictures so far.
+    /// Draws pictures, channels-last in about [-1, 1]. Picture i depends on the seed and i alone. `watch` is called before
+    /// the first step and after every step with their number and a way to read the pictures so far.
     pub fn draw(
         &self,
-        count: usize,
-        seed: u64,
-        labels: &[u32],
-        noise: Option<&[f32]>,
+        drawing: &Drawing,
         mut watch: impl FnMut(Progress) -> Result<(), RunError>,
     ) -> Result<Vec<f32>, RunError> {
+        let &Drawing { count, seed, labels, start, inpaint } = drawing;
         let steps = &self.trajectory.steps;
         let mut pictures = Vec::with_capacity(count * self.elements);
-        let total = steps.len() * count.div_ceil(self.batch);
+        let rounds = inpaint.map_or(1, |i| i.resamples.max(1));
+        let total = steps.len() * rounds * count.div_ceil(self.batch);
+        let renoise = match (start, inpaint) {
+            (Start::Picture(_), _) | (_, Some(_)) => Some(Renoiser::new(&self.store, &self.shape)?),
+            _ => None,
+        };
         let mut done = 0;
         for first in (0..count).step_by(self.batch) {
             let kept = self.batch.min(count - first);
@@ -160,16 +164,37 @@ impl PictureSampler {
                 all.truncate(kept * self.elements);
                 Ok(all)
             };
+            // The pictures of this batch, and nothing behind them.
+            let part = |all: &[f32]| -> Vec<f32> {
+                let mut part: Vec<f32> =
+                    all.iter().skip(first * self.elements).take(kept * self.elements).copied().collect();
+                part.resize(self.batch * self.elements, 0.0);
+                part
+            };
             let first_item = u32::try_from(first).unwrap_or(u32::MAX);
             let mut words = StepWords { seed, first_item, ..StepWords::default() };
-            let (initial, step) = &self.initial;
-            initial.write_u32(*step, &words.words());
-            initial.run()?;
-            if let Some(noise) = noise {
-                let given = noise.iter().skip(first * self.elements).take(kept * self.elements);
-                let mut x: Vec<f32> = given.map(|z| z * self.trajectory.initial_scale as f32).collect();
-                x.resize(self.batch * self.elements, 0.0);
-                self.store.write(PICTURE, &x)?;
+            match start {
+                Start::Seed => {
+                    let (initial, step) = &self.initial;
+                    initial.write_u32(*step, &words.words());
+                    initial.run()?;
+                }
+                Start::Noise(noise) => {
+                    let scale = self.trajectory.initial_scale as f32;
+                    let x: Vec<f32> = part(noise).into_iter().map(|z| z * scale).collect();
+                    self.store.write(PICTURE, &x)?;
+                }
+                Start::Picture(_) => self.store.write(PICTURE, &vec![0.0; self.batch * self.elements])?,
+            }
+            if let (Some(renoise), Start::Picture(x_0)) = (&renoise, start) {
+                let (signal, noise) = self.trajectory.levels[0];
+                renoise.know(&part(x_0), &vec![1.0; self.batch * self.elements]);
+                // A step that no sampler has.
+                let words = StepWords { step: u32::MAX, ..words };
+                renoise.run(&words, [signal, noise, 0.0, 0.0])?;
+            }
+            if let (Some(renoise), Some(inpaint)) = (&renoise, inpaint) {
+                renoise.know(&part(inpaint.known), &part(inpaint.mask));
             }
             if let Some(value) = self.inputs.labels {
                 let mut chunk: Vec<u32> = labels.iter().skip(first).take(kept).copied().collect();
@@ -179,16 +204,114 @@ impl PictureSampler {
             if first == 0 {
                 watch(Progress { done, total, read: &read })?;
             }
-            for (number, step) in (0u32..).zip(steps) {
-                words.step = number;
-                self.update.write_u32(self.inputs.step, &words.words());
-                self.submit(step)?;
-                done += 1;
-                watch(Progress { done, total, read: &read })?;
+            let mut number = 0;
+            for (i, step) in steps.iter().enumerate() {
+                for round in 1..=rounds {
+                    words.step = number;
+                    number += 1;
+                    self.update.write_u32(self.inputs.step, &words.words());
+                    self.submit(step)?;
+                    if let (Some(renoise), Some(_)) = (&renoise, inpaint) {
+                        renoise.run(&words, self.renoise_level(i, round == rounds))?;
+                    }
+                    done += 1;
+                    watch(Progress { done, total, read: &read })?;
+                }
             }
             pictures.extend(read()?);
         }
         Ok(pictures)
+    }
+
+    /// What follows step `i` when inpainting: in the last round, the known part at the noise that x has now; before
+    /// it, all of x back at the noise of before the step (RePaint, algorithm 1).
+    fn renoise_level(&self, i: usize, last: bool) -> [f64; LEVEL] {
+        let (signal, noise) = self.trajectory.levels[i + 1];
+        if last {
+            return [signal, noise, 1.0, 0.0];
+        }
+        let (before, noise_before) = self.trajectory.levels[i];
+        let a = before / signal;
+        [before, noise_before, a, (noise_before * noise_before - a * a * noise * noise).max(0.0).sqrt()]
+    }
+}
+
+/// What to draw.
+#[derive(Clone, Copy, Debug)]
+pub struct Drawing<'a> {
+    /// How many pictures.
+    pub count: usize,
+    /// Of all noise.
+    pub seed: u64,
+    /// One for each picture if the network is class-conditional.
+    pub labels: &'a [u32],
+    /// What the pictures begin from.
+    pub start: Start<'a>,
+    /// What of them is known.
+    pub inpaint: Option<Inpaint<'a>>,
+}
+
+impl<'a> Drawing<'a> {
+    /// Pictures from the noise of a seed.
+    pub fn new(count: usize, seed: u64, labels: &'a [u32]) -> Self {
+        Self { count, seed, labels, start: Start::Seed, inpaint: None }
+    }
+}
+
+/// What pictures begin from.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// The noise of the seed.
+    Seed,
+    /// Standard normal noise (count, H, W, C).
+    Noise(&'a [f32]),
+    /// Pictures (count, H, W, C), with noise put on them as the trajectory's first step expects it (SDEdit, arXiv
+    /// 2108.01073). [`Trajectory::from_step`] decides how much.
+    Picture(&'a [f32]),
+}
+
+/// Pictures of which a part is known (RePaint, arXiv 2201.09865). For samplers that remember nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Inpaint<'a> {
+    /// The pictures (count, H, W, C).
+    pub known: &'a [f32],
+    /// 1 where they are known, 0 where they are to be drawn (count, H, W, C).
+    pub mask: &'a [f32],
+    /// How often each step is taken, with noise put back between, so that the two parts come to fit.
+    pub resamples: usize,
+}
+
+/// The plan that puts noise back.
+struct Renoiser {
+    executable: Executable,
+    known: ValueId,
+    mask: ValueId,
+    level: ValueId,
+    step: ValueId,
+}
+
+impl Renoiser {
+    fn new(store: &Arc<Store>, shape: &Shape) -> Result<Self, RunError> {
+        let mut graph = Graph::new();
+        let x = graph.state(PICTURE, Spec::f32(shape.axes()));
+        let known = graph.input("known", Spec::f32(shape.axes()));
+        let mask = graph.input("mask", Spec::f32(shape.axes()));
+        let level = graph.input("level", Spec::f32([LEVEL]));
+        let step = graph.input("step", Spec::u32([STEP_WORDS]));
+        graph.apply(Renoise, &[x, known, mask, level, step])?;
+        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?)?;
+        Ok(Self { executable, known, mask, level, step })
+    }
+
+    fn know(&self, known: &[f32], mask: &[f32]) {
+        self.executable.write(self.known, known);
+        self.executable.write(self.mask, mask);
+    }
+
+    fn run(&self, words: &StepWords, level: [f64; LEVEL]) -> Result<(), RunError> {
+        self.executable.write(self.level, &level.map(|l| l as f32));
+        self.executable.write_u32(self.step, &words.words());
+        Ok(self.executable.run()?)
     }
 }
 

@@ -6,7 +6,7 @@
 use inkwash::diffusion::{Preset, Sampler, SchedulerConfig, Trajectory, UNet, UNetConfig};
 use inkwash::gpu::Device;
 use inkwash::graph::{Aliasing, Caps, Graph, Home, Kernels, Operand, Origin, Plan, ValueId};
-use inkwash::sample::PictureSampler;
+use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::shader::{self, Access, Interface, Variant};
 use inkwash::train::{EMA, TrainConfig, TrainPlans, Trainer};
 use std::collections::HashMap;
@@ -73,7 +73,7 @@ fn sampling_passes_validation() {
         let sampler = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
         let mut seen = Vec::new();
         let pictures = sampler
-            .draw(3, 0, &[0; 3], None, |progress| {
+            .draw(&Drawing::new(3, 0, &[0; 3]), |progress| {
                 seen.push((progress.done, progress.total));
                 Ok(())
             })

@@ -12,7 +12,7 @@ use inkwash::gpu::{Device, Store};
 use inkwash::graph::Kernels;
 use inkwash::io::jsonl;
 use inkwash::model::Model;
-use inkwash::sample::PictureSampler;
+use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::train::{
     EMA, LearningRate, LogRow, ModelFolder, RunOptions, TrainConfig, Trainer, open_model, read_config, train,
 };
@@ -308,7 +308,7 @@ fn pictures_do_not_depend_on_the_batch() {
             let store = Store::new(&device);
             store.write(EMA, &unet.initial_parameters(3)).unwrap();
             let sampler = PictureSampler::new(&store, &unet, EMA, batch, trajectory.clone()).unwrap();
-            sampler.draw(count, seed, &vec![0; count], None, |_| Ok(())).unwrap()
+            sampler.draw(&Drawing::new(count, seed, &vec![0; count]), |_| Ok(())).unwrap()
         };
         let all = draw(5, 5, 1);
         assert_eq!(all.len(), 5 * 64);

@@ -5,7 +5,7 @@ use crate::diffusion::{BetaSchedule, Trajectory};
 use crate::gpu::Store;
 use crate::io::save_rows;
 use crate::model::Model;
-use crate::sample::PictureSampler;
+use crate::sample::{Drawing, PictureSampler};
 use crate::train::{EMA, RunOptions, TrainConfig, open_model, train};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,7 +54,7 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     let sampler = PictureSampler::new(&store, &unet, EMA, COUNT, trajectory)?;
     let mut rows = Vec::new();
     let labels: Vec<u32> = (0..).take(COUNT).collect();
-    let pictures = sampler.draw(COUNT, 1, &labels, None, |progress| {
+    let pictures = sampler.draw(&Drawing::new(COUNT, 1, &labels), |progress| {
         for (done, label) in [(0, "noise"), (50, "half-way")] {
             if progress.done == done {
                 rows.push((label.to_string(), (progress.read)()?));

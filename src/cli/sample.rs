@@ -1,12 +1,15 @@
 //! `inkwash sample`.
 
 use super::{DeviceArgs, Failure, interruption};
+use crate::data::{Options, read_picture, to_unit};
 use crate::diffusion::{Sampler, SchedulerConfig, TimestepSpacing, Trajectory, VarianceType};
 use crate::gpu::{RunError, Store};
 use crate::io::{save_grid, save_single, tensor_file};
 use crate::model::Model;
-use crate::sample::PictureSampler;
+use crate::rng::{Philox, Stream};
+use crate::sample::{Drawing, Inpaint, PictureSampler, Start};
 use crate::train::{EMA, built_in_model, grid_columns, open_model};
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,8 +44,34 @@ pub struct SampleArgs {
     /// Begin from this noise, tensor `x_T` (N, C, H, W) of a safetensors file, instead of the seed's
     #[arg(long, value_name = "FILE")]
     initial_noise: Option<PathBuf>,
+    /// Draw pictures between those of two seeds, by turning one's noise into the other's
+    #[arg(long, value_name = "A,B", value_delimiter = ',', conflicts_with_all = ["initial_noise", "from_picture"])]
+    between_seeds: Option<Vec<u64>>,
+    #[command(flatten)]
+    given: GivenArgs,
     #[command(flatten)]
     scheduler: SchedulerArgs,
+}
+
+/// Pictures to begin from.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "From a picture")]
+struct GivenArgs {
+    /// Begin from this picture with noise on it, instead of noise alone (SDEdit)
+    #[arg(long, value_name = "FILE", conflicts_with = "initial_noise")]
+    from_picture: Option<PathBuf>,
+    /// How much of the way from noise is gone again: 1 all of it, 0.1 little
+    #[arg(long, default_value_t = 0.6, value_name = "X", requires = "from_picture")]
+    strength: f64,
+    /// Keep this picture and draw anew what --mask shows (RePaint; ddpm, ddim or euler)
+    #[arg(long, value_name = "FILE", requires = "mask")]
+    inpaint: Option<PathBuf>,
+    /// White where --inpaint is to be drawn anew, black where it stays
+    #[arg(long, value_name = "FILE", requires = "inpaint")]
+    mask: Option<PathBuf>,
+    /// How often each step of --inpaint is taken, with noise put back between
+    #[arg(long, default_value_t = 5, value_name = "N", requires = "inpaint")]
+    resamples: usize,
 }
 
 /// What is left out follows the model: its `scheduler_config.json`, or DDIM for a run of this program.
@@ -81,11 +110,9 @@ impl SchedulerArgs {
         let mut config = model.with_sampler(self.sampler.unwrap_or(model.sampler));
         let only = |given: bool, flag: &str, samplers: &[Sampler]| -> Result<(), Failure> {
             if given && !samplers.contains(&config.sampler) {
-                return Err(format!(
-                    "{flag} has no meaning for this sampler ({:?}); leave it out",
-                    config.sampler
-                )
-                .into());
+                return Err(
+                    format!("{flag} has no meaning for {}; leave it out", name(config.sampler)).into()
+                );
             }
             Ok(())
         };
@@ -118,6 +145,11 @@ impl SchedulerArgs {
     }
 }
 
+/// What `--sampler` calls it.
+fn name(sampler: Sampler) -> String {
+    sampler.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string())
+}
+
 /// The noise of a file as (N, H, W, C).
 fn initial_noise(path: &Path, n: usize, [h, w, c]: [usize; 3]) -> Result<Vec<f32>, Failure> {
     let file = tensor_file::read(path)?;
@@ -136,6 +168,33 @@ fn initial_noise(path: &Path, n: usize, [h, w, c]: [usize; 3]) -> Result<Vec<f32
     Ok((0..found.data.len()).map(|i| found.data[pixel(i)]).collect())
 }
 
+/// A picture file as `n` copies (N, H, W, C) in [-1, 1].
+fn copies(path: &Path, n: usize, [height, width, channels]: [usize; 3]) -> Result<Vec<f32>, Failure> {
+    let options = Options { size: (height, width), channels, seed: 0, glyph_count: 0 };
+    let picture = read_picture(path, &options)?;
+    Ok(std::iter::repeat_n(picture.into_iter().map(to_unit), n).flatten().collect())
+}
+
+/// `n` noises from that of one seed to that of another, along the great circle between them, on which all have the
+/// length that noise has (Shoemake, SIGGRAPH 1985).
+fn between(seeds: [u64; 2], n: usize, item: usize) -> Vec<f32> {
+    let noise = seeds.map(|seed| -> Vec<f64> {
+        let mut rng = Philox::new(seed, Stream::Initial, 0);
+        (0..item).map(|_| rng.normal()).collect()
+    });
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let [a, b] = &noise;
+    let angle = (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).clamp(-1.0, 1.0).acos();
+    let share = |u: f64| if angle < 1e-6 { u } else { (u * angle).sin() / angle.sin() };
+    (0..n)
+        .flat_map(|i| {
+            let u = if n > 1 { i as f64 / (n - 1) as f64 } else { 0.5 };
+            let (from, to) = (share(1.0 - u), share(u));
+            a.iter().zip(b).map(move |(a, b)| (from * a + to * b) as f32)
+        })
+        .collect()
+}
+
 pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     // 1. Refuse before anything is written.
     let Model { unet, weights, scheduler, warnings } = match &args.model {
@@ -149,7 +208,7 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
         return Err("--n and --batch must be at least 1".into());
     }
     let (scheduler, eta) = args.scheduler.apply(&scheduler)?;
-    let trajectory = Trajectory::new(&scheduler, args.steps, eta).map_err(|e| format!("--{e}"))?;
+    let mut trajectory = Trajectory::new(&scheduler, args.steps, eta).map_err(|e| format!("--{e}"))?;
     let (height, width) = unet.config.sample_size.get();
     let channels = unet.config.in_channels;
     if !unet.config.out_channels.is_multiple_of(channels) || ![1, 3].contains(&channels) {
@@ -168,9 +227,51 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
         (Some(c), Some(_)) => vec![c; args.n],
         (None, n) => (0..args.n).map(|i| (i % n.unwrap_or(1)) as u32).collect(),
     };
-    let noise = match &args.initial_noise {
-        Some(path) => Some(initial_noise(path, args.n, [height, width, channels])?),
-        None => None,
+    let shape = [height, width, channels];
+    let given = &args.given;
+    let noise = match (&args.initial_noise, args.between_seeds.as_deref()) {
+        (Some(path), _) => Some(initial_noise(path, args.n, shape)?),
+        (None, Some(&[a, b])) => Some(between([a, b], args.n, height * width * channels)),
+        (None, Some(seeds)) => {
+            return Err(format!("--between-seeds: found {} seeds; give two, as 3,4", seeds.len()).into());
+        }
+        (None, None) => None,
+    };
+    let from = given.from_picture.as_deref().map(|path| copies(path, args.n, shape)).transpose()?;
+    if from.is_some() {
+        if !(given.strength > 0.0 && given.strength <= 1.0) {
+            return Err(format!("--strength {}: it must be above 0 and at most 1", given.strength).into());
+        }
+        // Of the whole way, the last `strength` is walked again; never less than a step of it.
+        let all = trajectory.steps.len();
+        let walked = (given.strength * all as f64).ceil() as usize;
+        trajectory = trajectory.from_step(all - walked.clamp(1, all));
+    }
+    let known = match (&given.inpaint, &given.mask) {
+        (Some(picture), Some(mask)) => {
+            if trajectory.remembers() {
+                return Err("--inpaint puts noise back after each step, which a sampler that remembers the step before \
+                            cannot bear; use --sampler ddpm, ddim or euler"
+                    .into());
+            }
+            if given.resamples == 0 {
+                return Err("--resamples must be at least 1".into());
+            }
+            // White is drawn anew, so the kept share is what is missing to white.
+            let keep = copies(mask, args.n, shape)?.into_iter().map(|white| 0.5 - 0.5 * white).collect();
+            Some((copies(picture, args.n, shape)?, keep))
+        }
+        _ => None,
+    };
+    let known: Option<&(Vec<f32>, Vec<f32>)> = known.as_ref();
+    let drawing = Drawing {
+        start: match (&from, &noise) {
+            (Some(pictures), _) => Start::Picture(pictures),
+            (None, Some(noise)) => Start::Noise(noise),
+            (None, None) => Start::Seed,
+        },
+        inpaint: known.map(|(known, mask)| Inpaint { known, mask, resamples: given.resamples }),
+        ..Drawing::new(args.n, args.seed, &labels)
     };
     if args.out.join("grid.png").exists() {
         return Err(format!(
@@ -189,7 +290,7 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{bar:32} step {pos}/{len}  {elapsed} gone, {eta} left")?;
     bar.set_style(style);
-    let pictures = sampler.draw(args.n, args.seed, &labels, noise.as_deref(), |progress| {
+    let pictures = sampler.draw(&drawing, |progress| {
         bar.set_length(progress.total as u64);
         // Wait now and then, so that the bar tells the truth and the queue stays short.
         if progress.done % 10 == 0 {
@@ -213,12 +314,11 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
             save_single(&args.out.join(format!("{i:05}.png")), picture, height, width, channels)?;
         }
     }
-    let name = clap::ValueEnum::to_possible_value(&scheduler.sampler);
     println!(
         "{} picture(s) by {} steps of {} on {} ({})",
         args.n,
         args.steps,
-        name.as_ref().map_or("", |n| n.get_name()),
+        name(scheduler.sampler),
         device.info.name,
         device.info.backend
     );

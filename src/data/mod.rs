@@ -193,6 +193,15 @@ impl Dataset {
     }
 }
 
+/// Reads one picture file, scaled to cover the size asked for and cropped about its centre: (H, W, C).
+///
+/// # Errors
+/// A size out of range, or whatever is wrong with the file.
+pub fn read_picture(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
+    options.check()?;
+    picture::load(path, options)
+}
+
 /// A colour byte 0..=255 as a network input in [-1, 1].
 pub fn to_unit(byte: u8) -> f32 {
     f32::from(byte) / 127.5 - 1.0

@@ -30,6 +30,8 @@ pub struct Trajectory {
     pub sigmas: Option<Vec<f64>>,
     /// Ratio and maximum of dynamic thresholding.
     pub thresholding: Option<(f64, f64)>,
+    /// Signal and noise before each step and after the last.
+    pub levels: Vec<(f64, f64)>,
     /// Whether x is x_0 + σ ε in diffusers.
     variance_exploding: bool,
 }
@@ -41,6 +43,30 @@ impl Trajectory {
             Some(sigmas) if self.variance_exploding => (1.0 + sigmas[i] * sigmas[i]).sqrt(),
             _ => 1.0,
         }
+    }
+
+    /// Whether a step needs what another before it remembers.
+    pub fn remembers(&self) -> bool {
+        self.steps.iter().any(|s| s.coefficients.c_h != 0.0)
+    }
+
+    /// The trajectory from its step `first` on, which begins with nothing remembered. For Heun, whose steps come in
+    /// pairs, from the pair's first.
+    #[must_use]
+    pub fn from_step(mut self, first: usize) -> Self {
+        let mut first = first.min(self.steps.len().saturating_sub(1));
+        let needs_history = |s: &SamplerStep| s.coefficients.c_h != 0.0;
+        let is_corrector = |s: &SamplerStep| needs_history(s) && s.coefficients.h_0 == 0.0;
+        first -= usize::from(is_corrector(&self.steps[first]));
+        self.steps.drain(..first);
+        self.levels.drain(..first);
+        if let Some(sigmas) = &mut self.sigmas {
+            sigmas.drain(..first);
+        }
+        // DPM-Solver++ without the x_0 before: the step of first order.
+        let c = &mut self.steps[0].coefficients;
+        c.c_0 += std::mem::take(&mut c.c_h);
+        self
     }
 
     /// The steps of `config` with S = `steps`, from noise to picture. `eta` is DDIM's: 0 is deterministic, 1 has as
@@ -225,8 +251,19 @@ fn ancestral(
         }
         list.push(SamplerStep { timestep, coefficients: c });
     }
-    let thresholding = None;
-    Ok(Trajectory { initial_scale: 1.0, steps: list, sigmas: None, thresholding, variance_exploding: false })
+    let at = |t: Option<&f64>| {
+        let a = schedule.alpha_bar(t.map(|&t| t as usize));
+        (a.sqrt(), (1.0 - a).sqrt())
+    };
+    let levels = (0..=times.len()).map(|i| at(times.get(i))).collect();
+    Ok(Trajectory {
+        initial_scale: 1.0,
+        steps: list,
+        sigmas: None,
+        thresholding: None,
+        levels,
+        variance_exploding: false,
+    })
 }
 
 /// σ of every timestep, in f32 as diffusers' table.
@@ -333,9 +370,11 @@ fn by_sigma(
         Sampler::Heun => heun(config, &times, &sigmas),
         _ => (euler(config, &times, &sigmas), sigmas),
     };
+    let levels = sigmas.iter().map(|&s| at_sigma(s)).collect();
     Ok(Trajectory {
         initial_scale,
         steps: list,
+        levels,
         sigmas: Some(sigmas),
         thresholding: None,
         variance_exploding: !solver,
@@ -494,6 +533,24 @@ mod tests {
                     // Signal and noise are f32 in the coefficients, which Heun multiplies by 10^4 in two steps.
                     assert!((end - x_0).abs() < 5e-4, "{sampler:?} {prediction_type:?} {steps}: {end}");
                 }
+            }
+        }
+    }
+
+    /// So does the rest of a trajectory from the level where it begins.
+    #[test]
+    fn a_trajectory_begins_at_any_step() {
+        let (x_0, e) = (0.4, -0.9);
+        for sampler in [Sampler::Ddim, Sampler::DpmSolver, Sampler::Euler, Sampler::Heun] {
+            let whole = Trajectory::new(&free(sampler), 12, 0.0).unwrap();
+            for first in 0..whole.steps.len() {
+                let rest = whole.clone().from_step(first);
+                let (signal, noise) = rest.levels[0];
+                // The walk of `run` asks DDIM's levels of the schedule, and theirs of the σ.
+                let end = run(&free(sampler), &rest, signal * x_0 + noise * e, |_, _, _| e);
+                assert!((end - x_0).abs() < 5e-4, "{sampler:?} from {first}: {end}");
+                assert_eq!(rest.levels.len(), rest.steps.len() + 1);
+                assert_eq!(rest.steps[0].coefficients.c_h, 0.0);
             }
         }
     }

@@ -18,6 +18,7 @@ mod matmul;
 mod memory;
 mod noise;
 mod optimizer;
+mod renoise;
 mod resample;
 mod sum_rows;
 mod threshold;
@@ -37,6 +38,7 @@ pub use matmul::{Linear, MatmulBackwardInput, MatmulBackwardWeight};
 pub use memory::{ALIGNMENT, Pack, View};
 pub use noise::{AddNoise, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS, StepWords};
 pub use optimizer::{Accumulate, AdamW, GradientNorm, HYPER, Record};
+pub use renoise::{LEVEL, Renoise};
 pub use resample::{UpsampleNearest, UpsampleNearestBackward};
 pub use sum_rows::SumRows;
 pub use threshold::DynamicThreshold;
@@ -64,6 +66,7 @@ pub fn catalogue() -> Vec<Case> {
         optimizer::cases(),
         denoise::cases(),
         threshold::cases(),
+        renoise::cases(),
         ceiling::cases(),
     ]
     .concat()

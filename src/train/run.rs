@@ -10,7 +10,7 @@ use crate::graph::{Caps, Plan};
 use crate::io::atomic::write_atomic;
 use crate::io::{Chart, FileError, JsonLines, jsonl, save_grid};
 use crate::ops::StepWords;
-use crate::sample::PictureSampler;
+use crate::sample::{Drawing, PictureSampler};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::io::Write as _;
@@ -373,7 +373,7 @@ fn sample_grid(trainer: &Trainer, sampler: &PictureSampler, path: &Path) -> Resu
     let config = &trainer.config;
     let classes = trainer.unet.config.num_class_embeds.unwrap_or(1);
     let labels: Vec<u32> = (0..config.sample_count).map(|i| (i % classes) as u32).collect();
-    let pictures = sampler.draw(config.sample_count, config.seed, &labels, None, |_| Ok(()))?;
+    let pictures = sampler.draw(&Drawing::new(config.sample_count, config.seed, &labels), |_| Ok(()))?;
     let (height, width) = trainer.unet.config.sample_size.get();
     save_grid(
         path,

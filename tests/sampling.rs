@@ -1,0 +1,88 @@
+//! What `inkwash sample` can begin from and keep: pictures, masks, noise.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use inkwash::diffusion::{Sampler, Trajectory};
+use inkwash::gpu::{Device, Store};
+use inkwash::model::Model;
+use inkwash::sample::{Drawing, Inpaint, PictureSampler, Start};
+use inkwash::train::{EMA, built_in_model};
+use std::sync::Arc;
+
+mod common;
+
+const COUNT: usize = 3;
+const LABELS: [u32; COUNT] = [3, 6, 8];
+/// 16x16 grey.
+const ITEM: usize = 256;
+
+fn draw(device: &Arc<Device>, trajectory: Trajectory, drawing: &Drawing) -> Vec<f32> {
+    let Model { unet, weights, .. } = built_in_model().unwrap();
+    let store = Store::new(device);
+    store.write(EMA, &weights).unwrap();
+    let sampler = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
+    sampler.draw(drawing, |_| Ok(())).unwrap()
+}
+
+fn trajectory(sampler: Sampler, steps: usize) -> Trajectory {
+    Trajectory::new(&built_in_model().unwrap().scheduler.with_sampler(sampler), steps, 0.0).unwrap()
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f32>() / a.len() as f32
+}
+
+#[test]
+fn a_picture_with_little_noise_stays_and_with_much_changes() {
+    let Some(device) = common::open_device(None) else { return };
+    let pictures = draw(&device, trajectory(Sampler::Ddim, 10), &Drawing::new(COUNT, 0, &LABELS));
+    for sampler in [Sampler::Ddim, Sampler::DpmSolver, Sampler::Heun] {
+        let again = |walked: usize| {
+            let whole = trajectory(sampler, 20);
+            let all = whole.steps.len();
+            let drawing = Drawing { start: Start::Picture(&pictures), ..Drawing::new(COUNT, 1, &LABELS) };
+            distance(&draw(&device, whole.from_step(all - walked), &drawing), &pictures)
+        };
+        let (little, much) = (again(2), again(18));
+        println!("{sampler:?}: {little:.3} after 2 steps, {much:.3} after 18");
+        assert!(little < 0.1 && much > 2.0 * little, "{sampler:?}: {little} and {much}");
+    }
+}
+
+#[test]
+fn what_is_known_is_kept_to_the_bit() {
+    let Some(device) = common::open_device(None) else { return };
+    let known = draw(&device, trajectory(Sampler::Ddim, 10), &Drawing::new(COUNT, 0, &LABELS));
+    // The left half.
+    let mask: Vec<f32> = (0..COUNT * ITEM).map(|i| f32::from(u8::from(i % 16 < 8))).collect();
+    for (sampler, resamples) in [(Sampler::Ddpm, 1), (Sampler::Ddpm, 3), (Sampler::Euler, 2)] {
+        let inpaint = Some(Inpaint { known: &known, mask: &mask, resamples });
+        let drawing = Drawing { inpaint, ..Drawing::new(COUNT, 5, &LABELS) };
+        let drawn = draw(&device, trajectory(sampler, 6), &drawing);
+        let mut changed = 0;
+        for (i, (a, b)) in drawn.iter().zip(&known).enumerate() {
+            assert!(a.is_finite());
+            if mask[i] == 1.0 {
+                assert_eq!(a, b, "{sampler:?}, element {i}");
+            } else {
+                changed += usize::from(a != b);
+            }
+        }
+        assert!(changed > COUNT * ITEM / 4, "{sampler:?}: the other half is the same");
+    }
+}
+
+#[test]
+fn noise_that_is_given_is_begun_from() {
+    let Some(device) = common::open_device(None) else { return };
+    let noise: Vec<f32> = (0..COUNT * ITEM).map(|i| ((i * 37 % 101) as f32 - 50.0) / 29.0).collect();
+    let drawing = |seed| Drawing { start: Start::Noise(&noise), ..Drawing::new(COUNT, seed, &LABELS) };
+    let (a, b) = (drawing(1), drawing(2));
+    let first = draw(&device, trajectory(Sampler::Ddim, 4), &a);
+    // DDIM draws nothing on the way, so that the seed does not matter.
+    assert_eq!(first, draw(&device, trajectory(Sampler::Ddim, 4), &b));
+    assert!(
+        distance(&first, &draw(&device, trajectory(Sampler::Ddim, 4), &Drawing::new(COUNT, 1, &LABELS)))
+            > 0.01
+    );
+}
