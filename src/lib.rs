@@ -13,6 +13,7 @@
 //! - [`data`]: pictures in. [`io`]: files in and out. [`model`]: trained networks on disk.
 //! - [`train`]: the two graphs of a step, the loop, checkpoints. [`sample`]: the denoising loop.
 //! - [`check`]: proof of the operators. [`verify`]: proof of the whole against PyTorch's numbers. [`bench`](mod@bench): their speed.
+//! - [`lab`]: the article's experiments.
 //! - [`cli`]: one file per command.
 
 pub mod bench;
@@ -23,6 +24,7 @@ pub mod diffusion;
 pub mod gpu;
 pub mod graph;
 pub mod io;
+pub mod lab;
 pub mod model;
 pub mod ops;
 pub mod rng;

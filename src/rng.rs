@@ -26,6 +26,8 @@ pub enum Stream {
     Glyphs = 7,
     /// Inputs of test cases.
     Cases = 8,
+    /// The noise of a training item's last step, where it is drawn apart from the rest.
+    LastNoise = 9,
     /// The noise that is put back onto a picture.
     Renoise = 10,
 }

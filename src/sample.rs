@@ -1,7 +1,7 @@
 //! The denoising loop: the network's plan replayed with a sampler's coefficients, step by step, without
 //! reading anything back.
 
-use crate::diffusion::{SamplerStep, Trajectory, UNet};
+use crate::diffusion::{NoiseLevel, SamplerStep, Trajectory, UNet};
 use crate::gpu::{Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
 use crate::ops::{
@@ -187,7 +187,7 @@ impl PictureSampler {
                 Start::Picture(_) => self.store.write(PICTURE, &vec![0.0; self.batch * self.elements])?,
             }
             if let (Some(renoise), Start::Picture(x_0)) = (&renoise, start) {
-                let (signal, noise) = self.trajectory.levels[0];
+                let NoiseLevel { signal, noise } = self.trajectory.levels[0];
                 renoise.know(&part(x_0), &vec![1.0; self.batch * self.elements]);
                 // A step that no sampler has.
                 let words = StepWords { step: u32::MAX, ..words };
@@ -226,13 +226,13 @@ impl PictureSampler {
     /// What follows step `i` when inpainting: in the last round, the known part at the noise that x has now; before
     /// it, all of x back at the noise of before the step (RePaint, algorithm 1).
     fn renoise_level(&self, i: usize, last: bool) -> [f64; LEVEL] {
-        let (signal, noise) = self.trajectory.levels[i + 1];
+        let NoiseLevel { signal, noise } = self.trajectory.levels[i + 1];
         if last {
             return [signal, noise, 1.0, 0.0];
         }
-        let (before, noise_before) = self.trajectory.levels[i];
-        let a = before / signal;
-        [before, noise_before, a, (noise_before * noise_before - a * a * noise * noise).max(0.0).sqrt()]
+        let before = self.trajectory.levels[i];
+        let a = before.signal / signal;
+        [before.signal, before.noise, a, (before.noise.powi(2) - (a * noise).powi(2)).max(0.0).sqrt()]
     }
 }
 

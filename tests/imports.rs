@@ -23,6 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("verify", &["tensor", "graph", "ops", "gpu", "diffusion", "io", "model", "train"]),
     ("check", &["tensor", "rng", "graph", "ops", "gpu"]),
     ("bench", &["tensor", "rng", "graph", "ops", "gpu", "diffusion", "sample", "train"]),
+    ("lab", &["tensor", "rng", "graph", "ops", "gpu", "diffusion", "data", "io", "model", "sample", "train"]),
     (
         "cli",
         &[
@@ -41,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "verify",
             "check",
             "bench",
+            "lab",
         ],
     ),
 ];

@@ -7,7 +7,9 @@
 mod common;
 
 use inkwash::data::{Dataset, Options, glyphs, to_unit};
-use inkwash::diffusion::{DownBlock, Sampler, Size, Trajectory, UNet, UNetConfig, UpBlock};
+use inkwash::diffusion::{
+    BetaSchedule, DownBlock, Objective, Sampler, Size, Trajectory, UNet, UNetConfig, UpBlock,
+};
 use inkwash::gpu::{Device, Store};
 use inkwash::graph::Kernels;
 use inkwash::io::jsonl;
@@ -324,5 +326,52 @@ fn pictures_do_not_depend_on_the_batch() {
         assert!(all.iter().zip(&other).any(|(a, b)| (a - b).abs() > 0.1), "the seed makes no difference");
         let (first, second) = all.split_at(64);
         assert!(first.iter().zip(second).any(|(a, b)| (a - b).abs() > 0.1), "two pictures are the same");
+    }
+}
+
+/// Every objective trains, is kept in the run folder, and draws finite pictures by its own way back.
+#[test]
+fn every_objective_trains_and_draws() {
+    let Some(device) = common::open_device(None) else { return };
+    for objective in [
+        Objective::PreviousWithoutTime,
+        Objective::Previous,
+        Objective::LastNoiseWeighted,
+        Objective::LastNoise,
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig {
+            objective,
+            noise_schedule: BetaSchedule::Cosine,
+            timesteps: 6,
+            steps: 30,
+            sample_count: 2,
+            sample_steps: 3,
+            log_every: 10,
+            held_out: 0.5,
+            glyph_count: 32,
+            time_conditioning: objective != Objective::LastNoise,
+            ..tiny()
+        };
+        let options = RunOptions { out: folder.path().join("run"), resume: false, quiet: true };
+        train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false)).unwrap();
+        assert!(options.out.join("samples/step-000030.png").is_file());
+        let losses: Vec<f64> = jsonl::read(&options.out.join("log.jsonl"))
+            .unwrap()
+            .iter()
+            .filter_map(|r| r.get("loss")?.as_f64())
+            .collect();
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        println!("{objective:?}: {:.4} to {:.4}", mean(&losses[..5]), mean(&losses[20..]));
+        assert!(mean(&losses[20..]) < mean(&losses[..5]), "{objective:?}: {losses:?}");
+
+        let model = open_model(&options.out).unwrap();
+        assert_eq!(model.scheduler.objective, objective);
+        assert_eq!(
+            model.scheduler.without_time,
+            [Objective::PreviousWithoutTime, Objective::LastNoise].contains(&objective)
+        );
+        let refused = Trajectory::new(&model.scheduler, 3, 0.0).is_err();
+        assert_eq!(refused, objective.predicts_previous());
     }
 }

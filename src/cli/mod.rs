@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod doctor;
 mod export;
+mod lab;
 mod sample;
 mod train;
 mod verify;
@@ -37,6 +38,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Prove that this device computes what PyTorch computes: network, gradients, training steps, samplers
     Verify(verify::VerifyArgs),
+    /// Run the article's experiments: each measures its claims and draws what it finds
+    Lab(lab::LabArgs),
     /// Measure a training step, an operator, or the device's own ceilings
     Bench(bench::BenchArgs),
     /// Train the built-in glyphs for a few minutes and show what came of it
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         (Command::Sample(args), _) => sample::run(args, &cli.device),
         (Command::Export(args), _) => export::run(args),
         (Command::Doctor(args), _) => doctor::run(args, &cli.device),
+        (Command::Lab(args), _) => lab::run(args, &cli.device),
         (Command::Verify(args), _) => verify::run(args, &cli.device),
         (Command::Bench(args), _) => bench::run(args, &cli.device),
         (Command::Demo(args), _) => demo::run(args, &cli.device),

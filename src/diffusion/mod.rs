@@ -2,13 +2,15 @@
 //! coefficients of one kernel, and the U-Net from its configuration.
 
 mod config;
+mod notation;
 mod sampler;
 mod schedule;
 mod scheduler;
 mod unet;
 
 pub use config::{ConfigError, DownBlock, Preset, Size, TimeScaleShift, UNetConfig, UpBlock};
+pub use notation::{ChainStep, NoiseLevel};
 pub use sampler::{SamplerStep, Trajectory};
-pub use schedule::{BetaSchedule, ChainStep, NoiseSchedule, Prediction};
+pub use schedule::{BetaSchedule, NoiseSchedule, Objective, Prediction};
 pub use scheduler::{FinalSigma, Sampler, SchedulerConfig, SolverType, TimestepSpacing, VarianceType};
 pub use unet::{Layout, Parameter, UNet};

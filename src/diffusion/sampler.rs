@@ -3,10 +3,10 @@
 //! Every sampler works on x = signal x_0 + noise ε with signal² + noise² = 1, which is what the network is given,
 //! also those whose papers have x_0 + σ ε: the two differ by the factor √(1 + σ²), [`Trajectory::scale`].
 
-use super::schedule::ChainStep;
+use super::notation::UNCLAMPED;
 use super::{
-    ConfigError, FinalSigma, NoiseSchedule, Prediction, Sampler, SchedulerConfig, SolverType,
-    TimestepSpacing, VarianceType,
+    ChainStep, ConfigError, FinalSigma, NoiseLevel, NoiseSchedule, Objective, Prediction, Sampler,
+    SchedulerConfig, SolverType, TimestepSpacing, VarianceType,
 };
 use crate::ops::Coefficients;
 
@@ -31,7 +31,7 @@ pub struct Trajectory {
     /// Ratio and maximum of dynamic thresholding.
     pub thresholding: Option<(f64, f64)>,
     /// Signal and noise before each step and after the last.
-    pub levels: Vec<(f64, f64)>,
+    pub levels: Vec<NoiseLevel>,
     /// Whether x is x_0 + σ ε in diffusers.
     variance_exploding: bool,
 }
@@ -93,12 +93,12 @@ impl Trajectory {
             Sampler::Ddpm | Sampler::Ddim => ancestral(config, &schedule, steps, eta)?,
             Sampler::DpmSolver | Sampler::Euler | Sampler::Heun => by_sigma(config, &schedule, steps)?,
         };
+        adapt(config, &schedule, &mut trajectory.steps)?;
         for step in &mut trajectory.steps {
             step.coefficients.range = match (config.thresholding, config.clip_sample) {
                 (true, _) => 1.0,
                 (false, true) => config.clip_sample_range,
-                // Far beyond any picture: a clamp that never acts.
-                (false, false) => 1e30,
+                (false, false) => UNCLAMPED,
             };
         }
         trajectory.thresholding =
@@ -107,23 +107,55 @@ impl Trajectory {
     }
 }
 
-/// The coefficients of x_0 = k (p_x x + p_f f) for what the network predicts; the others are 0.
-fn data(prediction: Prediction, signal: f64, noise: f64) -> Coefficients {
-    let (p_x, p_f, k) = match prediction {
-        Prediction::Epsilon => (1.0, -noise, 1.0 / signal),
-        Prediction::Sample => (0.0, 1.0, 1.0),
-        Prediction::VPrediction => (signal, -noise, 1.0),
-    };
-    Coefficients { p_x, p_f, k, ..Coefficients::default() }
-}
-
-/// (e_x, e_f) of ε = e_x x + e_f f.
-fn noise_of(prediction: Prediction, signal: f64, noise: f64) -> (f64, f64) {
-    match prediction {
-        Prediction::Epsilon => (0.0, 1.0),
-        Prediction::Sample => (1.0 / noise, -signal / noise),
-        Prediction::VPrediction => (noise, signal),
+/// Makes steps for a network that answers with ε into steps for one that was trained on the last step alone.
+///
+/// Given x_t, the expected noise of the last step is b_{t-1} / √(1 - ā_{t-1}²) times the expected ε, so that such an
+/// answer divided by this factor is ε, for every sampler. A network that answers with x_{t-1} is a step by itself: x' = f,
+/// and the noise that the sampler adds.
+fn adapt(
+    config: &SchedulerConfig,
+    schedule: &NoiseSchedule,
+    steps: &mut [SamplerStep],
+) -> Result<(), ConfigError> {
+    let total = config.num_train_timesteps;
+    match config.objective {
+        Objective::MergedNoise => {}
+        Objective::LastNoise | Objective::LastNoiseWeighted => {
+            let shares: Vec<f64> = (0..total).map(|t| schedule.last_noise_share(t)).collect();
+            for SamplerStep { timestep, coefficients: c } in steps.iter_mut() {
+                let share = interpolated(&shares, *timestep);
+                for of_f in [&mut c.p_f, &mut c.c_f, &mut c.h_f] {
+                    *of_f /= share;
+                }
+            }
+        }
+        Objective::PreviousWithoutTime | Objective::Previous => {
+            let name = config.objective.name();
+            if !matches!(config.sampler, Sampler::Ddpm | Sampler::Ddim) {
+                let message = format!(
+                    "found {:?}, which needs an estimate of x_0 or of the noise; this model ({name}) answers with the \
+                     picture one step before: give ddim (as in the article) or ddpm (with noise)",
+                    config.sampler
+                );
+                return Err(ConfigError { field: "sampler", message });
+            }
+            if steps.len() != total {
+                let message = format!(
+                    "found {}; this model ({name}) answers with the picture one step before, so that no step of the \
+                     chain can be left out: give {total}",
+                    steps.len()
+                );
+                return Err(ConfigError { field: "steps", message });
+            }
+            for SamplerStep { coefficients: c, .. } in steps.iter_mut() {
+                *c = Coefficients { c_f: 1.0, c_z: c.c_z, ..Coefficients::default() };
+            }
+        }
     }
+    if config.without_time {
+        steps.iter_mut().for_each(|step| step.timestep = 0.0);
+    }
+    Ok(())
 }
 
 /// numpy's `arange(start, 0, -step)`, at most `count` numbers.
@@ -224,13 +256,12 @@ fn ancestral(
             );
             return Err(ConfigError { field: "prediction_type", message });
         }
-        let (signal, noise) = (now.sqrt(), (1.0 - now).sqrt());
-        let ChainStep { alpha, beta, variance } = ChainStep::new(now, next);
-        let mut c = data(config.prediction_type, signal, noise);
+        let level = NoiseLevel::of_alpha_bar(now);
+        let ChainStep { beta, variance, mean_x, mean_0, .. } = ChainStep::rounded(now, next);
+        let mut c = level.x_0(config.prediction_type);
         match config.sampler {
             Sampler::Ddpm => {
-                c.c_0 = next.sqrt() * beta / (1.0 - now);
-                c.c_x = alpha.sqrt() * (1.0 - next) / (1.0 - now);
+                (c.c_x, c.c_0) = (mean_x, mean_0);
                 if t > 0 {
                     // diffusers' bound, so that the logarithm exists.
                     let small = variance.max(1e-20);
@@ -243,7 +274,7 @@ fn ancestral(
                 }
             }
             _ => {
-                let (e_x, e_f) = noise_of(config.prediction_type, signal, noise);
+                let (e_x, e_f) = level.epsilon(config.prediction_type);
                 c.c_z = eta * variance.max(0.0).sqrt();
                 let direction = (1.0 - next - c.c_z * c.c_z).max(0.0).sqrt();
                 (c.c_x, c.c_f, c.c_0) = (direction * e_x, direction * e_f, next.sqrt());
@@ -251,11 +282,7 @@ fn ancestral(
         }
         list.push(SamplerStep { timestep, coefficients: c });
     }
-    let at = |t: Option<&f64>| {
-        let a = schedule.alpha_bar(t.map(|&t| t as usize));
-        (a.sqrt(), (1.0 - a).sqrt())
-    };
-    let levels = (0..=times.len()).map(|i| at(times.get(i))).collect();
+    let levels = (0..=times.len()).map(|i| schedule.level(times.get(i).map(|&t| t as usize))).collect();
     Ok(Trajectory {
         initial_scale: 1.0,
         steps: list,
@@ -276,7 +303,7 @@ fn sigma_table(config: &SchedulerConfig, schedule: &NoiseSchedule) -> Vec<f64> {
                 // Not 0, where σ would be infinite.
                 a = 2f64.powi(-24);
             }
-            f64::from(((1.0 - a) / a).sqrt() as f32)
+            f64::from(NoiseLevel::of_alpha_bar(a).sigma() as f32)
         })
         .collect()
 }
@@ -311,10 +338,10 @@ fn karras(smallest: f64, largest: f64, count: usize) -> Vec<f64> {
 
 /// Signal and noise at σ, with diffusers' roundings: where σ is 2e4 the noise is 1 in f32, and x_0 = (x - noise ε) /
 /// signal is all cancellation.
-fn at_sigma(sigma: f64) -> (f64, f64) {
+fn at_sigma(sigma: f64) -> NoiseLevel {
     let sigma = sigma as f32;
     let signal = 1.0 / (sigma * sigma + 1.0).sqrt();
-    (signal.into(), (sigma * signal).into())
+    NoiseLevel { signal: signal.into(), noise: (sigma * signal).into() }
 }
 
 /// DPM-Solver++, Euler and Heun: the steps follow from a list of σ.
@@ -384,10 +411,10 @@ fn by_sigma(
 /// From σ to σ' along the straight line to x_0: x' = c_x x + c_0 x_0. DPM-Solver++ of first order, Euler's method and
 /// DDIM are this same step.
 fn straight(prediction: Prediction, from: f64, to: f64) -> Coefficients {
-    let (signal, noise) = at_sigma(from);
+    let level = at_sigma(from);
     let signal_to = 1.0 / (1.0 + to * to).sqrt();
-    let mut c = data(prediction, signal, noise);
-    c.c_x = to * signal_to / (from * signal);
+    let mut c = level.x_0(prediction);
+    c.c_x = to * signal_to / (from * level.signal);
     c.c_0 = signal_to * (1.0 - to / from);
     c
 }
@@ -438,8 +465,7 @@ fn heun(config: &SchedulerConfig, times: &[f64], sigmas: &[f64]) -> (Vec<Sampler
         list.push(SamplerStep { timestep, coefficients: predictor });
         before.push(from);
         if let Some(&timestep) = times.get(i + 1) {
-            let (signal, noise) = at_sigma(to);
-            let mut corrector = data(config.prediction_type, signal, noise);
+            let mut corrector = at_sigma(to).x_0(config.prediction_type);
             let half = 0.5 * (to - from) / scale(to);
             corrector.c_x = 1.0 + half * scale(to) / to;
             corrector.c_0 = -half / to;
@@ -481,12 +507,9 @@ mod tests {
         let schedule = NoiseSchedule::of(config);
         let (mut x, mut h) = (start, 0.0);
         for (i, step) in trajectory.steps.iter().enumerate() {
-            let (signal, noise) = match &trajectory.sigmas {
+            let NoiseLevel { signal, noise } = match &trajectory.sigmas {
                 Some(sigmas) => at_sigma(sigmas[i]),
-                None => {
-                    let a = schedule.alpha_bar(Some(step.timestep as usize));
-                    (a.sqrt(), (1.0 - a).sqrt())
-                }
+                None => schedule.level(Some(step.timestep as usize)),
             };
             let c = step.coefficients;
             let f = f(x, signal, noise);
@@ -519,12 +542,11 @@ mod tests {
                     let trajectory = Trajectory::new(&config, steps, 0.0).unwrap();
                     let calls = if sampler == Sampler::Heun { 2 * steps - 1 } else { steps };
                     assert_eq!(trajectory.steps.len(), calls);
-                    let (signal, noise) = match &trajectory.sigmas {
+                    let NoiseLevel { signal, noise } = match &trajectory.sigmas {
                         Some(sigmas) => at_sigma(sigmas[0]),
                         None => {
                             let t = trajectory.steps[0].timestep as usize;
-                            let a = NoiseSchedule::of(&config).alpha_bar(Some(t));
-                            (a.sqrt(), (1.0 - a).sqrt())
+                            NoiseSchedule::of(&config).level(Some(t))
                         }
                     };
                     let end = run(&config, &trajectory, signal * x_0 + noise * e, |_, signal, noise| {
@@ -545,7 +567,7 @@ mod tests {
             let whole = Trajectory::new(&free(sampler), 12, 0.0).unwrap();
             for first in 0..whole.steps.len() {
                 let rest = whole.clone().from_step(first);
-                let (signal, noise) = rest.levels[0];
+                let NoiseLevel { signal, noise } = rest.levels[0];
                 // The walk of `run` asks DDIM's levels of the schedule, and theirs of the σ.
                 let end = run(&free(sampler), &rest, signal * x_0 + noise * e, |_, _, _| e);
                 assert!((end - x_0).abs() < 5e-4, "{sampler:?} from {first}: {end}");
@@ -553,6 +575,69 @@ mod tests {
                 assert_eq!(rest.steps[0].coefficients.c_h, 0.0);
             }
         }
+    }
+
+    /// A network that answers with the expected noise of the last step takes every sampler where one that answers with
+    /// all of the noise goes.
+    #[test]
+    fn the_last_noise_leads_where_all_noise_leads() {
+        let (x_0, e) = (0.4, -0.9);
+        for sampler in SAMPLERS {
+            let config = |objective| SchedulerConfig { objective, ..free(sampler) };
+            let schedule = NoiseSchedule::of(&config(Objective::LastNoise));
+            let shares: Vec<f64> = (0..1000).map(|t| schedule.last_noise_share(t)).collect();
+            let trajectory = |objective| Trajectory::new(&config(objective), 20, 0.0).unwrap();
+            let (all, last) = (trajectory(Objective::MergedNoise), trajectory(Objective::LastNoise));
+            let (mut x, mut y, mut h_x, mut h_y) = (0.7, 0.7, 0.0, 0.0);
+            for (all, last) in all.steps.iter().zip(&last.steps) {
+                let update = |c: Coefficients, x: f64, h: &mut f64, f: f64| {
+                    let x_0 = c.k * (c.p_x * x + c.p_f * f);
+                    let next = c.c_x * x + c.c_f * f + c.c_0 * x_0 + c.c_h * *h;
+                    *h = c.h_x * x + c.h_f * f + c.h_0 * x_0;
+                    next
+                };
+                let f = e + 0.1 * x_0;
+                x = update(all.coefficients, x, &mut h_x, f);
+                y = update(last.coefficients, y, &mut h_y, f * interpolated(&shares, last.timestep));
+            }
+            assert!((x - y).abs() < 1e-6 * x.abs().max(1.0), "{sampler:?}: {x} and {y}");
+        }
+    }
+
+    /// x' = f is the posterior's mean if f is: what DDPM's step makes of the same knowledge.
+    #[test]
+    fn the_previous_picture_is_a_step_by_itself() {
+        let config = |objective| SchedulerConfig {
+            num_train_timesteps: 50,
+            objective,
+            without_time: true,
+            ..free(Sampler::Ddpm)
+        };
+        let previous = Trajectory::new(&config(Objective::Previous), 50, 0.0).unwrap();
+        let schedule = NoiseSchedule::of(&config(Objective::Previous));
+        let all = Trajectory::new(&config(Objective::MergedNoise), 50, 0.0).unwrap();
+        let (x, e) = (0.3, -1.1);
+        for (t, (own, ddpm)) in (0..50).rev().zip(previous.steps.iter().zip(&all.steps)) {
+            assert_eq!((own.timestep, own.coefficients.c_z), (0.0, ddpm.coefficients.c_z));
+            let ChainStep { alpha, beta, .. } = schedule.step(t, t.checked_sub(1));
+            let f = (x - beta.sqrt() * schedule.last_noise_share(t) * e) / alpha.sqrt();
+            let c = ddpm.coefficients;
+            let expected = c.c_x * x + c.c_0 * c.k * (c.p_x * x + c.p_f * e);
+            assert!((own.coefficients.c_f * f - expected).abs() < 1e-5, "t = {t}: {f} and {expected}");
+        }
+        let error =
+            |config: SchedulerConfig, steps| Trajectory::new(&config, steps, 0.0).unwrap_err().to_string();
+        assert!(
+            error(config(Objective::Previous), 10).contains("no step of the chain can be left out: give 50")
+        );
+        let euler = SchedulerConfig { objective: Objective::Previous, ..free(Sampler::Euler) };
+        assert!(error(euler, 1000).starts_with("sampler: found Euler"));
+        let sample = SchedulerConfig {
+            objective: Objective::LastNoise,
+            prediction_type: Prediction::Sample,
+            ..free(Sampler::Ddim)
+        };
+        assert!(error(sample, 10).contains("leave --prediction out"));
     }
 
     /// On data from N(0, s²) the flow is known: x stays at its quantile. The error falls with the order of the method:
@@ -573,7 +658,7 @@ mod tests {
             // Heun's last step, to 0, is Euler's.
             trajectory.steps.pop();
             let width = |i: usize| {
-                let (signal, noise) = at_sigma(sigmas[i]);
+                let NoiseLevel { signal, noise } = at_sigma(sigmas[i]);
                 ((signal * S).powi(2) + noise.powi(2)).sqrt()
             };
             let end = run(&config, &trajectory, width(0), |x, signal, noise| {

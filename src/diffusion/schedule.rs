@@ -3,8 +3,8 @@
 //! The article writes x_{t+1} = a_t x_t + b_t ε_t with a_t² + b_t² = 1 and ā_t = a_0 … a_t. DDPM (arXiv
 //! 2006.11239) writes α_t = a_t², β_t = b_t² and ᾱ_t = ā_t². Both say the same; everything here is f64.
 
-use super::SchedulerConfig;
-use crate::ops::SCHEDULE_COLUMNS;
+use super::{ChainStep, NoiseLevel, SchedulerConfig};
+use crate::ops::{SCHEDULE_COLUMNS, TWO_NOISE_COLUMNS};
 use crate::tensor::Array;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,37 @@ pub enum Prediction {
     VPrediction,
 }
 
+/// What the loss compares the network's answer with. All but the first are the article's, which looks at the last
+/// step alone, x_t = a x_{t-1} + b ε; the first is what every paper since DDPM does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// All of the noise in one draw, or what --prediction makes of it.
+    #[default]
+    MergedNoise,
+    /// The picture one step before, x_{t-1}; the network is not told t.
+    PreviousWithoutTime,
+    /// The picture one step before, x_{t-1}.
+    Previous,
+    /// The noise of the last step alone, under the weight (b/a)² that the picture's error has.
+    LastNoiseWeighted,
+    /// The noise of the last step alone.
+    LastNoise,
+}
+
+impl Objective {
+    /// Its name on the command line and in files.
+    pub fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.map_or_else(String::new, |value| value.get_name().to_string())
+    }
+
+    /// Whether the network answers with the picture one step before.
+    pub fn predicts_previous(self) -> bool {
+        matches!(self, Self::PreviousWithoutTime | Self::Previous)
+    }
+}
+
 /// ᾱ_t for t = 0 .. T-1, rounded to f32 as in diffusers' table. Near t = 0 the rounding is seen: 1 - ᾱ_0 is
 /// 1e-4, of which f32 keeps three digits, so that a network trained by one table and sampled by another would
 /// be told of a noise that is not there.
@@ -45,25 +76,6 @@ pub enum Prediction {
 pub struct NoiseSchedule {
     betas: Vec<f64>,
     alpha_bar: Vec<f64>,
-}
-
-/// One step of the chain, between any two timesteps.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ChainStep {
-    /// α = ᾱ_t / ᾱ_s, rounded to f32 as in diffusers: 1 - α loses three digits at the first timesteps.
-    pub alpha: f64,
-    /// β = 1 - α, the variance of q(x_t | x_s).
-    pub beta: f64,
-    /// β̃ = (1 - ᾱ_s) / (1 - ᾱ_t) β, the variance of q(x_s | x_t, x_0) (DDPM, eq. 7).
-    pub variance: f64,
-}
-
-impl ChainStep {
-    pub(super) fn new(now: f64, next: f64) -> Self {
-        let alpha = rounded(now / next);
-        let beta = 1.0 - alpha;
-        Self { alpha, beta, variance: (1.0 - next) / (1.0 - now) * beta }
-    }
 }
 
 /// Rounded to f32.
@@ -164,22 +176,44 @@ impl NoiseSchedule {
         t.map_or(1.0, |t| self.alpha_bar[t])
     }
 
-    /// The step of the chain from `previous` to `t`.
+    /// The step of the chain from `previous` to `t`, its α rounded to f32 as in diffusers.
     pub fn step(&self, t: usize, previous: Option<usize>) -> ChainStep {
         let (now, next) = (self.alpha_bar(Some(t)), self.alpha_bar(previous));
-        ChainStep::new(now, next)
+        ChainStep::rounded(now, next)
+    }
+
+    /// b_{t-1} / √(1 - ā_{t-1}²), at most 1: how much of all the noise in x_t is that of the last step. With x_0 and x_t
+    /// known, the last noise is this times the merged noise in the mean, and its variance is 1 less the square of this.
+    pub fn last_noise_share(&self, t: usize) -> f64 {
+        (self.step(t, t.checked_sub(1)).beta / (1.0 - self.alpha_bar[t])).sqrt()
+    }
+
+    /// Row t of the table of [`crate::ops::AddTwoNoises`] for a target c_prev x_{t-1} + c_last ε.
+    pub fn two_noise_row(&self, t: usize, [c_prev, c_last, weight]: [f64; 3]) -> [f64; TWO_NOISE_COLUMNS] {
+        let before = self.alpha_bar(t.checked_sub(1));
+        let ChainStep { alpha, beta, .. } = self.step(t, t.checked_sub(1));
+        [before.sqrt(), (1.0 - before).sqrt(), alpha.sqrt(), beta.sqrt(), c_prev, c_last, weight]
+    }
+
+    /// The table (T, 7) of [`crate::ops::AddTwoNoises`] for an objective of the article's; `None` for the one that
+    /// draws a single noise.
+    pub fn two_noise_table(&self, objective: Objective) -> Option<Array> {
+        let target: fn(ChainStep) -> [f64; 3] = match objective {
+            Objective::MergedNoise => return None,
+            Objective::PreviousWithoutTime | Objective::Previous => |_| [1.0, 0.0, 1.0],
+            Objective::LastNoiseWeighted => |step| [0.0, 1.0, step.beta / step.alpha],
+            Objective::LastNoise => |_| [0.0, 1.0, 1.0],
+        };
+        let row = |t: usize| self.two_noise_row(t, target(self.step(t, t.checked_sub(1))));
+        Some(Array::new([self.steps(), TWO_NOISE_COLUMNS], (0..self.steps()).flat_map(row).collect()))
     }
 
     /// The table of [`crate::ops::AddNoise`]: (T, 5) signal, sigma, target_noise, target_data, weight.
     pub fn training_table(&self, prediction: Prediction) -> Array {
         let rows = self.alpha_bar.iter().flat_map(|&alpha_bar| {
-            let (signal, sigma) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
-            let (noise, data) = match prediction {
-                Prediction::Epsilon => (1.0, 0.0),
-                Prediction::Sample => (0.0, 1.0),
-                Prediction::VPrediction => (signal, -sigma),
-            };
-            [signal, sigma, noise, data, 1.0]
+            let level = NoiseLevel::of_alpha_bar(alpha_bar);
+            let (noise, data) = level.target(prediction);
+            [level.signal, level.noise, noise, data, 1.0]
         });
         Array::new([self.steps(), SCHEDULE_COLUMNS], rows.collect())
     }
@@ -208,6 +242,31 @@ mod tests {
                 assert!(s.alpha_bar.iter().all(|&a| a > 0.0 && a < 1.0), "{kind:?} {steps}");
             }
         }
+    }
+
+    /// By way of x_{t-1} the signal and the variance of x_t are those of the jump; the last noise is all of the noise
+    /// at first, and never more.
+    #[test]
+    fn two_noises_are_one() {
+        for kind in [BetaSchedule::Linear, BetaSchedule::Cosine] {
+            let s = NoiseSchedule::new(kind, 100);
+            let table = s.two_noise_table(Objective::LastNoiseWeighted).unwrap();
+            assert_eq!(s.last_noise_share(0), 1.0);
+            for t in 0..100 {
+                let [signal, sigma, a, b, c_prev, c_last, weight] =
+                    std::array::from_fn(|k| table.data[t * TWO_NOISE_COLUMNS + k]);
+                let alpha_bar = s.alpha_bar(Some(t));
+                assert!((a * signal - alpha_bar.sqrt()).abs() < 1e-6);
+                assert!((a * a * sigma * sigma + b * b - (1.0 - alpha_bar)).abs() < 1e-6);
+                assert!((weight * a * a - b * b).abs() < 1e-6 && (c_prev, c_last) == (0.0, 1.0));
+                let share = s.last_noise_share(t);
+                assert!(share > 0.0 && (t == 0 || share < 1.0));
+                assert!((share * (1.0 - alpha_bar).sqrt() - b).abs() < 1e-6);
+            }
+        }
+        assert!(
+            NoiseSchedule::new(BetaSchedule::Linear, 9).two_noise_table(Objective::MergedNoise).is_none()
+        );
     }
 
     /// x_0 and ε are recovered from x_t and any prediction target.

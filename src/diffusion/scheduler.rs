@@ -1,6 +1,6 @@
 //! How a model is sampled, under the names of diffusers' `scheduler_config.json`.
 
-use super::{BetaSchedule, ConfigError, Prediction};
+use super::{BetaSchedule, ConfigError, Objective, Prediction};
 use serde::{Deserialize, Serialize};
 
 /// A way back from noise to a picture. In files it is the name of diffusers' class.
@@ -93,6 +93,12 @@ pub struct SchedulerConfig {
     pub rescale_betas_zero_snr: bool,
     /// What the network predicts.
     pub prediction_type: Prediction,
+    /// What the network was trained on. Not in diffusers, which has [`Objective::MergedNoise`] alone, nor in its files.
+    #[serde(skip)]
+    pub objective: Objective,
+    /// Whether the network was given t = 0 throughout. Not in diffusers either.
+    #[serde(skip)]
+    pub without_time: bool,
     /// Which timesteps are visited.
     pub timestep_spacing: TimestepSpacing,
     /// Added to the timesteps of "leading".
@@ -173,6 +179,8 @@ impl SchedulerConfig {
             trained_betas: None,
             rescale_betas_zero_snr: false,
             prediction_type: Prediction::Epsilon,
+            objective: Objective::default(),
+            without_time: false,
             timestep_spacing: if ancestral { TimestepSpacing::Leading } else { TimestepSpacing::Linspace },
             steps_offset: 0,
             clip_sample: ancestral,
@@ -211,6 +219,7 @@ impl SchedulerConfig {
         to.trained_betas.clone_from(&self.trained_betas);
         to.rescale_betas_zero_snr = self.rescale_betas_zero_snr;
         to.prediction_type = self.prediction_type;
+        (to.objective, to.without_time) = (self.objective, self.without_time);
         (to.timestep_spacing, to.steps_offset) = (self.timestep_spacing, self.steps_offset);
         // What a network puts out does not change with the sampler.
         to.variance_type = self.variance_type;
@@ -234,6 +243,16 @@ impl SchedulerConfig {
         let total = self.num_train_timesteps;
         if total == 0 || total > 1_000_000 {
             return fail("num_train_timesteps", format!("found {total}; it must be between 1 and 1000000"));
+        }
+        if self.objective != Objective::MergedNoise && self.prediction_type != Prediction::Epsilon {
+            let (objective, prediction) = (self.objective.name(), self.prediction_type);
+            return fail(
+                "objective",
+                format!(
+                    "found {objective} with the prediction {prediction:?}; this objective says itself what is \
+                     predicted: leave --prediction out, or choose merged-noise"
+                ),
+            );
         }
         for (field, beta) in [("beta_start", self.beta_start), ("beta_end", self.beta_end)] {
             if !(beta > 0.0 && beta < 1.0) {

@@ -43,9 +43,13 @@ pub enum Stroke {
     /// A thick line in full colour.
     #[default]
     Thick,
+    /// No line: each point a small pale dot, beneath all else.
+    Dots,
+    /// No line: each two points an arrow from the first to the second, above all else.
+    Arrows,
 }
 
-/// One line of a chart, through its points in their order.
+/// One line of a chart, through its points in their order, or its points as dots or arrows.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Series {
     /// For the legend; empty for none.
@@ -124,7 +128,13 @@ impl Chart {
     /// The points that have a place on the axes, for each series.
     fn visible(&self) -> Vec<(&Series, Vec<(f64, f64)>)> {
         let fits = |&(x, y): &(f64, f64)| Axis::accepts(self.log_x, x) && Axis::accepts(self.log_y, y);
-        let points = |series: &Series| series.points.iter().copied().filter(fits).collect();
+        let points = |series: &Series| match series.stroke {
+            // One end alone would pair with an end of the next arrow.
+            Stroke::Arrows => {
+                series.points.chunks_exact(2).filter(|p| p.iter().all(fits)).flatten().copied().collect()
+            }
+            _ => series.points.iter().copied().filter(fits).collect(),
+        };
         self.series.iter().map(|series| (series, points(series))).collect()
     }
 }
@@ -194,9 +204,21 @@ impl Painter {
             .y_desc(one_line(&chart.y_label))
             .draw()?;
 
-        for stroke in [Stroke::Thin, Stroke::Thick] {
+        for stroke in [Stroke::Dots, Stroke::Thin, Stroke::Thick, Stroke::Arrows] {
             for (series, points) in visible.iter().filter(|(series, _)| series.stroke == stroke) {
                 let style = self.line(series);
+                if stroke == Stroke::Dots {
+                    let dot = |point: &(f64, f64)| Circle::new(*point, self.dot_radius(), style.filled());
+                    context.draw_series(points.iter().map(dot))?;
+                    continue;
+                }
+                if stroke == Stroke::Arrows {
+                    let place = |point: &(f64, f64)| context.plotting_area().map_coordinate(point);
+                    for ends in points.chunks_exact(2) {
+                        self.paint_arrow(root, place(&ends[0]), place(&ends[1]), style)?;
+                    }
+                    continue;
+                }
                 // A line through one point would not show, and pixel lines get their joints rounded: plotters would
                 // draw them as spikes that reach far beyond the plot.
                 let radius =
@@ -236,14 +258,24 @@ impl Painter {
         let mut bottom = 0;
         for series in series.iter().filter(|series| !series.name.is_empty()) {
             let (name, room) = (one_line(&series.name), SIZE.0 - 100);
-            let style = self.fitted(&name, 14, room).pos(Pos::new(HPos::Left, VPos::Center));
-            let text = text_width(&name, &style.font).min(room * self.scale).cast_signed();
+            let text_style = self.fitted(&name, 14, room).pos(Pos::new(HPos::Left, VPos::Center));
+            let text = text_width(&name, &text_style.font).min(room * self.scale).cast_signed();
             let width = sample + gap + text;
             if x > left && x + width > right {
                 (x, y) = (left, y + line_height);
             }
-            area.draw(&PathElement::new(vec![(x, y), (x + sample, y)], self.line(series)))?;
-            area.draw_text(&name, &style, (x + sample + gap, y + self.text_drop(14)))?;
+            let style = self.line(series);
+            match series.stroke {
+                Stroke::Dots => {
+                    for part in 1..4 {
+                        let at = (x + part * sample / 4, y);
+                        area.draw(&Circle::new(at, self.dot_radius(), style.filled()))?;
+                    }
+                }
+                Stroke::Arrows => self.paint_arrow(area, (x, y), (x + sample, y), style)?,
+                _ => area.draw(&PathElement::new(vec![(x, y), (x + sample, y)], style))?,
+            }
+            area.draw_text(&name, &text_style, (x + sample + gap, y + self.text_drop(14)))?;
             x += width + 3 * gap;
             bottom = y + line_height / 2;
         }
@@ -252,17 +284,52 @@ impl Painter {
         Ok(below)
     }
 
+    /// Draws an arrow between two pixels of `area`; none where they are the same.
+    fn paint_arrow<DB: DrawingBackend>(
+        &self,
+        area: &DrawingArea<DB, Shift>,
+        from: (i32, i32),
+        to: (i32, i32),
+        style: ShapeStyle,
+    ) -> Painted<DB> {
+        let (dx, dy) = (f64::from(to.0 - from.0), f64::from(to.1 - from.1));
+        let length = dx.hypot(dy);
+        if length == 0.0 {
+            return Ok(());
+        }
+        area.draw(&PathElement::new(vec![from, to], style))?;
+        // The barbs go back by this part of the arrow, and by half of it to either side. Within the arrow's length, so
+        // they fit.
+        let part = (f64::from(self.units(5)) / length).min(0.5);
+        for side in [-0.5, 0.5] {
+            let barb = (
+                to.0 - (part * (dx + side * dy)).round() as i32,
+                to.1 - (part * (dy - side * dx)).round() as i32,
+            );
+            area.draw(&PathElement::new(vec![barb, to], style))?;
+        }
+        Ok(())
+    }
+
     fn line(&self, series: &Series) -> ShapeStyle {
         let colour = PALETTE[series.colour % PALETTE.len()];
         // Mixed with white and not transparent: overlaps would show as darker spots.
-        let colour = if series.stroke == Stroke::Thin { pale(colour) } else { colour };
+        let colour = match series.stroke {
+            Stroke::Thin | Stroke::Dots => pale(colour),
+            Stroke::Thick | Stroke::Arrows => colour,
+        };
         colour.stroke_width(self.line_width(series))
+    }
+
+    /// In pixels.
+    fn dot_radius(&self) -> i32 {
+        (self.units(3) / 2).max(1)
     }
 
     /// In pixels.
     fn line_width(&self, series: &Series) -> u32 {
         match series.stroke {
-            Stroke::Thin => self.scale,
+            Stroke::Thin | Stroke::Dots | Stroke::Arrows => self.scale,
             Stroke::Thick => 2 * self.scale,
         }
     }

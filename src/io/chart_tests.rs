@@ -66,6 +66,33 @@ fn odd_data_is_drawn_too() {
 }
 
 #[test]
+fn dots_and_arrows_are_drawn_one_by_one() {
+    let points: Vec<_> = (0..6).map(|i| (f64::from(i), f64::from(i * i))).collect();
+    let of = |stroke, points: &[(f64, f64)]| {
+        drawn(&chart(vec![Series { stroke, name: String::new(), ..line(points) }], false, false))
+    };
+    let dots = of(Stroke::Dots, &points);
+    assert_eq!((dots.matches("<circle").count(), lines(&dots)), (6, 0), "pale, and without a line");
+    assert_eq!(lines(&of(Stroke::Arrows, &points)), 9, "a shaft and two barbs for each two points");
+    // Were the lost end left out alone, the others would pair anew.
+    let mut lost = points;
+    lost[1] = (f64::NAN, 0.0);
+    assert_eq!(lines(&of(Stroke::Arrows, &lost)), 6);
+    assert_eq!(lines(&of(Stroke::Arrows, &[(1.0, 2.0), (1.0, 2.0), (3.0, 4.0)])), 0, "no length, and no end");
+    // The head lies at the second point: both barbs end where the shaft does.
+    let ends = |svg: &str| -> Vec<String> {
+        svg.lines()
+            .filter(|l| l.contains("#0072B2"))
+            .filter_map(|l| {
+                l.split("points=\"").nth(1)?.split('"').next()?.split_whitespace().last().map(str::to_owned)
+            })
+            .collect()
+    };
+    let arrow = ends(&of(Stroke::Arrows, &[(0.0, 0.0), (1.0, 1.0)]));
+    assert!(arrow.len() == 3 && arrow.iter().all(|end| *end == arrow[0]), "{arrow:?}");
+}
+
+#[test]
 fn many_long_names_leave_room_for_the_plot() {
     let series =
         |index: usize| Series { name: format!("{index} {}", "name ".repeat(40)), ..line(&[(0.0, 1.0)]) };

@@ -1,4 +1,4 @@
-//! Append-only logs with one JSON value a line.
+//! JSON files, and append-only logs with one JSON value a line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -10,6 +10,18 @@ use serde_json::Value;
 use super::FileError;
 use super::atomic::write_atomic;
 use super::error::quoted;
+
+/// Writes one value as a JSON file, indented.
+///
+/// # Errors
+/// Whatever the disk says; an earlier file is then as it was.
+pub fn write_json(path: &Path, value: &Value) -> Result<(), FileError> {
+    let text = serde_json::to_vec_pretty(value).map_err(FileError::encoding(path))?;
+    write_atomic(path, |out| {
+        out.write_all(&text)?;
+        out.write_all(b"\n")
+    })
+}
 
 /// A log open for appending.
 #[derive(Debug)]

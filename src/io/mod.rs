@@ -19,6 +19,6 @@ pub use chart::{Chart, Series, Stroke, smooth};
 pub use error::FileError;
 pub(crate) use error::{quoted, shortened};
 pub use image_grid::{save_grid, save_rows, save_single};
-pub use jsonl::JsonLines;
+pub use jsonl::{JsonLines, write_json};
 pub(crate) use open::open_file;
 pub use tensor_file::{Tensor, TensorFile};

@@ -3,7 +3,7 @@
 use super::options::{Options, VERSION, shown};
 use super::scheduler_config::{self, class_name, sampler_of};
 use super::{Model, ModelError, flat, json, tensors, unet_config};
-use crate::diffusion::{ConfigError, Sampler, SchedulerConfig, UNet, UNetConfig, VarianceType};
+use crate::diffusion::{ConfigError, Objective, Sampler, SchedulerConfig, UNet, UNetConfig, VarianceType};
 use crate::io::atomic::write_atomic;
 use crate::io::quoted;
 use crate::io::tensor_file::{self, TensorFile};
@@ -237,13 +237,26 @@ fn rename(unet: &UNet, file: &mut TensorFile, path: &Path) -> Result<(), ModelEr
 /// last, so that a folder which has one is whole.
 ///
 /// # Errors
-/// A folder that holds something, a weight that is not finite, or what the disk says.
+/// An objective that diffusers does not know, a folder that holds something, a weight that is not finite, or what the
+/// disk says.
 pub fn save(
     path: &Path,
     unet: &UNet,
     weights: &[f32],
     scheduler: &SchedulerConfig,
 ) -> Result<(), ModelError> {
+    let foreign = match scheduler.objective {
+        Objective::MergedNoise if scheduler.without_time => Some("its network is not told t".to_string()),
+        Objective::MergedNoise => None,
+        objective => Some(format!("its objective is {}", objective.name())),
+    };
+    if let Some(what) = foreign {
+        let message = format!(
+            "cannot hold this model: {what}, and diffusers would sample it as one that predicts all of the noise; train \
+             with --objective merged-noise and --time-conditioning true to export"
+        );
+        return Err(ModelError::Folder { path: path.into(), message });
+    }
     let io = |action, source| {
         let message = format!("cannot be {action}: {source}");
         ModelError::Folder { path: path.into(), message }
@@ -274,4 +287,31 @@ pub fn save(
 fn write_json(path: &Path, value: serde_json::Result<Value>) -> Result<(), ModelError> {
     let text = value.and_then(|value| json::to_text(&value)).map_err(std::io::Error::from);
     Ok(write_atomic(path, |out| writeln!(out, "{}", text?))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diffusion::Preset;
+
+    #[test]
+    fn what_diffusers_does_not_know_is_refused_by_name() {
+        let unet = UNet::new(&UNetConfig::preset(Preset::TinyGray)).unwrap();
+        let weights = vec![0.0; unet.flat_elements];
+        let folder = tempfile::tempdir().unwrap();
+        let own = SchedulerConfig::new(Sampler::Ddim);
+        let refused = |scheduler: &SchedulerConfig, words: &str| {
+            let message = save(folder.path(), &unet, &weights, scheduler).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        };
+        refused(&SchedulerConfig { objective: Objective::Previous, ..own.clone() }, "objective is previous");
+        refused(
+            &SchedulerConfig { objective: Objective::LastNoise, ..own.clone() },
+            "objective is last-noise",
+        );
+        refused(&SchedulerConfig { without_time: true, ..own.clone() }, "not told t");
+        save(folder.path(), &unet, &weights, &own).unwrap();
+        assert_eq!(open(folder.path()).unwrap().scheduler, own);
+    }
 }

@@ -11,6 +11,7 @@ mod conv2d_tiled;
 mod denoise;
 mod elementwise;
 mod embedding;
+mod gaussian_mixture;
 mod gemm;
 mod group_norm;
 mod loss;
@@ -30,13 +31,17 @@ pub use conv2d::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Padding};
 pub use denoise::{COEFFICIENTS, Coefficients, Denoise};
 pub use elementwise::{Add, Scale, Silu, SiluBackward};
 pub use embedding::{Embedding, EmbeddingBackward, TimeEmbedding};
+pub use gaussian_mixture::GaussianMixture;
 pub use group_norm::{
     GroupNorm, GroupNormBackwardInput, GroupNormBackwardParams, GroupNormBackwardScaleShift, GroupNormSums,
 };
 pub use loss::{MseLoss, MseLossBackward};
 pub use matmul::{Linear, MatmulBackwardInput, MatmulBackwardWeight};
 pub use memory::{ALIGNMENT, Pack, View};
-pub use noise::{AddNoise, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS, StepWords};
+pub use noise::{
+    AddNoise, AddTwoNoises, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,
+    TWO_NOISE_COLUMNS,
+};
 pub use optimizer::{Accumulate, AdamW, GradientNorm, HYPER, Record};
 pub use renoise::{LEVEL, Renoise};
 pub use resample::{UpsampleNearest, UpsampleNearestBackward};
@@ -67,6 +72,7 @@ pub fn catalogue() -> Vec<Case> {
         denoise::cases(),
         threshold::cases(),
         renoise::cases(),
+        gaussian_mixture::cases(),
         ceiling::cases(),
     ]
     .concat()

@@ -1,5 +1,5 @@
-//! Random numbers on the device: Philox bits, normals, and the fused noising of a training batch
-//! (`shaders/random.wgsl`, `shaders/noise.wgsl`).
+//! Random numbers on the device: Philox bits, normals, and the fused noising of a training batch, by one noise or
+//! by two (`shaders/random.wgsl`, `shaders/noise.wgsl`, `shaders/noise_two.wgsl`).
 
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
@@ -9,6 +9,7 @@ use crate::shader::Source;
 use crate::tensor::{Array, DType, Shape, Spec, Tolerance};
 
 static NOISE: Source = crate::wgsl!("noise");
+static NOISE_TWO: Source = crate::wgsl!("noise_two");
 static RANDOM: Source = crate::wgsl!("random");
 
 /// Words of the small vector that tells a run where it stands: seed low, seed high, step, first item of
@@ -40,6 +41,9 @@ impl StepWords {
 
 /// Columns of the noising table: signal, sigma, target_noise, target_data, weight.
 pub const SCHEDULE_COLUMNS: usize = 5;
+
+/// Columns of the table of two noises: signal_prev, sigma_prev, a, b, c_prev, c_last, weight.
+pub const TWO_NOISE_COLUMNS: usize = 7;
 
 pub(crate) fn expect_step(op: &'static str, spec: &Spec) -> Result<(), ShapeError> {
     ensure_shape!(op, *spec == Spec::u32([STEP_WORDS]), "the step must be u32(8), found {spec:?}");
@@ -163,62 +167,56 @@ impl Op for RandomNormal {
     }
 }
 
-/// Noises a batch: inputs [x_0 (B, ...), schedule (T, 5), step]; outputs [x_t, target, t (B), weight (B)].
-///
-/// x_t = signal_t x_0 + sigma_t ε (DDPM, arXiv 2006.11239, eq. 4; the article's jump with signal = ā_t), and
-/// target = target_noise_t ε + target_data_t x_0.
-#[derive(Debug, Clone)]
-pub struct AddNoise;
+/// What the two ways of noising have in common: inputs [x_0 (B, ...), table (T, columns), step]; outputs [x_t,
+/// target, t (B), weight (B)].
+struct Noising {
+    op: &'static str,
+    shader: &'static Source,
+    columns: usize,
+}
 
-impl Op for AddNoise {
-    fn name(&self) -> &'static str {
-        "add_noise"
-    }
-
+impl Noising {
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        ensure_shape!("add_noise", x.len() == 3, "expected x_0, schedule and step, found {} inputs", x.len());
-        expect_f32("add_noise", &x[..2], 2)?;
-        expect_step("add_noise", &x[2])?;
-        ensure_shape!("add_noise", x[0].shape.rank() >= 2, "x_0 must be a batch, found {:?}", x[0]);
-        let table = x[1].shape.rank() == 2 && x[1].shape[1] == SCHEDULE_COLUMNS;
-        ensure_shape!("add_noise", table, "the schedule must be (T, 5), found {:?}", x[1]);
+        let op = self.op;
+        ensure_shape!(op, x.len() == 3, "expected x_0, schedule and step, found {} inputs", x.len());
+        expect_f32(op, &x[..2], 2)?;
+        expect_step(op, &x[2])?;
+        ensure_shape!(op, x[0].shape.rank() >= 2, "x_0 must be a batch, found {:?}", x[0]);
+        let table = x[1].shape.rank() == 2 && x[1].shape[1] == self.columns;
+        ensure_shape!(op, table, "the schedule must be (T, {}), found {:?}", self.columns, x[1]);
         let batch = Spec::f32([x[0].shape[0]]);
         Ok(vec![x[0].clone(), x[0].clone(), batch.clone(), batch])
     }
 
-    fn reference(&self, x: &[Array]) -> Vec<Array> {
+    /// The reference: `item(n, row)` gives (x_t, target) of item n from its row of the table, whose last column is
+    /// the weight.
+    fn reference(&self, x: &[Array], item: impl Fn(usize, &[f64]) -> Vec<(f64, f64)>) -> Vec<Array> {
         let (x0, schedule) = (&x[0], &x[1]);
         let (batch, steps) = (x0.shape[0], schedule.shape[0]);
-        let item = x0.shape.elements() / batch;
         let at = Address::of(&x[2]);
         let per_item = Shape::new([batch]);
-        let [mut x_t, mut target] = [Array::zeros(&x0.shape), Array::zeros(&x0.shape)];
+        let [mut x_t, mut target] = [Vec::new(), Vec::new()];
         let [mut timestep, mut weight] = [Array::zeros(&per_item), Array::zeros(&per_item)];
         for n in 0..batch {
             let bits = philox4x32(at.counter(0, Stream::Timestep, n), at.key)[0];
             let t = ((u64::from(bits) * steps as u64) >> 32) as usize;
-            let [signal, sigma, noise, data, w] =
-                std::array::from_fn(|k| schedule.data[t * SCHEDULE_COLUMNS + k]);
+            let row = &schedule.data[t * self.columns..][..self.columns];
             timestep.data[n] = t as f64;
-            weight.data[n] = w;
-            for (k, e) in normals(&x[2], Stream::Noise, n, item).into_iter().enumerate() {
-                let i = n * item + k;
-                x_t.data[i] = signal * x0.data[i] + sigma * e;
-                target.data[i] = noise * e + data * x0.data[i];
+            weight.data[n] = row[self.columns - 1];
+            for (noised, asked) in item(n, row) {
+                x_t.push(noised);
+                target.push(asked);
             }
         }
-        vec![x_t, target, timestep, weight]
+        let whole = |data| Array { shape: x0.shape.clone(), data };
+        vec![whole(x_t), whole(target), timestep, weight]
     }
 
-    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        Cost::elementwise(x, y, 36)
-    }
-
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn dispatch(&self, x: &[Spec]) -> Program {
         let batch = x[0].shape[0];
         let item = x[0].shape.elements() / batch.max(1);
         let blocks = item.div_ceil(4);
-        Dispatch::new(&NOISE, "add_noise")
+        Dispatch::new(self.shader, self.op)
             .bind("x0", Operand::Input(0))
             .bind("schedule", Operand::Input(1))
             .bind("step", Operand::Input(2))
@@ -232,6 +230,90 @@ impl Op for AddNoise {
             .param("timesteps", x[1].shape[0])
             .linear(batch * blocks, 64)
             .into()
+    }
+}
+
+/// Item n of x_0.
+fn picture(x: &[Array], n: usize) -> &[f64] {
+    let item = x[0].shape.elements() / x[0].shape[0];
+    &x[0].data[n * item..][..item]
+}
+
+/// Noises a batch: inputs [x_0 (B, ...), schedule (T, 5), step]; outputs [x_t, target, t (B), weight (B)].
+///
+/// x_t = signal_t x_0 + sigma_t ε (DDPM, arXiv 2006.11239, eq. 4; the article's jump with signal = ā_t), and
+/// target = target_noise_t ε + target_data_t x_0.
+#[derive(Debug, Clone)]
+pub struct AddNoise;
+
+const ADD_NOISE: Noising = Noising { op: "add_noise", shader: &NOISE, columns: SCHEDULE_COLUMNS };
+
+impl Op for AddNoise {
+    fn name(&self) -> &'static str {
+        ADD_NOISE.op
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        ADD_NOISE.infer(x)
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        ADD_NOISE.reference(x, |n, row| {
+            let x0 = picture(x, n);
+            let noise = normals(&x[2], Stream::Noise, n, x0.len());
+            x0.iter().zip(noise).map(|(x, e)| (row[0] * x + row[1] * e, row[2] * e + row[3] * x)).collect()
+        })
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost::elementwise(x, y, 36)
+    }
+
+    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+        ADD_NOISE.dispatch(x)
+    }
+}
+
+/// Noises a batch by way of the state before the last: inputs [x_0 (B, ...), table (T, 7), step]; outputs [x_t,
+/// target, t (B), weight (B)].
+///
+/// x_{t-1} = signal_prev x_0 + sigma_prev ε̄ with all steps but the last in one, x_t = a x_{t-1} + b ε with the last,
+/// and target = c_prev x_{t-1} + c_last ε: the article's two draws, ε̄_{t-2} and ε_{t-1}. t and ε̄ are drawn where
+/// [`AddNoise`] draws t and ε.
+#[derive(Debug, Clone)]
+pub struct AddTwoNoises;
+
+const ADD_TWO_NOISES: Noising =
+    Noising { op: "add_two_noises", shader: &NOISE_TWO, columns: TWO_NOISE_COLUMNS };
+
+impl Op for AddTwoNoises {
+    fn name(&self) -> &'static str {
+        ADD_TWO_NOISES.op
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        ADD_TWO_NOISES.infer(x)
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        ADD_TWO_NOISES.reference(x, |n, row| {
+            let x0 = picture(x, n);
+            let merged = normals(&x[2], Stream::Noise, n, x0.len());
+            let last = normals(&x[2], Stream::LastNoise, n, x0.len());
+            let element = |((x, merged), last): ((&f64, f64), f64)| {
+                let previous = row[0] * x + row[1] * merged;
+                (row[2] * previous + row[3] * last, row[4] * previous + row[5] * last)
+            };
+            x0.iter().zip(merged).zip(last).map(element).collect()
+        })
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost::elementwise(x, y, 70)
+    }
+
+    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+        ADD_TWO_NOISES.dispatch(x)
     }
 }
 
@@ -255,6 +337,8 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(&name, normal, one).fill(0, step_fill()).no_gradient());
         let inputs = [Spec::f32(shape.axes()), Spec::f32([11, SCHEDULE_COLUMNS]), step.clone()];
         cases.push(Case::new(&name, AddNoise, &inputs).fill(2, step_fill()).no_gradient());
+        let inputs = [Spec::f32(shape.axes()), Spec::f32([11, TWO_NOISE_COLUMNS]), step.clone()];
+        cases.push(Case::new(&name, AddTwoNoises, &inputs).fill(2, step_fill()).no_gradient());
     }
     cases
 }

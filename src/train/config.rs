@@ -1,6 +1,8 @@
 //! Everything that decides a training run: flags, configuration file and checkpoint are this one struct.
 
-use crate::diffusion::{BetaSchedule, ConfigError, Prediction, Preset, Sampler, SchedulerConfig, UNetConfig};
+use crate::diffusion::{
+    BetaSchedule, ConfigError, Objective, Prediction, Preset, Sampler, SchedulerConfig, UNetConfig,
+};
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate runs after the warm-up.
@@ -77,6 +79,12 @@ pub struct TrainConfig {
     /// What the network predicts
     #[arg(long, value_enum, default_value_t = Prediction::Epsilon)]
     pub prediction: Prediction,
+    /// What the loss is taken of; all but merged-noise look at the last step alone, as the article does
+    #[arg(long, value_enum, default_value_t = Objective::MergedNoise)]
+    pub objective: Objective,
+    /// Whether the network is told t; if not, it is given 0, in training and in sampling
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub time_conditioning: bool,
     /// Course of the noise
     #[arg(long, value_enum, default_value_t = BetaSchedule::Linear)]
     pub noise_schedule: BetaSchedule,
@@ -107,7 +115,7 @@ pub struct TrainConfig {
     /// Pictures in a sample grid
     #[arg(long, default_value_t = 25, value_name = "N")]
     pub sample_count: usize,
-    /// DDIM steps of a sample grid
+    /// DDIM steps of a sample grid; all T where the objective is the previous picture
     #[arg(long, default_value_t = 50, value_name = "N")]
     pub sample_steps: usize,
     /// Steps between checkpoints; 0 for the end only
@@ -142,8 +150,15 @@ impl TrainConfig {
             beta_start: 1e-4,
             beta_end: 0.02,
             prediction_type: self.prediction,
+            objective: self.objective,
+            without_time: !self.conditions_on_time(),
             ..SchedulerConfig::new(sampler)
         }
+    }
+
+    /// Whether the network is told t. Objective `previous-without-time` says no by its name.
+    pub fn conditions_on_time(&self) -> bool {
+        self.time_conditioning && self.objective != Objective::PreviousWithoutTime
     }
 
     /// The network's configuration: `unet` if it is given, else the preset; with an embedding for
@@ -192,6 +207,7 @@ impl TrainConfig {
         if self.timesteps > 1_000_000 {
             return fail("timesteps", format!("found {}; it must be at most 1000000", self.timesteps));
         }
+        self.scheduler(Sampler::Ddim).validate()?;
         if self.sample_steps > self.timesteps {
             return fail(
                 "sample_steps",
@@ -292,5 +308,11 @@ mod tests {
         let c = TrainConfig { beta2: 1.5, ..TrainConfig::default() };
         assert!(c.validate().unwrap_err().to_string().starts_with("beta2: found 1.5"));
         assert!(TrainConfig::default().validate().is_ok());
+        let c = TrainConfig {
+            objective: Objective::Previous,
+            prediction: Prediction::VPrediction,
+            ..TrainConfig::default()
+        };
+        assert!(c.validate().unwrap_err().to_string().starts_with("objective: found previous with"));
     }
 }

@@ -365,7 +365,9 @@ fn report(
 
 /// How the grids are drawn.
 fn grid_trajectory(config: &TrainConfig) -> Result<Trajectory, ConfigError> {
-    Trajectory::new(&config.scheduler(Sampler::Ddim), config.sample_steps, 0.0)
+    // A network that predicts the picture one step before cannot leave out a step.
+    let steps = if config.objective.predicts_previous() { config.timesteps } else { config.sample_steps };
+    Trajectory::new(&config.scheduler(Sampler::Ddim), steps, 0.0)
 }
 
 /// Draws a grid from the averaged weights by DDIM; the same noise at every call, so that grids compare.

@@ -6,7 +6,8 @@ use crate::diffusion::{NoiseSchedule, UNet};
 use crate::gpu::{Device, Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
 use crate::ops::{
-    Accumulate, AdamW, Add, AddNoise, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale, StepWords,
+    Accumulate, AdamW, Add, AddNoise, AddTwoNoises, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale,
+    StepWords,
 };
 use crate::tensor::{Array, Spec};
 use std::sync::Arc;
@@ -59,13 +60,24 @@ fn loss_graph(
     let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([batch])));
     let step = graph.input("step", Spec::u32([STEP_WORDS]));
     let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
-    let table = graph.constant("schedule", schedule.training_table(config.prediction));
     let flat = graph.state(weights, Spec::f32([unet.flat_elements]));
     let parameters = unet.views(&mut graph, flat)?;
     graph.enter("noise");
-    let noised = graph.apply_all(AddNoise, &[pictures, table, step])?;
+    let noised = match schedule.two_noise_table(config.objective) {
+        None => {
+            let table = graph.constant("schedule", schedule.training_table(config.prediction));
+            graph.apply_all(AddNoise, &[pictures, table, step])?
+        }
+        Some(table) => {
+            let table = graph.constant("schedule", table);
+            graph.apply_all(AddTwoNoises, &[pictures, table, step])?
+        }
+    };
     graph.leave();
-    let [x_t, target, t, weight] = [noised[0], noised[1], noised[2], noised[3]];
+    let [x_t, target, mut t, weight] = [noised[0], noised[1], noised[2], noised[3]];
+    if !config.conditions_on_time() {
+        t = graph.constant("no_time", Array::new([batch], vec![0.0; batch]));
+    }
     let prediction = unet.forward(&mut graph, &parameters, x_t, t, labels)?;
     graph.enter("loss");
     let loss = graph.apply(MseLoss, &[prediction, target, weight])?;

@@ -1,0 +1,102 @@
+//! `inkwash lab`.
+
+use super::{DeviceArgs, Failure};
+use crate::lab::{EXPERIMENTS, Experiment, Findings, Lab, find};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+#[derive(Debug, clap::Args)]
+pub struct LabArgs {
+    /// An experiment, `list` to name them, or `all` to run them
+    #[arg(value_name = "NAME|list|all", default_value = "list")]
+    name: String,
+    /// Folder for result.json and the plots; for `all`, of a folder for each
+    #[arg(long, value_name = "DIR", default_value = "lab")]
+    out: PathBuf,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+}
+
+fn list() {
+    for e in EXPERIMENTS {
+        let time = if e.trains { "up to 10 min" } else { "up to 2 min" };
+        println!("{:<12} {:<70} {time}", e.name, e.title);
+    }
+}
+
+/// Runs one experiment into `folder`; whether its claims held.
+fn one(experiment: &Experiment, folder: &Path, seed: u64, choice: &DeviceArgs) -> Result<bool, Failure> {
+    let result = folder.join("result.json");
+    if result.exists() {
+        return Err(format!("{} already exists; choose another --out, or remove it", result.display()).into());
+    }
+    std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let device = choice.open()?;
+    println!("\n{}: {}\n{}\n", experiment.name, experiment.title, experiment.equation);
+    let progress = |line: &str| eprintln!("  {line}");
+    let lab = Lab { device: device.clone(), seed, progress: &progress };
+    let mut findings = Findings::new(folder);
+    let start = Instant::now();
+    (experiment.run)(&lab, &mut findings)?;
+    let seconds = start.elapsed().as_secs_f64();
+    for (name, value) in findings.numbers.iter().filter(|(_, v)| v.is_number()) {
+        println!("{name:<60} {value}");
+    }
+    println!();
+    for v in &findings.verdicts {
+        let pass = if v.pass { "holds" } else { "FAILS" };
+        println!("{pass}  {}: {:.6}, expected {}", v.claim, v.value, v.expected);
+    }
+    println!("\nWhat to see: {}", experiment.see);
+    println!("Computed by: {}", experiment.shaders.join(", "));
+    let value = json!({
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "equation": experiment.equation,
+        "see": experiment.see,
+        "shaders": experiment.shaders,
+        "inkwash": env!("CARGO_PKG_VERSION"),
+        "device": device.info.name,
+        "driver": device.info.driver,
+        "seed": seed,
+        "seconds": seconds,
+        "numbers": findings.numbers,
+        "verdicts": findings.verdicts,
+        "files": findings.files,
+        "pass": findings.passed(),
+    });
+    crate::io::write_json(&result, &value)?;
+    println!("{:.0} s; {} and {} more file(s)", seconds, result.display(), findings.files.len());
+    Ok(findings.passed())
+}
+
+pub fn run(args: &LabArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
+    let passed = match args.name.as_str() {
+        "list" => {
+            list();
+            true
+        }
+        "all" => {
+            let mut passed = true;
+            for experiment in EXPERIMENTS {
+                passed &= one(experiment, &args.out.join(experiment.name), args.seed, device)?;
+            }
+            passed
+        }
+        name => match find(name) {
+            Some(experiment) => one(experiment, &args.out, args.seed, device)?,
+            None => {
+                let names: Vec<&str> = EXPERIMENTS.iter().map(|e| e.name).collect();
+                return Err(format!(
+                    "`{name}` is no experiment; there are {}, and `list` and `all`",
+                    names.join(", ")
+                )
+                .into());
+            }
+        },
+    };
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,120 @@
+//! When a difference is more than chance.
+
+/// Φ(x), to 1e-15, by its power series (Marsaglia, "Evaluating the normal distribution", 2004).
+pub fn normal_cdf(x: f64) -> f64 {
+    // Beyond 8 the tail is below 1e-15, and the series, all of one sign, would run ever longer.
+    if x.abs() > 8.0 {
+        return if x > 0.0 { 1.0 } else { 0.0 };
+    }
+    let (mut sum, mut term, mut odd) = (x, x, 1.0);
+    while term.abs() > 1e-17 {
+        odd += 2.0;
+        term *= x * x / odd;
+        sum += term;
+    }
+    0.5 + sum * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt()
+}
+
+/// How many standard errors a normal number is off, up or down, in a share `level` of all cases.
+pub fn two_sided_limit(level: f64) -> f64 {
+    let (mut low, mut high) = (0.0, 8.0);
+    for _ in 0..60 {
+        let middle = 0.5 * (low + high);
+        if 2.0 * normal_cdf(-middle) > level { low = middle } else { high = middle }
+    }
+    high
+}
+
+/// χ² of `freedom` degrees as standard errors of a normal number (Wilson & Hilferty, 1931).
+pub fn chi_squared_score(chi_squared: f64, freedom: f64) -> f64 {
+    let variance = 2.0 / (9.0 * freedom);
+    ((chi_squared / freedom).cbrt() - (1.0 - variance)) / variance.sqrt()
+}
+
+/// The distance of Kolmogorov and Smirnov that two samples of `n` and `m` numbers from one distribution exceed in a
+/// share `level` of all cases; for one sample and a known distribution `m` is infinite.
+pub fn ks_limit(level: f64, n: f64, m: f64) -> f64 {
+    (-0.5 * (0.5 * level).ln() * (1.0 / n + 1.0 / m)).sqrt()
+}
+
+/// The largest difference between the shares of two samples, both sorted, that lie below any number.
+pub fn ks_distance(a: &[f32], b: &[f32]) -> f64 {
+    let (mut i, mut j, mut distance) = (0, 0, 0.0f64);
+    while i < a.len() && j < b.len() {
+        let x = a[i].min(b[j]);
+        i += a[i..].iter().take_while(|&&v| v <= x).count();
+        j += b[j..].iter().take_while(|&&v| v <= x).count();
+        distance = distance.max((i as f64 / a.len() as f64 - j as f64 / b.len() as f64).abs());
+    }
+    distance
+}
+
+/// The same between a sorted sample and the standard normal distribution.
+pub fn ks_distance_to_normal(sorted: &[f32]) -> f64 {
+    let n = sorted.len() as f64;
+    let at = |(i, &x): (usize, &f32)| {
+        let p = normal_cdf(x.into());
+        (p - i as f64 / n).max((i + 1) as f64 / n - p)
+    };
+    sorted.iter().enumerate().map(at).fold(0.0, f64::max)
+}
+
+/// In order.
+pub fn sorted(values: &[f32]) -> Vec<f32> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f32::total_cmp);
+    sorted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Philox, Stream};
+
+    #[test]
+    fn the_normal_distribution_is_that_of_libm() {
+        for i in -900..=900 {
+            let x = f64::from(i) / 100.0;
+            let expected = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+            assert!((normal_cdf(x) - expected).abs() < 2e-15, "{x}");
+        }
+        assert!((two_sided_limit(0.05) - 1.959_963_985).abs() < 1e-8);
+        assert!((two_sided_limit(1e-5) - 4.417_173_413).abs() < 1e-8);
+    }
+
+    /// From tables: the 99.9th percentile of χ² with 100 degrees is 149.449, Kolmogorov's distribution has its 95th at
+    /// 1.3581.
+    #[test]
+    fn limits_are_those_of_tables() {
+        assert!((chi_squared_score(149.449, 100.0) - 3.0902).abs() < 5e-3);
+        assert!((ks_limit(0.05, 1.0, f64::INFINITY) - 1.3581).abs() < 1e-4);
+        assert!((ks_limit(0.05, 2.0, 2.0) - 1.3581).abs() < 1e-4);
+    }
+
+    #[test]
+    fn distances_by_hand() {
+        assert_eq!(ks_distance(&[1.0, 2.0, 3.0, 4.0], &[1.0, 2.0, 3.0, 4.0]), 0.0);
+        assert_eq!(ks_distance(&[1.0, 1.0, 2.0], &[1.0, 3.0]), 0.5);
+        assert_eq!(ks_distance(&[5.0, 6.0], &[1.0]), 1.0);
+        assert!((ks_distance_to_normal(&[0.0]) - 0.5).abs() < 1e-12);
+        assert!((ks_distance_to_normal(&[9.0, 9.0]) - 1.0).abs() < 1e-12);
+    }
+
+    /// The limit is exceeded about as often as it says, and a shift by a tenth is seen.
+    #[test]
+    fn the_limit_is_exceeded_as_often_as_it_says() {
+        let mut rng = Philox::new(1, Stream::Cases, 0);
+        let mut draw = |n: usize| sorted(&(0..n).map(|_| rng.normal() as f32).collect::<Vec<_>>());
+        let beyond = |distance: f64, m: f64| usize::from(distance > ks_limit(0.1, 400.0, m));
+        let (mut two, mut one) = (0, 0);
+        for _ in 0..400 {
+            let (a, b) = (draw(400), draw(400));
+            two += beyond(ks_distance(&a, &b), 400.0);
+            one += beyond(ks_distance_to_normal(&a), f64::INFINITY);
+        }
+        // 40 of 400 with a standard error of 6; the limits are for large samples, and 400 has a little less.
+        assert!((15..=60).contains(&two) && (15..=60).contains(&one), "{two} {one}");
+        let shifted: Vec<f32> = draw(4000).iter().map(|x| x + 0.1).collect();
+        assert!(ks_distance_to_normal(&shifted) > ks_limit(0.001, 4000.0, f64::INFINITY));
+    }
+}
