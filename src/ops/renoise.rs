@@ -6,7 +6,7 @@ use crate::ensure_shape;
 use crate::graph::{Aliasing, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
 use crate::rng::Stream;
 use crate::shader::Source;
-use crate::tensor::{Array, Spec};
+use crate::tensor::{Array, Spec, Tolerance};
 
 static SHADER: Source = crate::wgsl!("renoise");
 
@@ -99,7 +99,10 @@ pub fn cases() -> Vec<Case> {
     }
     let x = Spec::f32([65_600, 3]);
     let inputs = [x.clone(), x.clone(), x, Spec::f32([LEVEL]), Spec::u32([8])];
+    // Among 200,000 uniform numbers some lie within 2^-25 of 1, where a device may round the word to f32 either way
+    // (SwiftShader rounds down): there a normal number is 0 or √(2 · 2^-24) = 3.5e-4.
     let many = Case::new("past 65535 workgroups' worth of items", Renoise, &inputs).fill(2, Fill::Below(2));
+    let many = many.tolerance(Tolerance { absolute: 5e-4, relative: 1e-5 });
     cases.push(
         many.fill(3, Fill::Values(vec![0.6, 0.8, 1.0, 0.0])).fill(4, step_fill()).no_gradient().large(),
     );
