@@ -100,7 +100,7 @@ pub fn cases() -> Vec<Case> {
     let x = Spec::f32([65_600, 3]);
     let inputs = [x.clone(), x.clone(), x, Spec::f32([LEVEL]), Spec::u32([8])];
     // Among 200,000 uniform numbers some lie within 2^-25 of 1, where a device may round the word to f32 either way
-    // (SwiftShader rounds down): there a normal number is 0 or √(2 · 2^-24) = 3.5e-4.
+    // (SwiftShader seems to round down): there a normal number is 0 or √(2 · 2^-24) = 3.5e-4.
     let many = Case::new("past 65535 workgroups' worth of items", Renoise, &inputs).fill(2, Fill::Below(2));
     let many = many.tolerance(Tolerance { absolute: 5e-4, relative: 1e-5 });
     cases.push(
