@@ -3,7 +3,7 @@
 
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::diffusion::{
-    FinalSigma, NoiseSchedule, Sampler, SamplerStep, SchedulerConfig, TimestepSpacing, Trajectory,
+    FinalSigma, NoiseLevel, NoiseSchedule, Sampler, SchedulerConfig, TimestepSpacing, Trajectory,
 };
 use crate::gpu::{Device, Executable, RunError, Store};
 use crate::graph::{Graph, Op, Plan, ValueId};
@@ -53,32 +53,14 @@ type Point = (f64, f64);
 /// One evaluation of the score and the update after it.
 #[derive(Clone, Copy)]
 struct Update {
-    signal: f64,
-    noise: f64,
+    level: NoiseLevel,
     coefficients: Coefficients,
 }
 
-/// A trajectory with the signal and the noise before each step, which stand in for the timestep given to a network.
-fn updates(trajectory: &Trajectory, schedule: &NoiseSchedule) -> Vec<Update> {
-    let update = |(i, step): (usize, &SamplerStep)| {
-        let (signal, noise) = match &trajectory.sigmas {
-            Some(sigmas) => at_sigma(sigmas[i]),
-            // DDPM and DDIM visit whole timesteps.
-            None => at(schedule.alpha_bar(Some(step.timestep as usize))),
-        };
-        Update { signal, noise, coefficients: step.coefficients }
-    };
-    trajectory.steps.iter().enumerate().map(update).collect()
-}
-
-/// Signal and noise.
-fn at(alpha_bar: f64) -> (f64, f64) {
-    (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt())
-}
-
-fn at_sigma(sigma: f64) -> (f64, f64) {
-    let signal = 1.0 / (1.0 + sigma * sigma).sqrt();
-    (signal, sigma * signal)
+/// A trajectory with the levels that stand in for the timesteps given to a network.
+fn updates(trajectory: &Trajectory) -> Vec<Update> {
+    let pairs = trajectory.steps.iter().zip(&trajectory.levels);
+    pairs.map(|(step, &level)| Update { level, coefficients: step.coefficients }).collect()
 }
 
 /// The reverse SDE dx = [-½β x - β ∇log p(x)] dt + √β dw (Song et al., arXiv 2011.13456, eq. 6 and 11) by Euler and
@@ -92,7 +74,8 @@ fn reverse_sde(schedule: &NoiseSchedule, steps: usize) -> Vec<Update> {
     let update = |i: usize| {
         let t = stride * (steps - i) - 1;
         let now = schedule.alpha_bar(Some(t));
-        let (signal, noise) = at(now);
+        let level = NoiseLevel::of_alpha_bar(now);
+        let NoiseLevel { signal, noise } = level;
         let coefficients = match t.checked_sub(stride) {
             Some(s) => {
                 let b = (schedule.alpha_bar(Some(s)) / now).ln();
@@ -100,7 +83,7 @@ fn reverse_sde(schedule: &NoiseSchedule, steps: usize) -> Vec<Update> {
             }
             None => Coefficients { c_x: 1.0 / signal, c_f: -noise / signal, ..Coefficients::default() },
         };
-        Update { signal, noise, coefficients }
+        Update { level, coefficients }
     };
     (0..steps).map(update).collect()
 }
@@ -154,12 +137,11 @@ impl Method {
 
     fn updates(self, steps: usize) -> Result<Vec<Update>, LabError> {
         let config = self.config();
-        let schedule = NoiseSchedule::of(&config);
         if self == Self::ReverseSde {
-            return Ok(reverse_sde(&schedule, steps));
+            return Ok(reverse_sde(&NoiseSchedule::of(&config), steps));
         }
         let eta = if self == Self::DdimStochastic { 1.0 } else { 0.0 };
-        let mut updates = updates(&Trajectory::new(&config, steps, eta)?, &schedule);
+        let mut updates = updates(&Trajectory::new(&config, steps, eta)?);
         if self == Self::DdpmSilenced {
             updates.iter_mut().for_each(|u| u.coefficients.c_z = 0.0);
         }
@@ -175,7 +157,7 @@ impl Method {
             sigma_min: Some(SIGMA_ENDS.1),
             ..self.config()
         };
-        let mut updates = updates(&Trajectory::new(&config, steps + 1, 0.0)?, &NoiseSchedule::of(&config));
+        let mut updates = updates(&Trajectory::new(&config, steps + 1, 0.0)?);
         // The last goes on from the smallest σ of the grid.
         updates.pop();
         Ok(updates)
@@ -241,7 +223,7 @@ impl Cloud {
 
     fn apply(&self, seed: u64, number: u32, update: &Update) -> Result<(), RunError> {
         self.update.write_u32(self.step, &StepWords { seed, step: number, ..StepWords::default() }.words());
-        self.update.write(self.level, &[update.signal as f32, update.noise as f32]);
+        self.update.write(self.level, &[update.level.signal as f32, update.level.noise as f32]);
         self.update.write(self.coefficients, &update.coefficients.words());
         Ok(self.update.run()?)
     }
@@ -358,7 +340,7 @@ fn orders(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let start = cloud.run(lab.seed, &[])?;
     let first = Method::Ddim.config();
     let last_alpha_bar = NoiseSchedule::of(&first).alpha_bar(Some(first.num_train_timesteps - 1));
-    let (signal, noise) = at(last_alpha_bar);
+    let NoiseLevel { signal, noise } = NoiseLevel::of_alpha_bar(last_alpha_bar);
     let mut chart = Chart {
         title: "Error of each point against the exact flow".into(),
         x_label: "steps".into(),
@@ -512,7 +494,8 @@ fn distances(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
 fn field(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     const SIGMA: f64 = 0.4;
     const SIDES: (u32, u32) = (23, 13);
-    let (signal, noise) = at_sigma(SIGMA);
+    let level = NoiseLevel::of_sigma(SIGMA);
+    let NoiseLevel { signal, noise } = level;
     let even = |i: u32, count: u32, reach: f64| reach * (2.0 * f64::from(i) / f64::from(count - 1) - 1.0);
     let grid: Vec<Point> = (0..SIDES.1)
         .flat_map(|j| (0..SIDES.0).map(move |i| (even(i, SIDES.0, 2.7), even(j, SIDES.1, 1.5))))
@@ -521,7 +504,7 @@ fn field(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     cloud.place(&grid)?;
     // dx/dφ = (ε - noise x) / signal is an update as well. From noise to data φ falls.
     let c = Coefficients { c_x: noise / signal, c_f: -1.0 / signal, ..Coefficients::default() };
-    cloud.apply(lab.seed, 0, &Update { signal, noise, coefficients: c })?;
+    cloud.apply(lab.seed, 0, &Update { level, coefficients: c })?;
     let flow = cloud.points()?;
     let largest = flow.iter().map(|v| v.0.hypot(v.1)).fold(0.0, f64::max);
     let arrows = grid.iter().zip(&flow).flat_map(|(x, v)| {
@@ -643,11 +626,11 @@ mod tests {
         let ddpm = Method::Ddpm.updates(1000).unwrap();
         assert_eq!(sde.len(), ddpm.len());
         for (i, (a, b)) in sde.iter().zip(&ddpm).enumerate() {
-            assert!((a.signal - b.signal).abs() < 1e-12);
+            assert!((a.level.signal - b.level.signal).abs() < 1e-12);
             let c = b.coefficients;
             // x' = c_x x + c_0 k (p_x x + p_f ε)
             let (x, e) = (c.c_x + c.c_0 * c.k * c.p_x, c.c_0 * c.k * c.p_f);
-            let (beta, variance) = (schedule.beta(999 - i), a.noise * a.noise);
+            let (beta, variance) = (schedule.beta(999 - i), a.level.noise * a.level.noise);
             // ᾱ and α are rounded to f32, and β is what is left of them.
             let rounding = 2f64.powi(-22);
             assert!((a.coefficients.c_x - x).abs() < beta * beta + rounding / variance, "{i}");
