@@ -3,7 +3,7 @@
 //
 //     t = floor(u T),  u uniform              x_{t-1} = signal_prev x_0 + sigma_prev ε̄
 //     ε̄, ε standard normal                    x_t     = a x_{t-1} + b ε
-//     weight = weight_t                       target  = c_prev x_{t-1} + c_last ε
+//     weight = weight_t, time = time_t        target  = c_prev x_{t-1} + c_last ε
 //
 // signal_prev is the article's ā_{t-2}, sigma_prev = √(1 - ā_{t-2}²), a = a_{t-1}, b = b_{t-1}; before the first
 // step there is the picture itself (1 and 0). The two target coefficients choose what the network is asked for:
@@ -24,11 +24,11 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x0: array<f32>;      // (batch, item)
-@group(0) @binding(2) var<storage, read> schedule: array<f32>; // (T, 7): signal_prev, sigma_prev, a, b, c_prev, c_last, weight
+@group(0) @binding(2) var<storage, read> schedule: array<f32>; // (T, 8): signal_prev, sigma_prev, a, b, c_prev, c_last, weight, time
 @group(0) @binding(3) var<storage, read> step: array<u32>;    // (8): seed low, seed high, step, first item, ...
 @group(0) @binding(4) var<storage, read_write> x_t: array<f32>;    // (batch, item)
 @group(0) @binding(5) var<storage, read_write> noise_target: array<f32>; // (batch, item)
-@group(0) @binding(6) var<storage, read_write> timestep: array<f32>; // (batch)
+@group(0) @binding(6) var<storage, read_write> time: array<f32>; // (batch)
 @group(0) @binding(7) var<storage, read_write> weight: array<f32>; // (batch)
 
 const STREAM_NOISE: u32 = 0u;
@@ -48,10 +48,10 @@ fn add_two_noises(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     let item = step[3] + n;
     let bits = philox4x32(vec4<u32>(0u, step[2], STREAM_TIMESTEP, item), key).x;
     let t = multiply_high(bits, params.timesteps);
-    let row = t * 7u;
+    let row = t * 8u;
     if block == 0u {
-        timestep[n] = f32(t);
         weight[n] = schedule[row + 6u];
+        time[n] = schedule[row + 7u];
     }
     let merged = normal4(vec4<u32>(block, step[2], STREAM_NOISE, item), key);
     let last = normal4(vec4<u32>(block, step[2], STREAM_LAST_NOISE, item), key);

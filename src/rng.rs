@@ -30,6 +30,8 @@ pub enum Stream {
     LastNoise = 9,
     /// The noise that is put back onto a picture.
     Renoise = 10,
+    /// Whether a training item is told its class.
+    LabelDropout = 11,
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -1,11 +1,12 @@
 //! The denoising loop: the network's plan replayed with a sampler's coefficients, step by step, without
 //! reading anything back.
 
-use crate::diffusion::{NoiseLevel, SamplerStep, Trajectory, UNet};
+use crate::diffusion::{NoiseLevel, Trajectory, UNet};
 use crate::gpu::{Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
 use crate::ops::{
-    COEFFICIENTS, Denoise, DynamicThreshold, LEVEL, RandomNormal, Renoise, STEP_WORDS, Scale, StepWords,
+    COEFFICIENTS, Denoise, DynamicThreshold, Guidance, LEVEL, RandomNormal, Renoise, STEP_WORDS, Scale,
+    StepWords,
 };
 use crate::rng::Stream;
 use crate::tensor::{Array, Shape, Spec};
@@ -20,19 +21,39 @@ const HISTORY: &str = "sampled_history";
 pub struct PictureSampler {
     trajectory: Trajectory,
     initial: (Executable, ValueId),
-    update: Executable,
-    inputs: Inputs,
+    update: (Executable, Inputs),
+    guided: Option<Guided>,
     store: Arc<Store>,
     shape: Shape,
     batch: usize,
     elements: usize,
 }
 
+/// Inputs of an update.
 struct Inputs {
     timestep: ValueId,
     labels: Option<ValueId>,
+    /// The label that stands for none, throughout, and the weight, if the update is guided.
+    guidance: Option<(ValueId, ValueId)>,
     coefficients: ValueId,
     step: ValueId,
+}
+
+/// Classifier-free guidance: how far the network's answer is taken from the one without a class past the one with it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GuidanceOptions {
+    /// 1 for none.
+    pub weight: f64,
+    /// Guided is where σ = noise / signal lies above the first and not above the second (arXiv 2404.07724).
+    pub interval: (f64, f64),
+    /// The label that stands for none.
+    pub null_label: u32,
+}
+
+/// An update that asks the network twice.
+struct Guided {
+    options: GuidanceOptions,
+    update: (Executable, Inputs),
 }
 
 fn shape(unet: &UNet, batch: usize) -> Shape {
@@ -58,6 +79,7 @@ fn update_graph(
     shape: &Shape,
     weights: &str,
     trajectory: &Trajectory,
+    guided: bool,
 ) -> Result<(Graph, Inputs), GraphError> {
     let batch = shape[0];
     let mut graph = Graph::new();
@@ -69,7 +91,15 @@ fn update_graph(
     let step = graph.input("step", Spec::u32([STEP_WORDS]));
     let flat = graph.state(weights, Spec::f32([unet.flat_elements]));
     let parameters = unet.views(&mut graph, flat)?;
-    let f = unet.forward(&mut graph, &parameters, x, timestep, labels)?;
+    let mut f = unet.forward(&mut graph, &parameters, x, timestep, labels)?;
+    let mut guidance = None;
+    if guided {
+        let null = graph.input("null_labels", Spec::u32([batch]));
+        let weight = graph.input("guidance", Spec::f32([1]));
+        let without = unet.forward(&mut graph, &parameters, x, timestep, Some(null))?;
+        f = graph.apply(Guidance { guided: unet.config.in_channels }, &[f, without, weight])?;
+        guidance = Some((null, weight));
+    }
     let threshold = match trajectory.thresholding {
         Some((ratio, max)) => {
             graph.apply(DynamicThreshold { ratio, max: max as f32 }, &[x, f, coefficients])?
@@ -77,7 +107,7 @@ fn update_graph(
         None => graph.constant("threshold", Array::new([batch], vec![1.0; batch])),
     };
     graph.apply_all(Denoise, &[x, f, history, threshold, coefficients, step])?;
-    Ok((graph, Inputs { timestep, labels, coefficients, step }))
+    Ok((graph, Inputs { timestep, labels, guidance, coefficients, step }))
 }
 
 impl PictureSampler {
@@ -92,7 +122,7 @@ impl PictureSampler {
         let shape = shape(unet, batch);
         Ok([
             Plan::new(initial_graph(&shape, trajectory.initial_scale)?.0, caps)?,
-            Plan::new(update_graph(unet, &shape, weights, trajectory)?.0, caps)?,
+            Plan::new(update_graph(unet, &shape, weights, trajectory, false)?.0, caps)?,
         ])
     }
 
@@ -108,10 +138,27 @@ impl PictureSampler {
         let caps = &store.device().caps;
         let (graph, step) = initial_graph(&shape, trajectory.initial_scale)?;
         let initial = (Executable::new(store, Plan::new(graph, caps)?)?, step);
-        let (graph, inputs) = update_graph(unet, &shape, weights, &trajectory)?;
-        let update = Executable::new(store, Plan::new(graph, caps)?)?;
+        let (graph, inputs) = update_graph(unet, &shape, weights, &trajectory, false)?;
+        let update = (Executable::new(store, Plan::new(graph, caps)?)?, inputs);
         let elements = shape.elements() / batch;
-        Ok(Self { trajectory, initial, update, inputs, store: store.clone(), shape, batch, elements })
+        Ok(Self { trajectory, initial, update, guided: None, store: store.clone(), shape, batch, elements })
+    }
+
+    /// The same with guidance, which asks the network twice wherever it acts. The network must be class-conditional.
+    pub fn guided_by(
+        mut self,
+        unet: &UNet,
+        weights: &str,
+        options: GuidanceOptions,
+    ) -> Result<Self, RunError> {
+        let (graph, inputs) = update_graph(unet, &self.shape, weights, &self.trajectory, true)?;
+        let executable = Executable::new(&self.store, Plan::new(graph, &self.store.device().caps)?)?;
+        if let Some((null, weight)) = inputs.guidance {
+            executable.write_u32(null, &vec![options.null_label; self.batch]);
+            executable.write(weight, &[options.weight as f32]);
+        }
+        self.guided = Some(Guided { options, update: (executable, inputs) });
+        Ok(self)
     }
 
     /// Pictures drawn at once.
@@ -121,23 +168,40 @@ impl PictureSampler {
 
     /// Device bytes of its plans, without the states.
     pub fn bytes(&self) -> u64 {
-        self.initial.0.bytes() + self.update.bytes()
+        let guided = self.guided.as_ref().map_or(0, |guided| guided.update.0.bytes());
+        self.initial.0.bytes() + self.update.0.bytes() + guided
     }
 
     /// Convolution and matrix-product operations of one step over the batch.
     pub fn model_flops(&self) -> u64 {
-        self.update.plan().graph.cost().matrix_flops
+        self.update.0.plan().graph.cost().matrix_flops
     }
 
     /// Submits step `number` on whatever the state holds: for benchmarks.
     pub fn step_once(&self, number: usize) -> Result<(), RunError> {
-        self.submit(&self.trajectory.steps[number])
+        self.submit(number, &StepWords::default())
     }
 
-    fn submit(&self, step: &SamplerStep) -> Result<(), RunError> {
-        self.update.write(self.inputs.timestep, &vec![step.timestep as f32; self.batch]);
-        self.update.write(self.inputs.coefficients, &step.coefficients.words());
-        Ok(self.update.run()?)
+    /// Whether step `number` is guided.
+    fn update_of(&self, number: usize) -> &(Executable, Inputs) {
+        let level = self.trajectory.levels[number];
+        match &self.guided {
+            Some(Guided { options: GuidanceOptions { interval: (low, high), .. }, update })
+                if *low < level.sigma() && level.sigma() <= *high =>
+            {
+                update
+            }
+            _ => &self.update,
+        }
+    }
+
+    fn submit(&self, number: usize, words: &StepWords) -> Result<(), RunError> {
+        let step = &self.trajectory.steps[number];
+        let (executable, inputs) = self.update_of(number);
+        executable.write(inputs.timestep, &vec![step.timestep as f32; self.batch]);
+        executable.write(inputs.coefficients, &step.coefficients.words());
+        executable.write_u32(inputs.step, &words.words());
+        Ok(executable.run()?)
     }
 
     /// Draws pictures, channels-last in about [-1, 1]. Picture i depends on the seed and i alone. `watch` is called before
@@ -196,21 +260,23 @@ impl PictureSampler {
             if let (Some(renoise), Some(inpaint)) = (&renoise, inpaint) {
                 renoise.know(&part(inpaint.known), &part(inpaint.mask));
             }
-            if let Some(value) = self.inputs.labels {
-                let mut chunk: Vec<u32> = labels.iter().skip(first).take(kept).copied().collect();
-                chunk.resize(self.batch, 0);
-                self.update.write_u32(value, &chunk);
+            let mut chunk: Vec<u32> = labels.iter().skip(first).take(kept).copied().collect();
+            chunk.resize(self.batch, 0);
+            let guided = self.guided.as_ref().map(|guided| &guided.update);
+            for (executable, inputs) in std::iter::once(&self.update).chain(guided) {
+                if let Some(value) = inputs.labels {
+                    executable.write_u32(value, &chunk);
+                }
             }
             if first == 0 {
                 watch(Progress { done, total, read: &read })?;
             }
             let mut number = 0;
-            for (i, step) in steps.iter().enumerate() {
+            for i in 0..steps.len() {
                 for round in 1..=rounds {
                     words.step = number;
                     number += 1;
-                    self.update.write_u32(self.inputs.step, &words.words());
-                    self.submit(step)?;
+                    self.submit(i, &words)?;
                     if let (Some(renoise), Some(_)) = (&renoise, inpaint) {
                         renoise.run(&words, self.renoise_level(i, round == rounds))?;
                     }

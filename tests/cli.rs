@@ -8,7 +8,7 @@
 mod common;
 
 use assert_cmd::Command;
-use inkwash::diffusion::{BetaSchedule, Prediction, Preset, Sampler, SchedulerConfig, UNet, UNetConfig};
+use inkwash::diffusion::{Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, UNet, UNetConfig};
 use inkwash::train::{Checkpoint, ModelFolder, built_in_model, open_model};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -236,12 +236,62 @@ fn weights_of_another_network_are_refused() {
         (&["--class", "3"], &["--class", "without classes"]),
         (&["--eta", "2"], &["--eta", "between 0 and 1"]),
         (&["--n", "0"], &["--n", "at least 1"]),
+        (&["--guidance", "2"], &["--guidance", "trained without classes"]),
+        (&["--guidance-interval", "1,2"], &["--guidance-interval", "--guidance"]),
+        (&["--sampler", "ddpm", "--karras-sigmas"], &["--karras-sigmas", "ddpm"]),
     ] {
         refused(without_driver(at), at, &[&sample[..], more].concat(), words);
     }
     std::fs::create_dir(at.join("drawn")).unwrap();
     std::fs::write(at.join("drawn/grid.png"), "mine").unwrap();
     refused(without_driver(at), at, &sample, &["grid.png", "already exists", "--out"]);
+}
+
+/// A combination that makes no sense is refused with the reason, before anything runs.
+#[test]
+fn combinations_that_make_no_sense_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (flags, words) in [
+        ("--noise-schedule flow", &["prediction", "epsilon with flow", "v_prediction"][..]),
+        ("--zero-terminal-snr", &["prediction", "epsilon with zero_terminal_snr", "flow"]),
+        ("--noise-schedule edm --zero-terminal-snr --prediction edm", &["rescale_betas_zero_snr", "edm"]),
+        ("--noise-schedule flow --objective previous", &["objective", "continuous", "squaredcos_cap_v2"]),
+        ("--objective last-noise --prediction sample", &["objective", "leave --prediction out"]),
+        ("--objective last-noise --weighting p2", &["weighting", "p2 with the objective last-noise"]),
+        ("--objective previous --zero-terminal-snr", &["zero_terminal_snr", "objective previous"]),
+        (
+            "--objective previous --timestep-sampling logit-normal",
+            &["timestep_sampling", "logit-normal", "merged-noise"],
+        ),
+        (
+            "--noise-schedule edm --prediction edm --timestep-sampling logit-normal",
+            &["timestep_sampling", "edm", "leave it out"],
+        ),
+        ("--weighting min-snr --min-snr-gamma 0", &["min_snr_gamma", "positive"]),
+        ("--timestep-sampling logit-normal --logit-deviation 0", &["logit_mean", "deviation 0"]),
+        ("--label-dropout 0.1", &["label_dropout", "--class-conditional"]),
+        ("--label-dropout 1 --class-conditional", &["label_dropout", "below 1"]),
+    ] {
+        let arguments: Vec<&str> = ["train", "--dry-run"].into_iter().chain(flags.split(' ')).collect();
+        refused(without_driver(at), at, &arguments, words);
+    }
+    // A model of flow matching, and how it cannot be sampled or exported.
+    let unet = preset(Preset::TinyGray);
+    let run = ModelFolder::new(at.join("run"));
+    std::fs::create_dir(at.join("run")).unwrap();
+    let config = "preset = \"tiny-gray\"\nnoise_schedule = \"flow\"\nprediction = \"flow\"\n";
+    std::fs::write(at.join("run/config.toml"), config).unwrap();
+    run.save_weights(&unet, &unet.initial_parameters(0), 7).unwrap();
+    for (flags, words) in [
+        ("--timestep-spacing leading", &["timestep_spacing", "flow", "trailing or quadratic"]),
+        ("--timestep-spacing linspace", &["timestep_spacing", "continuous", "trailing or quadratic"]),
+    ] {
+        let sample = ["sample", "--model", "run", "--out", "drawn"];
+        let arguments: Vec<&str> = sample.into_iter().chain(flags.split(' ')).collect();
+        refused(without_driver(at), at, &arguments, words);
+    }
+    refused(without_driver(at), at, &["export", "run", "out"], &["noise schedule is flow", "four chains"]);
 }
 
 /// What is exported opens as a model with the same weights and the run's own schedule.
@@ -267,7 +317,7 @@ fn a_run_is_exported() {
         assert!(model.weights == states[state], "{name}");
         let expected = SchedulerConfig {
             num_train_timesteps: 300,
-            beta_schedule: BetaSchedule::Cosine,
+            beta_schedule: ScheduleKind::Cosine,
             prediction_type: Prediction::VPrediction,
             ..SchedulerConfig::new(Sampler::Ddpm)
         };

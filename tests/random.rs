@@ -112,7 +112,7 @@ fn noising(device: &Arc<Device>, batch: usize, item: usize) -> Noising {
     let mut graph = Graph::new();
     let x0 = graph.input("x0", Spec::f32([batch, item]));
     let step = graph.input("step", Spec::u32([STEP_WORDS]));
-    let rows = [0.0, 1.0, 1.0, 0.0, 1.0].repeat(TIMESTEPS);
+    let rows = (0..TIMESTEPS).flat_map(|t| [0.0, 1.0, 1.0, 0.0, 1.0, t as f64]).collect();
     let table = graph.constant("schedule", Array::new([TIMESTEPS, SCHEDULE_COLUMNS], rows));
     let y = graph.apply_all(AddNoise, &[x0, table, step]).unwrap();
     let [noise, timestep] = [y[0], y[2]];

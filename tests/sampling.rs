@@ -5,7 +5,7 @@
 use inkwash::diffusion::{Sampler, Trajectory};
 use inkwash::gpu::{Device, Store};
 use inkwash::model::Model;
-use inkwash::sample::{Drawing, Inpaint, PictureSampler, Start};
+use inkwash::sample::{Drawing, GuidanceOptions, Inpaint, PictureSampler, Start};
 use inkwash::train::{EMA, built_in_model};
 use std::sync::Arc;
 
@@ -85,4 +85,33 @@ fn noise_that_is_given_is_begun_from() {
         distance(&first, &draw(&device, trajectory(Sampler::Ddim, 4), &Drawing::new(COUNT, 1, &LABELS)))
             > 0.01
     );
+}
+
+/// f = u + w (c - u): with w = 1 and outside its interval guidance changes nothing, with w = 0 it draws the class that
+/// stands for none, and beyond 1 something else.
+#[test]
+fn guidance_lies_on_the_line_between_two_classes() {
+    let Some(device) = common::open_device(None) else { return };
+    let Model { unet, weights, .. } = built_in_model().unwrap();
+    let store = Store::new(&device);
+    store.write(EMA, &weights).unwrap();
+    let null_label = 2;
+    let draw = |labels: &[u32], guidance: Option<(f64, (f64, f64))>| {
+        let mut sampler =
+            PictureSampler::new(&store, &unet, EMA, 2, trajectory(Sampler::DpmSolver, 6)).unwrap();
+        if let Some((weight, interval)) = guidance {
+            let options = GuidanceOptions { weight, interval, null_label };
+            sampler = sampler.guided_by(&unet, EMA, options).unwrap();
+        }
+        sampler.draw(&Drawing::new(COUNT, 0, labels), |_| Ok(())).unwrap()
+    };
+    let everywhere = (0.0, f64::INFINITY);
+    let (with, without) = (draw(&LABELS, None), draw(&[null_label; COUNT], None));
+    assert!(distance(&with, &without) > 0.1);
+    assert!(distance(&draw(&LABELS, Some((1.0, everywhere))), &with) < 1e-4);
+    assert_eq!(draw(&LABELS, Some((0.0, everywhere))), without);
+    assert_eq!(draw(&LABELS, Some((3.0, (1e6, 1e7)))), with);
+    let (guided, partly) = (draw(&LABELS, Some((3.0, everywhere))), draw(&LABELS, Some((3.0, (0.3, 3.0)))));
+    assert!(distance(&guided, &with) > 0.01 && distance(&partly, &with) > 0.01);
+    assert!(distance(&guided, &partly) > 0.001);
 }

@@ -8,7 +8,8 @@ mod common;
 
 use inkwash::data::{Dataset, Options, glyphs, to_unit};
 use inkwash::diffusion::{
-    BetaSchedule, DownBlock, Objective, Sampler, Size, Trajectory, UNet, UNetConfig, UpBlock,
+    DownBlock, Objective, Prediction, Sampler, ScheduleKind, Size, Trajectory, UNet, UNetConfig, UpBlock,
+    Weighting,
 };
 use inkwash::gpu::{Device, Store};
 use inkwash::graph::Kernels;
@@ -16,7 +17,8 @@ use inkwash::io::jsonl;
 use inkwash::model::Model;
 use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::train::{
-    EMA, LearningRate, LogRow, ModelFolder, RunOptions, TrainConfig, Trainer, open_model, read_config, train,
+    EMA, LearningRate, LogRow, ModelFolder, RunOptions, TimestepSampling, TrainConfig, Trainer, open_model,
+    read_config, train,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -342,7 +344,7 @@ fn every_objective_trains_and_draws() {
         let folder = tempfile::tempdir().unwrap();
         let config = TrainConfig {
             objective,
-            noise_schedule: BetaSchedule::Cosine,
+            noise_schedule: ScheduleKind::Cosine,
             timesteps: 6,
             steps: 30,
             sample_count: 2,
@@ -373,5 +375,79 @@ fn every_objective_trains_and_draws() {
         );
         let refused = Trajectory::new(&model.scheduler, 3, 0.0).is_err();
         assert_eq!(refused, objective.predicts_previous());
+    }
+}
+
+/// Schedules, predictions, weights and draws of timesteps combine: each trains, draws with every sampler, and is opened as
+/// what it was trained as.
+#[test]
+fn improvements_combine() {
+    let Some(device) = common::open_device(None) else { return };
+    let base = || TrainConfig {
+        noise_schedule: ScheduleKind::Cosine,
+        steps: 24,
+        sample_count: 2,
+        sample_steps: 3,
+        log_every: 12,
+        glyph_count: 32,
+        ..tiny()
+    };
+    let edm = || TrainConfig { noise_schedule: ScheduleKind::Edm, prediction: Prediction::Edm, ..base() };
+    let flow = || TrainConfig { noise_schedule: ScheduleKind::Flow, prediction: Prediction::Flow, ..base() };
+    let combinations = [
+        edm(),
+        flow(),
+        TrainConfig { timestep_sampling: TimestepSampling::LogitNormal, logit_mean: -0.8, ..flow() },
+        // The picture as answer under the loss of the velocity (arXiv 2511.13720).
+        TrainConfig { prediction: Prediction::Sample, weighting: Weighting::Velocity, ..flow() },
+        TrainConfig { prediction: Prediction::VPrediction, time_conditioning: false, ..flow() },
+        TrainConfig { prediction: Prediction::Epsilon, weighting: Weighting::P2, ..edm() },
+        TrainConfig { prediction: Prediction::Flow, weighting: Weighting::Snr, ..edm() },
+        TrainConfig { prediction: Prediction::Edm, zero_terminal_snr: true, ..base() },
+        TrainConfig { prediction: Prediction::VPrediction, weighting: Weighting::MinSnr, ..base() },
+        TrainConfig {
+            noise_schedule: ScheduleKind::Sigmoid,
+            timestep_sampling: TimestepSampling::LogitNormal,
+            ..base()
+        },
+        TrainConfig { class_conditional: true, label_dropout: 0.3, ..flow() },
+    ];
+    for config in combinations {
+        let what = format!("{:?} {:?} {:?}", config.noise_schedule, config.prediction, config.weighting);
+        let folder = tempfile::tempdir().unwrap();
+        let options = RunOptions { out: folder.path().join("run"), resume: false, quiet: true };
+        train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false)).unwrap();
+        let losses: Vec<f64> = jsonl::read(&options.out.join("log.jsonl"))
+            .unwrap()
+            .iter()
+            .filter_map(|r| r.get("loss")?.as_f64())
+            .collect();
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        println!("{what}: {:.4} to {:.4}", mean(&losses[..6]), mean(&losses[18..]));
+        assert!(mean(&losses[18..]) < mean(&losses[..6]), "{what}: {losses:?}");
+
+        let Model { unet, weights, scheduler, null_label, .. } = open_model(&options.out).unwrap();
+        assert_eq!(
+            (scheduler.beta_schedule, scheduler.prediction_type),
+            (config.noise_schedule, config.prediction)
+        );
+        // Glyphs have ten classes.
+        assert_eq!(null_label, config.class_conditional.then_some(10));
+        let store = Store::new(&device);
+        store.write(EMA, &weights).unwrap();
+        for sampler in [
+            Sampler::Ddpm,
+            Sampler::Ddim,
+            Sampler::DpmSolver,
+            Sampler::Euler,
+            Sampler::EulerAncestral,
+            Sampler::Heun,
+        ] {
+            let trajectory = Trajectory::new(&scheduler.with_sampler(sampler), 3, 0.0).unwrap();
+            let drawing = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
+            let pictures = drawing.draw(&Drawing::new(2, 0, &[0, 1]), |_| Ok(())).unwrap();
+            let alive = pictures.iter().all(|x| x.is_finite()) && pictures.iter().any(|x| x.abs() > 0.01);
+            assert!(alive, "{what} {sampler:?}: {pictures:?}");
+        }
     }
 }

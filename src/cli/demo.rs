@@ -1,7 +1,7 @@
 //! `inkwash demo`: the whole road in a few minutes.
 
 use super::{DeviceArgs, Failure, interruption};
-use crate::diffusion::{BetaSchedule, Trajectory};
+use crate::diffusion::{ScheduleKind, Trajectory};
 use crate::gpu::Store;
 use crate::io::save_rows;
 use crate::model::Model;
@@ -28,7 +28,7 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
         // Told which glyph to draw, and with a noise schedule that suits small pictures (arXiv 2102.09672), the
         // network gets to glyphs that a person can read in 500 steps; without, it takes some 2000.
         class_conditional: true,
-        noise_schedule: BetaSchedule::Cosine,
+        noise_schedule: ScheduleKind::Cosine,
         sample_count: 30,
         warmup_steps: 50,
         learning_rate: 2e-3,

@@ -61,6 +61,9 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode, Failure> {
     };
     println!("{}   {} parameters, {kind}", args.out.display(), HumanCount(unet.parameter_count() as u64));
     println!("\nfrom diffusers import DDPMPipeline; pipeline = DDPMPipeline.from_pretrained({:?})", args.out);
+    if let Some(null) = model.null_label {
+        println!("\nLabel {null} stands for no class.");
+    }
     if let Some(classes) = unet.config.num_class_embeds {
         println!(
             "\nThe model is told one of {classes} classes, and DDPMPipeline gives none. Call the network itself, once for \

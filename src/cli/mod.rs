@@ -31,7 +31,7 @@ enum Command {
     /// Train a model on pictures
     Train(Box<train::TrainArgs>),
     /// Draw pictures from a trained model
-    Sample(sample::SampleArgs),
+    Sample(Box<sample::SampleArgs>),
     /// Write a trained model as a folder that Hugging Face diffusers opens
     Export(export::ExportArgs),
     /// List adapters, and prove every kernel on the chosen device against its f64 reference

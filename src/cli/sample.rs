@@ -7,7 +7,7 @@ use crate::gpu::{RunError, Store};
 use crate::io::{save_grid, save_single, tensor_file};
 use crate::model::Model;
 use crate::rng::{Philox, Stream};
-use crate::sample::{Drawing, Inpaint, PictureSampler, Start};
+use crate::sample::{Drawing, GuidanceOptions, Inpaint, PictureSampler, Start};
 use crate::train::{EMA, built_in_model, grid_columns, open_model};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -48,9 +48,68 @@ pub struct SampleArgs {
     #[arg(long, value_name = "A,B", value_delimiter = ',', conflicts_with_all = ["initial_noise", "from_picture"])]
     between_seeds: Option<Vec<u64>>,
     #[command(flatten)]
+    guidance: GuidanceArgs,
+    #[command(flatten)]
     given: GivenArgs,
     #[command(flatten)]
     scheduler: SchedulerArgs,
+}
+
+/// Classifier-free guidance.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Guidance (for models trained with --label-dropout)")]
+struct GuidanceArgs {
+    /// Answer without the class plus W times what the class changes: 1 for none, 2 to 5 for clearer classes and less
+    /// variety
+    #[arg(long, value_name = "W")]
+    guidance: Option<f64>,
+    /// Guide only where noise / signal lies above LOW and not above HIGH
+    #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',', requires = "guidance")]
+    guidance_interval: Option<Vec<f64>>,
+    /// Label that stands for no class, where the model does not say so itself
+    #[arg(long, value_name = "INDEX", requires = "guidance")]
+    null_class: Option<u32>,
+}
+
+impl GuidanceArgs {
+    /// What was asked for, if anything. `null_label` is the model's own.
+    fn options(
+        &self,
+        null_label: Option<u32>,
+        classes: Option<usize>,
+    ) -> Result<Option<GuidanceOptions>, Failure> {
+        let Some(weight) = self.guidance else { return Ok(None) };
+        if !weight.is_finite() || weight < 0.0 {
+            return Err(format!("--guidance {weight}: it must be at least 0").into());
+        }
+        let Some(classes) = classes else {
+            return Err("--guidance: this model was trained without classes, so that there is nothing to guide towards; \
+                        leave it out"
+                .into());
+        };
+        let Some(null_label) = self.null_class.or(null_label) else {
+            return Err("--guidance: this model never learnt to draw without a class; train with --label-dropout 0.1, or \
+                        name the label that stands for none with --null-class"
+                .into());
+        };
+        if null_label as usize >= classes {
+            return Err(
+                format!("--null-class {null_label}: this model has labels 0 to {}", classes - 1).into()
+            );
+        }
+        let interval = match self.guidance_interval.as_deref() {
+            None => (0.0, f64::INFINITY),
+            Some(&[low, high]) if 0.0 <= low && low < high => (low, high),
+            Some(found) => {
+                return Err(format!(
+                    "--guidance-interval: found {found:?}; give two numbers, the first at least 0 and below the second, as \
+                     0.3,3"
+                )
+                .into());
+            }
+        };
+        Ok(Some(GuidanceOptions { weight, interval, null_label }))
+    }
 }
 
 /// Pictures to begin from.
@@ -63,7 +122,7 @@ struct GivenArgs {
     /// How much of the way from noise is gone again: 1 all of it, 0.1 little
     #[arg(long, default_value_t = 0.6, value_name = "X", requires = "from_picture")]
     strength: f64,
-    /// Keep this picture and draw anew what --mask shows (RePaint; ddpm, ddim or euler)
+    /// Keep this picture and draw anew what --mask shows (RePaint; ddpm, ddim, euler or euler-ancestral)
     #[arg(long, value_name = "FILE", requires = "mask")]
     inpaint: Option<PathBuf>,
     /// White where --inpaint is to be drawn anew, black where it stays
@@ -90,7 +149,7 @@ struct SchedulerArgs {
     /// Which timesteps are visited
     #[arg(long, value_enum)]
     timestep_spacing: Option<TimestepSpacing>,
-    /// Space the noise levels as EDM does (dpmpp-2m, euler, heun)
+    /// Space the noise levels as EDM does (dpmpp-2m, euler, heun; of an edm or flow model, all)
     #[arg(long)]
     karras_sigmas: bool,
     /// Clamp the predicted picture to ±X at every step
@@ -118,7 +177,12 @@ impl SchedulerArgs {
         };
         only(self.eta.is_some(), "--eta", &[Sampler::Ddim])?;
         only(self.variance_type.is_some(), "--variance-type", &[Sampler::Ddpm])?;
-        only(self.karras_sigmas, "--karras-sigmas", &[Sampler::DpmSolver, Sampler::Euler, Sampler::Heun])?;
+        let continuous = config.beta_schedule.is_continuous();
+        only(
+            self.karras_sigmas && !continuous,
+            "--karras-sigmas",
+            &[Sampler::DpmSolver, Sampler::Euler, Sampler::Heun],
+        )?;
         if let Some(variance) = self.variance_type {
             if (variance == VarianceType::LearnedRange) != (model.variance_type == VarianceType::LearnedRange)
             {
@@ -131,6 +195,8 @@ impl SchedulerArgs {
             config.variance_type = variance;
         }
         config.timestep_spacing = self.timestep_spacing.unwrap_or(config.timestep_spacing);
+        // A spacing that is asked for takes the place of EDM's own.
+        config.use_karras_sigmas &= !(continuous && self.timestep_spacing.is_some());
         config.use_karras_sigmas |= self.karras_sigmas;
         if let Some(range) = self.clip_range {
             (config.clip_sample, config.clip_sample_range, config.thresholding) = (true, range, false);
@@ -197,7 +263,7 @@ fn between(seeds: [u64; 2], n: usize, item: usize) -> Vec<f32> {
 
 pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     // 1. Refuse before anything is written.
-    let Model { unet, weights, scheduler, warnings } = match &args.model {
+    let Model { unet, weights, scheduler, null_label, warnings } = match &args.model {
         Some(path) => open_model(path)?,
         None => built_in_model()?,
     };
@@ -218,14 +284,19 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
         )
         .into());
     }
-    let classes = unet.config.num_class_embeds;
-    let labels: Vec<u32> = match (args.class, classes) {
+    let embeddings = unet.config.num_class_embeds;
+    let guidance = args.guidance.options(null_label, embeddings)?;
+    let null_label = guidance.map(|g| g.null_label).or(null_label);
+    // Without --class, all in turn but the one that is none.
+    let classes: Vec<u32> =
+        (0..).take(embeddings.unwrap_or(1)).filter(|&label| Some(label) != null_label).collect();
+    let labels: Vec<u32> = match (args.class, embeddings) {
         (Some(_), None) => return Err("--class: this model was trained without classes; leave it out".into()),
         (Some(c), Some(n)) if c as usize >= n => {
             return Err(format!("--class {c}: this model has classes 0 to {}", n - 1).into());
         }
         (Some(c), Some(_)) => vec![c; args.n],
-        (None, n) => (0..args.n).map(|i| (i % n.unwrap_or(1)) as u32).collect(),
+        (None, _) => classes.iter().cycle().take(args.n).copied().collect(),
     };
     let shape = [height, width, channels];
     let given = &args.given;
@@ -251,7 +322,7 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
         (Some(picture), Some(mask)) => {
             if trajectory.remembers() {
                 return Err("--inpaint puts noise back after each step, which a sampler that remembers the step before \
-                            cannot bear; use --sampler ddpm, ddim or euler"
+                            cannot bear; use --sampler ddpm, ddim, euler or euler-ancestral"
                     .into());
             }
             if given.resamples == 0 {
@@ -285,7 +356,10 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     let device = device.open()?;
     let store = Store::new(&device);
     store.write(EMA, &weights)?;
-    let sampler = PictureSampler::new(&store, &unet, EMA, args.batch.min(args.n), trajectory)?;
+    let mut sampler = PictureSampler::new(&store, &unet, EMA, args.batch.min(args.n), trajectory)?;
+    if let Some(options) = guidance {
+        sampler = sampler.guided_by(&unet, EMA, options)?;
+    }
     let interrupted = interruption();
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{bar:32} step {pos}/{len}  {elapsed} gone, {eta} left")?;
@@ -306,7 +380,7 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
 
     // 3. Write.
     std::fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
-    let columns = grid_columns(args.n, if args.class.is_none() { classes.unwrap_or(1) } else { 1 });
+    let columns = grid_columns(args.n, if args.class.is_none() { classes.len() } else { 1 });
     let grid = args.out.join("grid.png");
     save_grid(&grid, &pictures, height, width, channels, columns, 64)?;
     if !args.grid_only {

@@ -6,11 +6,14 @@ mod notation;
 mod sampler;
 mod schedule;
 mod scheduler;
+mod spacing;
+mod training_table;
 mod unet;
 
 pub use config::{ConfigError, DownBlock, Preset, Size, TimeScaleShift, UNetConfig, UpBlock};
 pub use notation::{ChainStep, NoiseLevel};
 pub use sampler::{SamplerStep, Trajectory};
-pub use schedule::{BetaSchedule, NoiseSchedule, Objective, Prediction};
+pub use schedule::{NoiseSchedule, Objective, Prediction, ScheduleKind};
 pub use scheduler::{FinalSigma, Sampler, SchedulerConfig, SolverType, TimestepSpacing, VarianceType};
+pub use training_table::Weighting;
 pub use unet::{Layout, Parameter, UNet};

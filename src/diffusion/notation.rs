@@ -5,6 +5,9 @@
 use super::{NoiseSchedule, Prediction};
 use crate::ops::Coefficients;
 
+/// The standard deviation of the data that EDM's preconditioning counts on, as in its table 1.
+const SIGMA_DATA: f64 = 0.5;
+
 /// How much picture and how much noise: x = signal x_0 + noise ε with signal² + noise² = 1.
 ///
 /// | | the same level | the same picture |
@@ -66,16 +69,38 @@ impl NoiseLevel {
             Prediction::Epsilon => (1.0, 0.0),
             Prediction::Sample => (0.0, 1.0),
             Prediction::VPrediction => (self.signal, -self.noise),
+            Prediction::Edm => {
+                let scale = self.input_scale(prediction);
+                (-SIGMA_DATA * self.signal * scale, self.noise * scale / SIGMA_DATA)
+            }
+            Prediction::Flow => (1.0, -1.0),
+        }
+    }
+
+    /// What x is multiplied by before the network is given it: EDM's c_in over that of x, and for flow matching what makes
+    /// (1-t) x_0 + t ε of it.
+    pub fn input_scale(self, prediction: Prediction) -> f64 {
+        match prediction {
+            Prediction::Epsilon | Prediction::Sample | Prediction::VPrediction => 1.0,
+            Prediction::Edm => 1.0 / (SIGMA_DATA * self.signal).hypot(self.noise),
+            Prediction::Flow => 1.0 / (self.signal + self.noise),
         }
     }
 
     /// x_0 from x and what the network predicts, f: x_0 = k (p_x x + p_f f). The other coefficients are 0.
     pub fn x_0(self, prediction: Prediction) -> Coefficients {
         let Self { signal, noise } = self;
+        let scale = self.input_scale(prediction);
         let (p_x, p_f, k) = match prediction {
             Prediction::Epsilon => (1.0, -noise, 1.0 / signal),
             Prediction::Sample => (0.0, 1.0, 1.0),
             Prediction::VPrediction => (signal, -noise, 1.0),
+            // D = c_skip x + c_out f (EDM, eq. 7).
+            Prediction::Edm => {
+                (SIGMA_DATA * SIGMA_DATA * signal * scale * scale, SIGMA_DATA * noise * scale, 1.0)
+            }
+            // x_0 = ((1-t) x_0 + t ε) - t (ε - x_0).
+            Prediction::Flow => (1.0, -noise, scale),
         };
         Coefficients { p_x, p_f, k, ..Coefficients::default() }
     }
@@ -87,6 +112,12 @@ impl NoiseLevel {
             Prediction::Epsilon => (0.0, 1.0),
             Prediction::Sample => (1.0 / noise, -signal / noise),
             Prediction::VPrediction => (noise, signal),
+            // (x - signal x_0) / noise, without the division.
+            Prediction::Edm => {
+                let scale = self.input_scale(prediction);
+                (noise * scale * scale, -SIGMA_DATA * signal * scale)
+            }
+            Prediction::Flow => (1.0 / (signal + noise), signal / (signal + noise)),
         }
     }
 
@@ -199,10 +230,10 @@ impl NoiseSchedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::BetaSchedule;
+    use crate::diffusion::ScheduleKind;
 
-    const KINDS: [BetaSchedule; 4] =
-        [BetaSchedule::Linear, BetaSchedule::ScaledLinear, BetaSchedule::Cosine, BetaSchedule::Sigmoid];
+    const KINDS: [ScheduleKind; 4] =
+        [ScheduleKind::Linear, ScheduleKind::ScaledLinear, ScheduleKind::Cosine, ScheduleKind::Sigmoid];
 
     /// Relative to the larger of the expected number and 1.
     fn assert_close(found: f64, expected: f64, what: &str) {
@@ -309,7 +340,13 @@ mod tests {
         let (x_0, e) = (0.3, -1.7);
         for level in levels() {
             let x = level.signal * x_0 + level.noise * e;
-            for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction] {
+            for prediction in [
+                Prediction::Epsilon,
+                Prediction::Sample,
+                Prediction::VPrediction,
+                Prediction::Edm,
+                Prediction::Flow,
+            ] {
                 let (of_e, of_x_0) = level.target(prediction);
                 let f = of_e * e + of_x_0 * x_0;
                 let c = level.x_0(prediction);

@@ -1,12 +1,14 @@
 //! Samplers as coefficients of the one denoising kernel (`shaders/denoise.wgsl`).
 //!
-//! Every sampler works on x = signal x_0 + noise ε with signal² + noise² = 1, which is what the network is given,
-//! also those whose papers have x_0 + σ ε: the two differ by the factor √(1 + σ²), [`Trajectory::scale`].
+//! Every sampler is written for x = signal x_0 + noise ε with signal² + noise² = 1, also those whose papers have x_0 + σ ε
+//! or (1-t) x_0 + t ε: they differ by a factor ([`Trajectory::scale`]). The x that is kept is what the network is given, for
+//! most predictions this same one; for EDM's and flow matching's, [`NoiseLevel::input_scale`] times it.
 
 use super::notation::UNCLAMPED;
+use super::spacing::{self, Stops, index, interpolated, timesteps};
 use super::{
     ChainStep, ConfigError, FinalSigma, NoiseLevel, NoiseSchedule, Objective, Prediction, Sampler,
-    SchedulerConfig, SolverType, TimestepSpacing, VarianceType,
+    ScheduleKind, SchedulerConfig, SolverType, TimestepSpacing, VarianceType,
 };
 use crate::ops::Coefficients;
 
@@ -30,13 +32,46 @@ pub struct Trajectory {
     pub sigmas: Option<Vec<f64>>,
     /// Ratio and maximum of dynamic thresholding.
     pub thresholding: Option<(f64, f64)>,
-    /// Signal and noise before each step and after the last.
+    /// Signal and noise of x as it is kept, before each step and after the last.
     pub levels: Vec<NoiseLevel>,
     /// Whether x is x_0 + σ ε in diffusers.
     variance_exploding: bool,
 }
 
 impl Trajectory {
+    /// From noise of deviation 1, as diffusers keeps x.
+    fn of(steps: Vec<SamplerStep>, levels: Vec<NoiseLevel>) -> Self {
+        Self {
+            initial_scale: 1.0,
+            steps,
+            sigmas: None,
+            thresholding: None,
+            levels,
+            variance_exploding: false,
+        }
+    }
+
+    /// Turns steps of x with signal² + noise² = 1 into steps of x as the network of a prediction is given it. What is
+    /// remembered and what comes out at the end stay as they are.
+    fn rescale(&mut self, prediction: Prediction) {
+        let last = self.steps.len();
+        let scale = |i: usize| if i < last { self.levels[i].input_scale(prediction) } else { 1.0 };
+        let scales: Vec<f64> = (0..=last).map(scale).collect();
+        for (SamplerStep { coefficients: c, .. }, pair) in self.steps.iter_mut().zip(scales.windows(2)) {
+            let (now, next) = (pair[0], pair[1]);
+            for of_x in [&mut c.p_x, &mut c.c_x, &mut c.h_x] {
+                *of_x /= now;
+            }
+            for into_x in [&mut c.c_x, &mut c.c_f, &mut c.c_0, &mut c.c_h, &mut c.c_z] {
+                *into_x *= next;
+            }
+        }
+        for (level, scale) in self.levels.iter_mut().zip(&scales) {
+            *level = NoiseLevel { signal: scale * level.signal, noise: scale * level.noise };
+        }
+        self.initial_scale *= scales[0];
+    }
+
     /// What x before step `i` (or after the last) is to be multiplied by for diffusers' latent.
     pub fn scale(&self, i: usize) -> f64 {
         match &self.sigmas {
@@ -77,9 +112,10 @@ impl Trajectory {
     pub fn new(config: &SchedulerConfig, steps: usize, eta: f64) -> Result<Self, ConfigError> {
         config.validate()?;
         let total = config.num_train_timesteps;
-        if steps == 0 || steps > total {
+        let most = if config.beta_schedule.is_continuous() { 1_000_000 } else { total };
+        if steps == 0 || steps > most {
             let message =
-                format!("found {steps}; this model has {total} noise steps: give between 1 and {total}");
+                format!("found {steps}; this model has {most} noise steps: give between 1 and {most}");
             return Err(ConfigError { field: "steps", message });
         }
         if !(0.0..=1.0).contains(&eta) {
@@ -90,10 +126,12 @@ impl Trajectory {
         }
         let schedule = NoiseSchedule::of(config);
         let mut trajectory = match config.sampler {
+            _ if config.beta_schedule.is_continuous() => continuous(config, steps, eta)?,
             Sampler::Ddpm | Sampler::Ddim => ancestral(config, &schedule, steps, eta)?,
-            Sampler::DpmSolver | Sampler::Euler | Sampler::Heun => by_sigma(config, &schedule, steps)?,
+            _ => by_sigma(config, &schedule, steps)?,
         };
         adapt(config, &schedule, &mut trajectory.steps)?;
+        trajectory.rescale(config.prediction_type);
         for step in &mut trajectory.steps {
             step.coefficients.range = match (config.thresholding, config.clip_sample) {
                 (true, _) => 1.0,
@@ -158,75 +196,38 @@ fn adapt(
     Ok(())
 }
 
-/// numpy's `arange(start, 0, -step)`, at most `count` numbers.
-fn downwards(start: f64, step: f64, count: usize) -> impl Iterator<Item = f64> {
-    // The difference of its first two numbers is what numpy adds, not the step itself.
-    let difference = (start - step) - start;
-    (0..count).map(move |i| start + i as f64 * difference)
-}
-
-/// numpy's `linspace(0, last, count)`, reversed.
-fn evenly(last: f64, count: usize) -> impl Iterator<Item = f64> {
-    let step = if count > 1 { last / (count - 1) as f64 } else { 0.0 };
-    (0..count).rev().map(move |i| if i > 0 && i + 1 == count { last } else { i as f64 * step })
-}
-
-/// The timesteps of DDPM, DDIM, Euler and Heun, largest first. The first two round "linspace" to whole numbers.
-fn timesteps(config: &SchedulerConfig, steps: usize) -> Vec<f64> {
-    let total = config.num_train_timesteps;
-    match config.timestep_spacing {
-        TimestepSpacing::Leading => {
-            (0..steps).rev().map(|i| (i * (total / steps) + config.steps_offset) as f64).collect()
+/// Coefficients of DDPM and DDIM from one level to ᾱ = `next`, by the step of the chain between them.
+fn ancestral_update(
+    config: &SchedulerConfig,
+    (level, next): (NoiseLevel, f64),
+    step: ChainStep,
+    eta: f64,
+    adds_noise: bool,
+) -> Coefficients {
+    let ChainStep { beta, variance, mean_x, mean_0, .. } = step;
+    let mut c = level.x_0(config.prediction_type);
+    if config.sampler == Sampler::Ddpm {
+        (c.c_x, c.c_0) = (mean_x, mean_0);
+        if adds_noise {
+            // diffusers' bound, so that the logarithm exists.
+            let small = variance.max(1e-20);
+            (c.c_z, c.c_v) = match config.variance_type {
+                VarianceType::FixedSmall => (small.sqrt(), 0.0),
+                VarianceType::FixedLarge => (beta.sqrt(), 0.0),
+                // exp(½ (u ln β + (1-u) ln β̃)) with u = (v + 1) / 2.
+                VarianceType::LearnedRange => ((beta * small).powf(0.25), 0.25 * (beta / small).ln()),
+            };
         }
-        TimestepSpacing::Linspace => {
-            let round = matches!(config.sampler, Sampler::Ddpm | Sampler::Ddim);
-            let exact = evenly((total - 1) as f64, steps);
-            exact.map(|t| if round { t.round_ties_even() } else { f64::from(t as f32) }).collect()
-        }
-        TimestepSpacing::Trailing => {
-            let spaced = downwards(total as f64, total as f64 / steps as f64, steps);
-            spaced.map(|t| t.round_ties_even() - 1.0).collect()
-        }
+    } else {
+        let (e_x, e_f) = level.epsilon(config.prediction_type);
+        c.c_z = eta * variance.max(0.0).sqrt();
+        let direction = (1.0 - next - c.c_z * c.c_z).max(0.0).sqrt();
+        (c.c_x, c.c_f, c.c_0) = (direction * e_x, direction * e_f, next.sqrt());
     }
+    c
 }
 
-/// DPM-Solver++'s timesteps: it steps from each to the next and from the last to its final σ, so that "leading" and
-/// "linspace" leave out 0.
-fn solver_timesteps(config: &SchedulerConfig, schedule: &NoiseSchedule, steps: usize) -> Vec<f64> {
-    let total = config.num_train_timesteps;
-    let below = |t: &usize| {
-        let a = schedule.alpha_bar(Some(*t));
-        a.sqrt().ln() - (1.0 - a).sqrt().ln() < config.lambda_min_clipped
-    };
-    let last = total - (0..total).filter(below).count();
-    match config.timestep_spacing {
-        TimestepSpacing::Leading => {
-            (1..=steps).rev().map(|i| (i * (last / (steps + 1)) + config.steps_offset) as f64).collect()
-        }
-        TimestepSpacing::Linspace => {
-            evenly(last.saturating_sub(1) as f64, steps + 1).take(steps).map(f64::round_ties_even).collect()
-        }
-        TimestepSpacing::Trailing => {
-            let spaced = downwards(last as f64, total as f64 / steps as f64, steps);
-            spaced.take_while(|t| *t > 0.0).map(|t| t.round_ties_even() - 1.0).collect()
-        }
-    }
-}
-
-/// The index of a whole timestep.
-fn index(t: f64, total: usize) -> Result<usize, ConfigError> {
-    if t >= 0.0 && t < total as f64 {
-        return Ok(t as usize);
-    }
-    let message = format!(
-        "with this spacing and offset the sampler would visit timestep {t}, but the schedule ends at {}; give \
-         fewer steps",
-        total - 1
-    );
-    Err(ConfigError { field: "steps", message })
-}
-
-/// DDPM and DDIM.
+/// DDPM and DDIM on a chain.
 fn ancestral(
     config: &SchedulerConfig,
     schedule: &NoiseSchedule,
@@ -240,9 +241,10 @@ fn ancestral(
         let t = index(timestep, total)?;
         // DDPM goes on to the next timestep of the list, DDIM to t - T/S, which is another for "linspace" and
         // "trailing".
-        let previous = match config.sampler {
-            Sampler::Ddpm => times.get(i + 1).map(|&p| index(p, total)).transpose()?,
-            _ => t.checked_sub(total / steps),
+        let ddim = config.sampler == Sampler::Ddim && config.timestep_spacing != TimestepSpacing::Quadratic;
+        let previous = match ddim {
+            false => times.get(i + 1).map(|&p| index(p, total)).transpose()?,
+            true => t.checked_sub(total / steps),
         };
         let now = schedule.alpha_bar(Some(t));
         let next = match (previous, config.sampler) {
@@ -250,90 +252,23 @@ fn ancestral(
             _ => schedule.alpha_bar(previous),
         };
         if now <= 0.0 && config.prediction_type == Prediction::Epsilon {
-            let message = format!(
-                "found epsilon, but at timestep {t} this schedule has no signal left, so that the noise does not \
-                 tell the picture; such a model must predict v_prediction or sample"
-            );
-            return Err(ConfigError { field: "prediction_type", message });
+            return Err(no_signal(&format!("at timestep {t}")));
         }
-        let level = NoiseLevel::of_alpha_bar(now);
-        let ChainStep { beta, variance, mean_x, mean_0, .. } = ChainStep::rounded(now, next);
-        let mut c = level.x_0(config.prediction_type);
-        match config.sampler {
-            Sampler::Ddpm => {
-                (c.c_x, c.c_0) = (mean_x, mean_0);
-                if t > 0 {
-                    // diffusers' bound, so that the logarithm exists.
-                    let small = variance.max(1e-20);
-                    (c.c_z, c.c_v) = match config.variance_type {
-                        VarianceType::FixedSmall => (small.sqrt(), 0.0),
-                        VarianceType::FixedLarge => (beta.sqrt(), 0.0),
-                        // exp(½ (u ln β + (1-u) ln β̃)) with u = (v + 1) / 2.
-                        VarianceType::LearnedRange => ((beta * small).powf(0.25), 0.25 * (beta / small).ln()),
-                    };
-                }
-            }
-            _ => {
-                let (e_x, e_f) = level.epsilon(config.prediction_type);
-                c.c_z = eta * variance.max(0.0).sqrt();
-                let direction = (1.0 - next - c.c_z * c.c_z).max(0.0).sqrt();
-                (c.c_x, c.c_f, c.c_0) = (direction * e_x, direction * e_f, next.sqrt());
-            }
-        }
-        list.push(SamplerStep { timestep, coefficients: c });
+        let ends = (NoiseLevel::of_alpha_bar(now), next);
+        let coefficients = ancestral_update(config, ends, ChainStep::rounded(now, next), eta, t > 0);
+        list.push(SamplerStep { timestep, coefficients });
     }
     let levels = (0..=times.len()).map(|i| schedule.level(times.get(i).map(|&t| t as usize))).collect();
-    Ok(Trajectory {
-        initial_scale: 1.0,
-        steps: list,
-        sigmas: None,
-        thresholding: None,
-        levels,
-        variance_exploding: false,
-    })
+    Ok(Trajectory::of(list, levels))
 }
 
-/// σ of every timestep, in f32 as diffusers' table.
-fn sigma_table(config: &SchedulerConfig, schedule: &NoiseSchedule) -> Vec<f64> {
-    let total = config.num_train_timesteps;
-    (0..total)
-        .map(|t| {
-            let mut a = schedule.alpha_bar(Some(t));
-            if config.rescale_betas_zero_snr && t + 1 == total {
-                // Not 0, where σ would be infinite.
-                a = 2f64.powi(-24);
-            }
-            f64::from(NoiseLevel::of_alpha_bar(a).sigma() as f32)
-        })
-        .collect()
-}
-
-/// Between two timesteps, linearly; beyond the last, its σ.
-fn interpolated(table: &[f64], t: f64) -> f64 {
-    let low = (t.max(0.0) as usize).min(table.len() - 1);
-    let high = (low + 1).min(table.len() - 1);
-    table[low] + (table[high] - table[low]) * (t - low as f64).clamp(0.0, 1.0)
-}
-
-/// The timestep with this σ: linear between the logarithms, kept in f32, of the table.
-fn timestep_of(table: &[f64], sigma: f64) -> f64 {
-    if table.len() < 2 {
-        return 0.0;
-    }
-    let log = |i: usize| table[i].ln() as f32;
-    let sought = sigma.max(1e-10).ln();
-    let low = (0..table.len()).rev().find(|&i| f64::from(log(i)) <= sought).unwrap_or(0).min(table.len() - 2);
-    let w = (f64::from(log(low)) - sought) / f64::from(log(low) - log(low + 1));
-    let w = w.clamp(0.0, 1.0);
-    (1.0 - w) * low as f64 + w * (low + 1) as f64
-}
-
-/// EDM's spacing, `count` numbers from largest to smallest: eq. 5 with ρ = 7.
-fn karras(smallest: f64, largest: f64, count: usize) -> Vec<f64> {
-    const RHO: f64 = 7.0;
-    let (from, to) = (largest.powf(1.0 / RHO), smallest.powf(1.0 / RHO));
-    let fraction = |i: usize| if count > 1 { i as f64 / (count - 1) as f64 } else { 0.0 };
-    (0..count).map(|i| (from + fraction(i) * (to - from)).powf(RHO)).collect()
+/// Why a network that answers with the noise cannot begin.
+fn no_signal(place: &str) -> ConfigError {
+    let message = format!(
+        "found epsilon, but {place} this schedule has no signal left, so that the noise does not tell the picture; such \
+         a model must predict v_prediction, sample, edm or flow"
+    );
+    ConfigError { field: "prediction_type", message }
 }
 
 /// Signal and noise at σ, with diffusers' roundings: where σ is 2e4 the noise is 1 in f32, and x_0 = (x - noise ε) /
@@ -344,104 +279,114 @@ fn at_sigma(sigma: f64) -> NoiseLevel {
     NoiseLevel { signal: signal.into(), noise: (sigma * signal).into() }
 }
 
-/// DPM-Solver++, Euler and Heun: the steps follow from a list of σ.
+/// x_0 at a level: that of a chain with diffusers' roundings.
+fn estimate(config: &SchedulerConfig, level: NoiseLevel) -> Coefficients {
+    let level = if config.beta_schedule.is_continuous() { level } else { at_sigma(level.sigma()) };
+    level.x_0(config.prediction_type)
+}
+
+/// DPM-Solver++, Euler and Heun on a chain.
 fn by_sigma(
     config: &SchedulerConfig,
     schedule: &NoiseSchedule,
     steps: usize,
 ) -> Result<Trajectory, ConfigError> {
-    let table = sigma_table(config, schedule);
-    let solver = config.sampler == Sampler::DpmSolver;
-
-    // 1. Timesteps and σ.
-    let mut times = if solver { solver_timesteps(config, schedule, steps) } else { timesteps(config, steps) };
-    let mut sigmas: Vec<f64> = times.iter().map(|&t| interpolated(&table, t)).collect();
-    if config.use_karras_sigmas {
-        let ends = if solver { (table.first(), table.last()) } else { (sigmas.last(), sigmas.first()) };
-        let smallest = config.sigma_min.or(ends.0.copied()).unwrap_or(1.0);
-        let largest = config.sigma_max.or(ends.1.copied()).unwrap_or(1.0);
-        sigmas = karras(smallest, largest, steps);
-        times = sigmas.iter().map(|&s| timestep_of(&table, s)).collect();
-        if solver && config.beta_schedule != super::BetaSchedule::Cosine {
-            times.iter_mut().for_each(|t| *t = t.round_ties_even());
-        }
-    }
-    if solver {
-        times.iter_mut().for_each(|t| *t = t.trunc());
-    }
-    let last = match config.final_sigmas_type {
-        FinalSigma::SigmaMin if config.sampler != Sampler::Heun => table[0],
-        _ => 0.0,
-    };
-    sigmas.push(last);
-    sigmas.iter_mut().for_each(|s| *s = f64::from(*s as f32));
-    times.iter_mut().for_each(|t| *t = f64::from(*t as f32));
-    if times.iter().any(|&t| t < 0.0 || t >= table.len() as f64)
-        || sigmas.windows(2).any(|w| w[1] > w[0])
-        || sigmas[..times.len()].windows(2).any(|w| w[1] == w[0])
-    {
-        let message =
-            format!("found {steps}, more than this schedule has room for with this spacing; give fewer");
-        return Err(ConfigError { field: "steps", message });
-    }
-
-    // 2. The updates.
-    let initial_scale = match config.timestep_spacing {
-        TimestepSpacing::Linspace | TimestepSpacing::Trailing if !solver => {
-            sigmas[0] / (1.0 + sigmas[0] * sigmas[0]).sqrt()
-        }
-        _ => 1.0,
-    };
-    let (list, sigmas) = match config.sampler {
-        Sampler::DpmSolver => (multistep(config, &times, &sigmas), sigmas),
-        Sampler::Heun => heun(config, &times, &sigmas),
-        _ => (euler(config, &times, &sigmas), sigmas),
-    };
-    let levels = sigmas.iter().map(|&s| at_sigma(s)).collect();
+    let stops = spacing::by_sigma(config, schedule, steps)?;
+    let (list, levels) = solve(config, &stops);
+    let multistep = config.sampler == Sampler::DpmSolver;
+    let from_sigma = matches!(config.timestep_spacing, TimestepSpacing::Linspace | TimestepSpacing::Trailing)
+        && !multistep;
     Ok(Trajectory {
-        initial_scale,
-        steps: list,
-        levels,
-        sigmas: Some(sigmas),
-        thresholding: None,
-        variance_exploding: !solver,
+        initial_scale: if from_sigma { levels[0].noise } else { 1.0 },
+        sigmas: Some(levels.iter().map(|level| level.sigma()).collect()),
+        variance_exploding: !multistep,
+        ..Trajectory::of(list, levels)
     })
 }
 
-/// From σ to σ' along the straight line to x_0: x' = c_x x + c_0 x_0. DPM-Solver++ of first order, Euler's method and
-/// DDIM are this same step.
-fn straight(prediction: Prediction, from: f64, to: f64) -> Coefficients {
-    let level = at_sigma(from);
-    let signal_to = 1.0 / (1.0 + to * to).sqrt();
-    let mut c = level.x_0(prediction);
-    c.c_x = to * signal_to / (from * level.signal);
-    c.c_0 = signal_to * (1.0 - to / from);
+/// Every sampler on a continuous schedule.
+fn continuous(config: &SchedulerConfig, steps: usize, eta: f64) -> Result<Trajectory, ConfigError> {
+    let stops = spacing::continuous(config, steps);
+    if stops.levels[0].signal == 0.0 && config.prediction_type == Prediction::Epsilon {
+        return Err(no_signal("at its start"));
+    }
+    let (list, levels) = match config.sampler {
+        Sampler::Ddpm | Sampler::Ddim => {
+            let update = |(&timestep, pair): (&f64, &[NoiseLevel])| {
+                let (now, next) = (pair[0], pair[1]);
+                let step = ChainStep::between(now.alpha_bar(), next.alpha_bar());
+                let ends = (now, next.alpha_bar());
+                let coefficients = ancestral_update(config, ends, step, eta, next.noise > 0.0);
+                SamplerStep { timestep, coefficients }
+            };
+            let list = stops.times.iter().zip(stops.levels.windows(2)).map(update).collect();
+            (list, stops.levels)
+        }
+        _ => solve(config, &stops),
+    };
+    Ok(Trajectory { initial_scale: levels[0].noise, ..Trajectory::of(list, levels) })
+}
+
+/// The steps of the samplers that solve the probability-flow ODE, or follow it and add noise, and the level before each
+/// and after the last.
+fn solve(config: &SchedulerConfig, stops: &Stops) -> (Vec<SamplerStep>, Vec<NoiseLevel>) {
+    let each = |update: &dyn Fn(NoiseLevel, NoiseLevel) -> Coefficients| {
+        let step = |(&timestep, pair): (&f64, &[NoiseLevel])| SamplerStep {
+            timestep,
+            coefficients: update(pair[0], pair[1]),
+        };
+        (stops.times.iter().zip(stops.levels.windows(2)).map(step).collect(), stops.levels.clone())
+    };
+    match config.sampler {
+        Sampler::DpmSolver => (multistep(config, stops), stops.levels.clone()),
+        Sampler::Heun => heun(config, stops),
+        Sampler::EulerAncestral => each(&|from, to| euler_ancestral(config, from, to)),
+        _ => each(&|from, to| straight(config, from, to)),
+    }
+}
+
+/// From one level to another along the straight line to x_0: x' = c_x x + c_0 x_0. Euler's method in σ or in flow
+/// matching's t, DPM-Solver++ of first order and DDIM are this same step.
+fn straight(config: &SchedulerConfig, from: NoiseLevel, to: NoiseLevel) -> Coefficients {
+    let mut c = estimate(config, from);
+    c.c_x = to.noise / from.noise;
+    c.c_0 = to.signal - c.c_x * from.signal;
     c
 }
 
-fn euler(config: &SchedulerConfig, times: &[f64], sigmas: &[f64]) -> Vec<SamplerStep> {
-    let update = |(&timestep, w): (&f64, &[f64])| SamplerStep {
-        timestep,
-        coefficients: straight(config.prediction_type, w[0], w[1]),
-    };
-    times.iter().zip(sigmas.windows(2)).map(update).collect()
+/// Euler's method to a level below the next, and noise up to it: with r = σ' / σ, from σ to σ' r, and σ' √(1-r²) of noise.
+fn euler_ancestral(config: &SchedulerConfig, from: NoiseLevel, to: NoiseLevel) -> Coefficients {
+    let mut c = estimate(config, from);
+    // r / signal, which is finite where there is no signal.
+    let share = to.noise / (to.signal * from.noise);
+    let squared = (share * from.signal).powi(2);
+    c.c_x = to.signal * share * share * from.signal;
+    c.c_0 = to.signal * (1.0 - squared);
+    c.c_z = to.noise * (1.0 - squared).sqrt();
+    c
 }
 
 /// DPM-Solver++ 2M: the history is x_0 of the step before.
-fn multistep(config: &SchedulerConfig, times: &[f64], sigmas: &[f64]) -> Vec<SamplerStep> {
+fn multistep(config: &SchedulerConfig, stops: &Stops) -> Vec<SamplerStep> {
+    let (times, levels) = (&stops.times, &stops.levels);
     let count = times.len();
     let step = |i: usize| {
-        let (from, to) = (sigmas[i], sigmas[i + 1]);
-        let mut c = straight(config.prediction_type, from, to);
+        let (from, to) = (levels[i], levels[i + 1]);
+        let mut c = straight(config, from, to);
         let few = config.lower_order_final && count < 15;
         let first_order_end = config.euler_at_final || few || config.final_sigmas_type == FinalSigma::Zero;
         // Karras' smallest σ may be the final one already: then the last step stays where it is.
-        if config.solver_order == 2 && i > 0 && to < from && !(i + 1 == count && first_order_end) {
+        if config.solver_order == 2
+            && i > 0
+            && to.sigma() < from.sigma()
+            && !(i + 1 == count && first_order_end)
+        {
             // λ = -ln σ. x_0 is continued with the slope (x_0 - x_0') / (λ_i - λ_{i-1}).
-            let (h, before) = ((from / to).ln(), (sigmas[i - 1] / from).ln());
+            let log = |from: NoiseLevel, to: NoiseLevel| (from.sigma() / to.sigma()).ln();
+            let (h, before) = (log(from, to), log(levels[i - 1], from));
             let weight = match config.solver_type {
                 SolverType::Midpoint => 0.5 * c.c_0,
-                SolverType::Heun => ((-h).exp_m1() / h + 1.0) / (1.0 + to * to).sqrt(),
+                SolverType::Heun => ((-h).exp_m1() / h + 1.0) * to.signal,
             };
             c.c_0 += weight * h / before;
             c.c_h = -weight * h / before;
@@ -452,29 +397,40 @@ fn multistep(config: &SchedulerConfig, times: &[f64], sigmas: &[f64]) -> Vec<Sam
     (0..count).map(step).collect()
 }
 
-/// Heun's method: a step of Euler's, whose slope d = (x - x_0) / σ is the history, and a correction by half the
-/// difference between the slope there and d. Returns the σ before each of the two as well.
-fn heun(config: &SchedulerConfig, times: &[f64], sigmas: &[f64]) -> (Vec<SamplerStep>, Vec<f64>) {
-    let scale = |sigma: f64| (1.0 + sigma * sigma).sqrt();
+/// The picture's scale and the time in which Heun's method takes its steps: in both, x over the scale moves by
+/// dx̂/dτ = (x̂ - x_0) / τ. They are EDM's, x_0 + σ ε, or where σ may be infinite flow matching's, (1-t) x_0 + t ε.
+fn clock(config: &SchedulerConfig, level: NoiseLevel) -> (f64, f64) {
+    match config.beta_schedule {
+        ScheduleKind::Flow => (level.signal + level.noise, level.flow_time()),
+        _ => (level.signal, level.sigma()),
+    }
+}
+
+/// Heun's method: a step of Euler's, whose slope d = (x̂ - x_0) / τ is the history, and a correction by half the
+/// difference between the slope there and d.
+fn heun(config: &SchedulerConfig, stops: &Stops) -> (Vec<SamplerStep>, Vec<NoiseLevel>) {
+    let (times, levels) = (&stops.times, &stops.levels);
     let mut list = Vec::with_capacity(2 * times.len());
     let mut before = Vec::with_capacity(2 * times.len() + 1);
     for (i, &timestep) in times.iter().enumerate() {
-        let (from, to) = (sigmas[i], sigmas[i + 1]);
-        let mut predictor = straight(config.prediction_type, from, to);
-        (predictor.h_x, predictor.h_0) = (scale(from) / from, -1.0 / from);
+        let (from, to) = (levels[i], levels[i + 1]);
+        let ((_, tau), (scale, next)) = (clock(config, from), clock(config, to));
+        let mut predictor = straight(config, from, to);
+        // x̂ / τ is x over the noise in both clocks.
+        (predictor.h_x, predictor.h_0) = (1.0 / from.noise, -1.0 / tau);
         list.push(SamplerStep { timestep, coefficients: predictor });
         before.push(from);
         if let Some(&timestep) = times.get(i + 1) {
-            let mut corrector = at_sigma(to).x_0(config.prediction_type);
-            let half = 0.5 * (to - from) / scale(to);
-            corrector.c_x = 1.0 + half * scale(to) / to;
-            corrector.c_0 = -half / to;
+            let mut corrector = estimate(config, to);
+            let half = 0.5 * (next - tau) * scale;
+            corrector.c_x = 1.0 + half / to.noise;
+            corrector.c_0 = -half / next;
             corrector.c_h = -half;
             list.push(SamplerStep { timestep, coefficients: corrector });
             before.push(to);
         }
     }
-    before.extend(sigmas.last());
+    before.extend(levels.last());
     (list, before)
 }
 

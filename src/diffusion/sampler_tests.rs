@@ -1,9 +1,15 @@
 use super::*;
-use crate::diffusion::BetaSchedule;
+use crate::diffusion::ScheduleKind;
 
 const PREDICTIONS: [Prediction; 3] = [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction];
-const SAMPLERS: [Sampler; 5] =
-    [Sampler::Ddpm, Sampler::Ddim, Sampler::DpmSolver, Sampler::Euler, Sampler::Heun];
+const SAMPLERS: [Sampler; 6] = [
+    Sampler::Ddpm,
+    Sampler::Ddim,
+    Sampler::DpmSolver,
+    Sampler::Euler,
+    Sampler::EulerAncestral,
+    Sampler::Heun,
+];
 
 /// The configuration of a sampler on the linear schedule, without a clamp.
 fn free(sampler: Sampler) -> SchedulerConfig {
@@ -41,6 +47,167 @@ fn predicted(prediction: Prediction, x_0: f64, e: f64, signal: f64, noise: f64) 
         Prediction::Epsilon => e,
         Prediction::Sample => x_0,
         Prediction::VPrediction => signal * e - noise * x_0,
+        Prediction::Edm | Prediction::Flow => {
+            let (of_e, of_x_0) = NoiseLevel { signal, noise }.target(prediction);
+            of_e * e + of_x_0 * x_0
+        }
+    }
+}
+
+/// A model of a continuous schedule, without a clamp.
+fn continuous(kind: ScheduleKind, prediction_type: Prediction, sampler: Sampler) -> SchedulerConfig {
+    SchedulerConfig {
+        beta_schedule: kind,
+        prediction_type,
+        timestep_spacing: TimestepSpacing::Trailing,
+        use_karras_sigmas: kind == ScheduleKind::Edm,
+        ..free(sampler)
+    }
+}
+
+/// Runs a trajectory in f64 with the network f(x, signal, noise), where x is what the network is given and its level
+/// that of signal² + noise² = 1.
+fn run_rescaled(trajectory: &Trajectory, start: f64, f: impl Fn(f64, NoiseLevel) -> f64) -> f64 {
+    let (mut x, mut h) = (start, 0.0);
+    for (step, level) in trajectory.steps.iter().zip(&trajectory.levels) {
+        let length = level.signal.hypot(level.noise);
+        let unit = NoiseLevel { signal: level.signal / length, noise: level.noise / length };
+        let c = step.coefficients;
+        let f = f(x / length, unit);
+        let x_0 = c.k * (c.p_x * x + c.p_f * f);
+        let next = c.c_x * x + c.c_f * f + c.c_0 * x_0 + c.c_h * h;
+        h = c.h_x * x + c.h_f * f + c.h_0 * x_0;
+        x = next;
+    }
+    x
+}
+
+/// EDM's and flow matching's models: with the true ε, every deterministic sampler walks to x_0, whatever the network
+/// predicts and is given.
+#[test]
+fn continuous_samplers_are_exact_for_the_true_noise() {
+    let (x_0, e) = (0.4, -0.9);
+    for (kind, spacing, karras) in [
+        (ScheduleKind::Edm, TimestepSpacing::Trailing, true),
+        (ScheduleKind::Edm, TimestepSpacing::Quadratic, false),
+        (ScheduleKind::Flow, TimestepSpacing::Trailing, false),
+        (ScheduleKind::Flow, TimestepSpacing::Quadratic, false),
+        (ScheduleKind::Flow, TimestepSpacing::Trailing, true),
+    ] {
+        for sampler in [Sampler::Ddim, Sampler::DpmSolver, Sampler::Euler, Sampler::Heun] {
+            for prediction in PREDICTIONS.into_iter().chain([Prediction::Edm, Prediction::Flow]) {
+                let config = SchedulerConfig {
+                    timestep_spacing: spacing,
+                    use_karras_sigmas: karras,
+                    ..continuous(kind, prediction, sampler)
+                };
+                for steps in [1, 2, 7, 50] {
+                    let what = format!("{kind:?} {spacing:?} {sampler:?} {prediction:?} {steps}");
+                    let trajectory = match Trajectory::new(&config, steps, 0.0) {
+                        Err(error) => {
+                            // From noise alone the noise tells nothing.
+                            assert!(kind == ScheduleKind::Flow && !karras, "{what}: {error}");
+                            assert_eq!(prediction, Prediction::Epsilon, "{what}: {error}");
+                            continue;
+                        }
+                        Ok(trajectory) => trajectory,
+                    };
+                    let level = trajectory.levels[0];
+                    assert!((trajectory.initial_scale - level.noise).abs() < 1e-12, "{what}");
+                    let end = run_rescaled(&trajectory, level.signal * x_0 + level.noise * e, |_, level| {
+                        let (of_e, of_x_0) = level.target(prediction);
+                        of_e * e + of_x_0 * x_0
+                    });
+                    assert!((end - x_0).abs() < 1e-9, "{what}: {end}");
+                    let last = trajectory.levels[trajectory.steps.len()];
+                    assert_eq!((last.signal, last.noise), (1.0, 0.0), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// On data from N(m, s²) the flow is known, x keeps its quantile, and so is what each network would predict. The error of
+/// EDM's and flow matching's samplers falls with the order of the method.
+#[test]
+fn the_error_of_continuous_samplers_falls_with_the_order() {
+    const M: f64 = 0.3;
+    const S: f64 = 0.5;
+    const Z: f64 = 1.3;
+    let error = |config: &SchedulerConfig, steps: usize| {
+        let trajectory = Trajectory::new(config, steps, 0.0).unwrap();
+        let first = trajectory.levels[0];
+        let width = |l: NoiseLevel| (l.signal * S).hypot(l.noise);
+        let end = run_rescaled(&trajectory, first.signal * M + width(first) * Z, |x, level| {
+            // E[ε | x] and E[x_0 | x] of a Gaussian.
+            let z = (x - level.signal * M) / width(level).powi(2);
+            let (e, x_0) = (level.noise * z, M + level.signal * S * S * z);
+            let (of_e, of_x_0) = level.target(config.prediction_type);
+            of_e * e + of_x_0 * x_0
+        });
+        (end - (M + S * Z)).abs()
+    };
+    for (kind, prediction) in [(ScheduleKind::Edm, Prediction::Edm), (ScheduleKind::Flow, Prediction::Flow)] {
+        for (sampler, order) in
+            [(Sampler::Euler, 1.0), (Sampler::Ddim, 1.0), (Sampler::Heun, 2.0), (Sampler::DpmSolver, 2.0)]
+        {
+            let mut config = continuous(kind, prediction, sampler);
+            // Its theory is in λ = ln(signal / noise), of which flow matching's first and last steps take much: 1.74 in
+            // equal steps of t.
+            config.use_karras_sigmas |= sampler == Sampler::DpmSolver;
+            let fitted = (error(&config, 50) / error(&config, 400)).log2() / 3.0;
+            println!("{kind:?} {sampler:?}: order {fitted:.2}, error {:.1e} in 50 steps", error(&config, 50));
+            assert!((fitted - order).abs() < 0.2, "{kind:?} {sampler:?}: order {fitted}");
+        }
+    }
+}
+
+/// DDPM, DDIM with η = 1 and Euler-ancestral, given the true x_0, end every step at the noise of its level.
+#[test]
+fn stochastic_samplers_keep_to_the_levels() {
+    for (sampler, eta) in [(Sampler::Ddpm, 0.0), (Sampler::Ddim, 1.0), (Sampler::EulerAncestral, 0.0)] {
+        for config in [
+            free(sampler),
+            SchedulerConfig { timestep_spacing: TimestepSpacing::Quadratic, ..free(sampler) },
+            continuous(ScheduleKind::Edm, Prediction::Edm, sampler),
+            continuous(ScheduleKind::Flow, Prediction::Flow, sampler),
+        ] {
+            let trajectory = Trajectory::new(&config, 20, eta).unwrap();
+            // A chain's α is rounded to f32, as in diffusers.
+            let bound = if config.beta_schedule.is_continuous() { 1e-9 } else { 1e-4 };
+            for (step, pair) in trajectory.steps.iter().zip(trajectory.levels.windows(2)) {
+                // Of x = signal x_0 + noise ε, an update that is given the true ε changes the shares of both.
+                let (now, next, c) = (pair[0], pair[1], step.coefficients);
+                let length = now.signal.hypot(now.noise);
+                let unit = NoiseLevel { signal: now.signal / length, noise: now.noise / length };
+                let (of_e, of_x_0) = unit.target(config.prediction_type);
+                let share = |x: f64, f: f64| c.c_x * x + c.c_f * f + c.c_0 * c.k * (c.p_x * x + c.p_f * f);
+                let (signal, noise) = (share(now.signal, of_x_0), share(now.noise, of_e));
+                assert!((signal - next.signal).abs() < bound, "{config:?}: {signal} {next:?}");
+                assert!(
+                    (noise.hypot(c.c_z) - next.noise).abs() < bound,
+                    "{config:?}: {noise} {c:?} {next:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn squares_are_whole_and_apart() {
+    for (last, steps) in [(999, 10), (999, 50), (999, 1000), (999, 1), (6, 7), (6, 3), (0, 1)] {
+        let config = SchedulerConfig {
+            num_train_timesteps: last + 1,
+            timestep_spacing: TimestepSpacing::Quadratic,
+            ..free(Sampler::Ddim)
+        };
+        let trajectory = Trajectory::new(&config, steps, 0.0).unwrap();
+        let times: Vec<f64> = trajectory.steps.iter().map(|s| s.timestep).collect();
+        assert_eq!((times.len(), times[0]), (steps, last as f64));
+        assert!(times.windows(2).all(|w| w[1] < w[0]) && times.iter().all(|t| t.fract() == 0.0));
+        if steps == 10 {
+            assert_eq!(times, [999.0, 789.0, 604.0, 444.0, 308.0, 197.0, 111.0, 49.0, 12.0, 0.0]);
+        }
     }
 }
 
@@ -251,7 +418,7 @@ fn any_configuration_is_finite_or_refused() {
     let mut refused = 0;
     for sampler in SAMPLERS {
         for beta_schedule in
-            [BetaSchedule::Linear, BetaSchedule::ScaledLinear, BetaSchedule::Cosine, BetaSchedule::Sigmoid]
+            [ScheduleKind::Linear, ScheduleKind::ScaledLinear, ScheduleKind::Cosine, ScheduleKind::Sigmoid]
         {
             for timestep_spacing in
                 [TimestepSpacing::Leading, TimestepSpacing::Linspace, TimestepSpacing::Trailing]
@@ -302,5 +469,5 @@ fn what_cannot_be_is_refused_with_the_remedy() {
         timestep_spacing: TimestepSpacing::Trailing,
         ..free(Sampler::Ddpm)
     };
-    assert!(error(&config, 50, 0.0).contains("must predict v_prediction or sample"));
+    assert!(error(&config, 50, 0.0).contains("must predict v_prediction, sample, edm or flow"));
 }

@@ -4,15 +4,14 @@
 //! 2006.11239) writes α_t = a_t², β_t = b_t² and ᾱ_t = ā_t². Both say the same; everything here is f64.
 
 use super::{ChainStep, NoiseLevel, SchedulerConfig};
-use crate::ops::{SCHEDULE_COLUMNS, TWO_NOISE_COLUMNS};
-use crate::tensor::Array;
 use serde::{Deserialize, Serialize};
 
-/// How β_t runs from the first to the last step.
+/// How the noise grows from the first step to the last. The first four are chains of β_t; the other two are continuous,
+/// and their steps are levels that training draws from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
-pub enum BetaSchedule {
+pub enum ScheduleKind {
     /// β from 1e-4 to 0.02 in equal steps (DDPM, section 4).
     Linear,
     /// √β in equal steps between the same ends (latent diffusion, arXiv 2112.10752).
@@ -23,6 +22,33 @@ pub enum BetaSchedule {
     Cosine,
     /// β along a logistic curve from -6 to 6 between the same ends (GeoDiff, arXiv 2203.02923).
     Sigmoid,
+    /// ln σ normal with mean -1.2 and deviation 1.2 (EDM, arXiv 2206.00364, table 1). The network is told ln(σ) / 4.
+    Edm,
+    /// (1-t) x_0 + t ε with t up to 1 in equal steps (rectified flow, arXiv 2209.03003). The network is told 1000 t.
+    Flow,
+}
+
+impl ScheduleKind {
+    /// Its name on the command line and in files.
+    pub fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.map_or_else(String::new, |value| value.get_name().to_string())
+    }
+
+    /// Whether it is a function of a continuous time, of which any level can be sampled, and not a chain.
+    pub fn is_continuous(self) -> bool {
+        matches!(self, Self::Edm | Self::Flow)
+    }
+
+    /// What a network is told at a level of a continuous schedule; of a chain it is told the step.
+    pub fn told(self, level: NoiseLevel) -> Option<f64> {
+        match self {
+            Self::Edm => Some(0.25 * level.sigma().ln()),
+            // The scale on which the time embedding keeps a thousand times apart.
+            Self::Flow => Some(1000.0 * level.flow_time()),
+            Self::Linear | Self::ScaledLinear | Self::Cosine | Self::Sigmoid => None,
+        }
+    }
 }
 
 /// What the network is asked for.
@@ -36,6 +62,19 @@ pub enum Prediction {
     Sample,
     /// v = ā ε - √(1-ā²) x_0 (Salimans & Ho, arXiv 2202.00512, appendix D).
     VPrediction,
+    /// The residual of EDM's preconditioning, (x_0 - c_skip x) / c_out with σ_data = 0.5 (arXiv 2206.00364, eq. 7 and
+    /// table 1).
+    Edm,
+    /// The velocity ε - x_0 of rectified flow (arXiv 2209.03003, eq. 1, with the picture at t = 0).
+    Flow,
+}
+
+impl Prediction {
+    /// Its name on the command line and in files.
+    pub fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.map_or_else(String::new, |value| value.get_name().to_string())
+    }
 }
 
 /// What the loss compares the network's answer with. All but the first are the article's, which looks at the last
@@ -69,13 +108,15 @@ impl Objective {
     }
 }
 
-/// ᾱ_t for t = 0 .. T-1, rounded to f32 as in diffusers' table. Near t = 0 the rounding is seen: 1 - ᾱ_0 is
-/// 1e-4, of which f32 keeps three digits, so that a network trained by one table and sampled by another would
-/// be told of a noise that is not there.
+/// ᾱ_t for t = 0 .. T-1. That of a chain is rounded to f32 as in diffusers' table. Near t = 0 the rounding is seen:
+/// 1 - ᾱ_0 is 1e-4, of which f32 keeps three digits, so that a network trained by one table and sampled by another
+/// would be told of a noise that is not there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseSchedule {
     betas: Vec<f64>,
     alpha_bar: Vec<f64>,
+    /// What the network is told at each step.
+    times: Vec<f64>,
 }
 
 /// Rounded to f32.
@@ -98,29 +139,59 @@ fn evenly(first: f64, last: f64, count: usize, t: usize) -> f64 {
     rounded(exact)
 }
 
+/// The x below which a standard normal number lies with probability p, 0 < p < 1, to some 1e-14: Newton's method from the
+/// median, which runs up to it from one side, since the distribution function bends one way beyond its middle.
+pub(super) fn normal_quantile(p: f64) -> f64 {
+    let tail = p.min(1.0 - p);
+    let mut x = 0.0f64;
+    loop {
+        // Φ(x) - ½ = φ(x) (x + x³/3 + x⁵/15 + …)
+        let (mut term, mut sum, mut k) = (x, x, 1.0);
+        while term.abs() > 1e-17 * sum.abs() {
+            k += 2.0;
+            term *= x * x / k;
+            sum += term;
+        }
+        let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
+        let step = (0.5 - tail - density * sum) / density;
+        x += step;
+        if step < 1e-14 {
+            return if p < 0.5 { -x } else { x };
+        }
+    }
+}
+
 impl NoiseSchedule {
     /// The schedule of `steps` steps between the usual ends, β from 1e-4 to 0.02.
-    pub fn new(kind: BetaSchedule, steps: usize) -> Self {
+    pub fn new(kind: ScheduleKind, steps: usize) -> Self {
         Self::between(kind, steps, 1e-4, 0.02)
     }
 
-    /// The schedule of `steps` steps with β from `first` to `last`; the cosine schedule has ends of its own.
-    pub fn between(kind: BetaSchedule, steps: usize, first: f64, last: f64) -> Self {
-        let beta = |t: usize| match kind {
-            BetaSchedule::Linear => evenly(first, last, steps, t),
-            BetaSchedule::ScaledLinear => evenly(first.sqrt(), last.sqrt(), steps, t).powi(2),
-            BetaSchedule::Cosine => {
+    /// The schedule of `steps` steps with β from `first` to `last`; the cosine schedule and the continuous ones have ends
+    /// of their own.
+    pub fn between(kind: ScheduleKind, steps: usize, first: f64, last: f64) -> Self {
+        let count = steps as f64;
+        let chain = |beta: &dyn Fn(usize) -> f64| Self::from_betas((0..steps).map(beta));
+        let levels =
+            |level: &dyn Fn(f64) -> NoiseLevel| Self::from_levels(kind, (0..steps).map(|t| level(t as f64)));
+        match kind {
+            ScheduleKind::Linear => chain(&|t| evenly(first, last, steps, t)),
+            ScheduleKind::ScaledLinear => chain(&|t| evenly(first.sqrt(), last.sqrt(), steps, t).powi(2)),
+            ScheduleKind::Cosine => {
                 // f(t) = cos²((t/T + 0.008) / 1.008 · π/2)
-                let f =
-                    |t: f64| ((t / steps as f64 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
-                (1.0 - f(t as f64 + 1.0) / f(t as f64)).min(0.999)
+                let f = |t: f64| ((t / count + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
+                chain(&|t| (1.0 - f(t as f64 + 1.0) / f(t as f64)).min(0.999))
             }
-            BetaSchedule::Sigmoid => {
+            ScheduleKind::Sigmoid => chain(&|t| {
                 let logistic = rounded(1.0 / rounded(1.0 + rounded((-evenly(-6.0, 6.0, steps, t)).exp())));
                 rounded(logistic * rounded(last - first)) + rounded(first)
+            }),
+            // Equally likely levels: the middles of T equal parts of the distribution.
+            ScheduleKind::Edm => {
+                levels(&|t| NoiseLevel::of_sigma((-1.2 + 1.2 * normal_quantile((t + 0.5) / count)).exp()))
             }
-        };
-        Self::from_betas((0..steps).map(beta))
+            ScheduleKind::Flow => levels(&|t| NoiseLevel::of_flow_time((t + 1.0) / count)),
+        }
     }
 
     /// The schedule with these β.
@@ -134,7 +205,19 @@ impl NoiseSchedule {
                 rounded(product)
             })
             .collect();
-        Self { betas, alpha_bar }
+        let times = (0..betas.len()).map(|t| t as f64).collect();
+        Self { betas, alpha_bar, times }
+    }
+
+    /// Levels of a continuous schedule, least noise first.
+    fn from_levels(kind: ScheduleKind, levels: impl Iterator<Item = NoiseLevel>) -> Self {
+        let (mut betas, mut alpha_bar, mut times) = (Vec::new(), Vec::new(), Vec::new());
+        for (t, level) in levels.enumerate() {
+            betas.push(1.0 - level.alpha_bar() / alpha_bar.last().unwrap_or(&1.0));
+            alpha_bar.push(level.alpha_bar());
+            times.push(kind.told(level).unwrap_or(t as f64));
+        }
+        Self { betas, alpha_bar, times }
     }
 
     /// The schedule of a scheduler's configuration.
@@ -166,6 +249,11 @@ impl NoiseSchedule {
         self.betas[t]
     }
 
+    /// What the network is told at step t.
+    pub fn time(&self, t: usize) -> f64 {
+        self.times[t]
+    }
+
     /// The number of steps T.
     pub fn steps(&self) -> usize {
         self.alpha_bar.len()
@@ -187,36 +275,6 @@ impl NoiseSchedule {
     pub fn last_noise_share(&self, t: usize) -> f64 {
         (self.step(t, t.checked_sub(1)).beta / (1.0 - self.alpha_bar[t])).sqrt()
     }
-
-    /// Row t of the table of [`crate::ops::AddTwoNoises`] for a target c_prev x_{t-1} + c_last ε.
-    pub fn two_noise_row(&self, t: usize, [c_prev, c_last, weight]: [f64; 3]) -> [f64; TWO_NOISE_COLUMNS] {
-        let before = self.alpha_bar(t.checked_sub(1));
-        let ChainStep { alpha, beta, .. } = self.step(t, t.checked_sub(1));
-        [before.sqrt(), (1.0 - before).sqrt(), alpha.sqrt(), beta.sqrt(), c_prev, c_last, weight]
-    }
-
-    /// The table (T, 7) of [`crate::ops::AddTwoNoises`] for an objective of the article's; `None` for the one that
-    /// draws a single noise.
-    pub fn two_noise_table(&self, objective: Objective) -> Option<Array> {
-        let target: fn(ChainStep) -> [f64; 3] = match objective {
-            Objective::MergedNoise => return None,
-            Objective::PreviousWithoutTime | Objective::Previous => |_| [1.0, 0.0, 1.0],
-            Objective::LastNoiseWeighted => |step| [0.0, 1.0, step.beta / step.alpha],
-            Objective::LastNoise => |_| [0.0, 1.0, 1.0],
-        };
-        let row = |t: usize| self.two_noise_row(t, target(self.step(t, t.checked_sub(1))));
-        Some(Array::new([self.steps(), TWO_NOISE_COLUMNS], (0..self.steps()).flat_map(row).collect()))
-    }
-
-    /// The table of [`crate::ops::AddNoise`]: (T, 5) signal, sigma, target_noise, target_data, weight.
-    pub fn training_table(&self, prediction: Prediction) -> Array {
-        let rows = self.alpha_bar.iter().flat_map(|&alpha_bar| {
-            let level = NoiseLevel::of_alpha_bar(alpha_bar);
-            let (noise, data) = level.target(prediction);
-            [level.signal, level.noise, noise, data, 1.0]
-        });
-        Array::new([self.steps(), SCHEDULE_COLUMNS], rows.collect())
-    }
 }
 
 #[cfg(test)]
@@ -226,7 +284,7 @@ mod tests {
     /// DDPM's own numbers: with T = 1000 and linear β, √ᾱ_T is about 0.00635.
     #[test]
     fn linear_ends_in_noise() {
-        let s = NoiseSchedule::new(BetaSchedule::Linear, 1000);
+        let s = NoiseSchedule::new(ScheduleKind::Linear, 1000);
         assert!((s.alpha_bar(Some(0)) - 0.9999).abs() < 6e-8);
         assert!((s.alpha_bar(Some(999)) - 4.035_830e-5).abs() < 1e-9);
     }
@@ -234,7 +292,7 @@ mod tests {
     #[test]
     fn every_schedule_decreases_within_the_unit_interval() {
         for kind in
-            [BetaSchedule::Linear, BetaSchedule::ScaledLinear, BetaSchedule::Cosine, BetaSchedule::Sigmoid]
+            [ScheduleKind::Linear, ScheduleKind::ScaledLinear, ScheduleKind::Cosine, ScheduleKind::Sigmoid]
         {
             for steps in [1, 2, 10, 1000] {
                 let s = NoiseSchedule::new(kind, steps);
@@ -244,43 +302,34 @@ mod tests {
         }
     }
 
-    /// By way of x_{t-1} the signal and the variance of x_t are those of the jump; the last noise is all of the noise
-    /// at first, and never more.
+    /// Against the tables of the normal distribution, and itself turned over.
     #[test]
-    fn two_noises_are_one() {
-        for kind in [BetaSchedule::Linear, BetaSchedule::Cosine] {
-            let s = NoiseSchedule::new(kind, 100);
-            let table = s.two_noise_table(Objective::LastNoiseWeighted).unwrap();
-            assert_eq!(s.last_noise_share(0), 1.0);
-            for t in 0..100 {
-                let [signal, sigma, a, b, c_prev, c_last, weight] =
-                    std::array::from_fn(|k| table.data[t * TWO_NOISE_COLUMNS + k]);
-                let alpha_bar = s.alpha_bar(Some(t));
-                assert!((a * signal - alpha_bar.sqrt()).abs() < 1e-6);
-                assert!((a * a * sigma * sigma + b * b - (1.0 - alpha_bar)).abs() < 1e-6);
-                assert!((weight * a * a - b * b).abs() < 1e-6 && (c_prev, c_last) == (0.0, 1.0));
-                let share = s.last_noise_share(t);
-                assert!(share > 0.0 && (t == 0 || share < 1.0));
-                assert!((share * (1.0 - alpha_bar).sqrt() - b).abs() < 1e-6);
-            }
+    fn quantiles_of_the_normal_distribution() {
+        for (p, x) in [
+            (0.5, 0.0),
+            (0.975, 1.959_963_984_540_054),
+            (0.841_344_746_068_542_9, 1.0),
+            (1e-6, -4.753_424_308_822_899),
+        ] {
+            assert!((normal_quantile(p) - x).abs() < 1e-9, "{p}: {}", normal_quantile(p));
+            assert!((normal_quantile(1.0 - p) + x).abs() < 1e-9);
         }
-        assert!(
-            NoiseSchedule::new(BetaSchedule::Linear, 9).two_noise_table(Objective::MergedNoise).is_none()
-        );
     }
 
-    /// x_0 and ε are recovered from x_t and any prediction target.
     #[test]
-    fn v_is_a_rotation() {
-        let s = NoiseSchedule::new(BetaSchedule::Cosine, 50);
-        let table = s.training_table(Prediction::VPrediction);
-        for t in 0..50 {
-            let row = &table.data[t * SCHEDULE_COLUMNS..];
-            let (x0, e) = (0.3, -1.7);
-            let x_t = row[0] * x0 + row[1] * e;
-            let v = row[2] * e + row[3] * x0;
-            assert!((row[0] * x_t - row[1] * v - x0).abs() < 1e-12);
-            assert!((row[1] * x_t + row[0] * v - e).abs() < 1e-12);
+    fn continuous_schedules_are_those_of_their_papers() {
+        let flow = NoiseSchedule::new(ScheduleKind::Flow, 1000);
+        let edm = NoiseSchedule::new(ScheduleKind::Edm, 1000);
+        // Half of all σ lie below exp(-1.2); one deviation up, 84 % of them.
+        let sigma = |t| edm.level(Some(t)).sigma();
+        assert!(sigma(499) < (-1.2f64).exp() && sigma(500) > (-1.2f64).exp());
+        assert!(sigma(840) < 1.0 && sigma(842) > 1.0);
+        for t in 0..1000 {
+            let level = flow.level(Some(t));
+            assert!((level.flow_time() - (t + 1) as f64 / 1000.0).abs() < 1e-12);
+            assert!((flow.time(t) - (t + 1) as f64).abs() < 1e-9);
+            assert!((4.0 * edm.time(t) - sigma(t).ln()).abs() < 1e-6);
         }
+        assert_eq!(flow.alpha_bar(Some(999)), 0.0);
     }
 }

@@ -1,6 +1,6 @@
 //! How a model is sampled, under the names of diffusers' `scheduler_config.json`.
 
-use super::{BetaSchedule, ConfigError, Objective, Prediction};
+use super::{ConfigError, Objective, Prediction, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
 /// A way back from noise to a picture. In files it is the name of diffusers' class.
@@ -19,6 +19,9 @@ pub enum Sampler {
     /// Euler's method on the probability-flow ODE in σ (EDM, arXiv 2206.00364, algorithm 1 without line 7).
     #[serde(rename = "EulerDiscreteScheduler")]
     Euler,
+    /// Euler's method to a lower σ, and noise up to the next (k-diffusion's `sample_euler_ancestral`).
+    #[serde(rename = "EulerAncestralDiscreteScheduler")]
+    EulerAncestral,
     /// Heun's method on it: two evaluations a step (EDM, algorithm 1).
     #[serde(rename = "HeunDiscreteScheduler")]
     Heun,
@@ -32,8 +35,11 @@ pub enum TimestepSpacing {
     Leading,
     /// S numbers from 0 to T-1.
     Linspace,
-    /// Multiples of T/S, from T down, less 1.
+    /// Multiples of T/S, from T down, less 1. On a continuous schedule, S equal parts of its time from the noisy end down.
     Trailing,
+    /// Squares, so that steps are small where noise is (DDIM, arXiv 2010.02502, appendix D.2). Not in diffusers.
+    #[serde(skip)]
+    Quadratic,
 }
 
 /// The variance of DDPM's step.
@@ -81,8 +87,8 @@ pub struct SchedulerConfig {
     pub sampler: Sampler,
     /// Noise steps T.
     pub num_train_timesteps: usize,
-    /// How β runs.
-    pub beta_schedule: BetaSchedule,
+    /// How the noise grows.
+    pub beta_schedule: ScheduleKind,
     /// The first β.
     pub beta_start: f64,
     /// The last β.
@@ -173,7 +179,7 @@ impl SchedulerConfig {
         Self {
             sampler,
             num_train_timesteps: 1000,
-            beta_schedule: BetaSchedule::Linear,
+            beta_schedule: ScheduleKind::Linear,
             beta_start,
             beta_end,
             trained_betas: None,
@@ -211,7 +217,10 @@ impl SchedulerConfig {
         }
         let has_clip = |s| matches!(s, Sampler::Ddpm | Sampler::Ddim | Sampler::Heun);
         let has_thresholding = |s| matches!(s, Sampler::Ddpm | Sampler::Ddim | Sampler::DpmSolver);
-        let has_karras = |s| matches!(s, Sampler::DpmSolver | Sampler::Euler | Sampler::Heun);
+        let has_karras = |s| {
+            self.beta_schedule.is_continuous()
+                || matches!(s, Sampler::DpmSolver | Sampler::Euler | Sampler::Heun)
+        };
         let mut to = Self::new(sampler);
         to.num_train_timesteps = self.num_train_timesteps;
         to.beta_schedule = self.beta_schedule;
@@ -253,6 +262,35 @@ impl SchedulerConfig {
                      predicted: leave --prediction out, or choose merged-noise"
                 ),
             );
+        }
+        if self.beta_schedule.is_continuous() {
+            let name = self.beta_schedule.name();
+            if self.objective != Objective::MergedNoise {
+                let objective = self.objective.name();
+                return fail(
+                    "objective",
+                    format!(
+                        "found {objective} with the schedule {name}, which is continuous: its chain has no last step; \
+                         choose linear, scaled_linear, squaredcos_cap_v2 or sigmoid"
+                    ),
+                );
+            }
+            if self.rescale_betas_zero_snr {
+                return fail(
+                    "rescale_betas_zero_snr",
+                    format!("found true with the schedule {name}, which has no β to rescale; leave it out"),
+                );
+            }
+            if !matches!(self.timestep_spacing, TimestepSpacing::Trailing | TimestepSpacing::Quadratic) {
+                return fail(
+                    "timestep_spacing",
+                    format!(
+                        "found {:?} with the schedule {name}, which is continuous: its steps begin at the noisy end; \
+                         choose trailing or quadratic",
+                        self.timestep_spacing
+                    ),
+                );
+            }
         }
         for (field, beta) in [("beta_start", self.beta_start), ("beta_end", self.beta_end)] {
             if !(beta > 0.0 && beta < 1.0) {

@@ -5,7 +5,7 @@ use super::statistics::{
 };
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{Dataset, Options, to_unit};
-use crate::diffusion::{BetaSchedule, NoiseLevel, NoiseSchedule};
+use crate::diffusion::{NoiseLevel, NoiseSchedule, ScheduleKind};
 use crate::gpu::{Device, Executable, RunError, Store};
 use crate::graph::{Graph, Plan, ValueId};
 use crate::io::{Chart, Series, Stroke, save_rows};
@@ -155,7 +155,7 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let x_0: Vec<f32> = CLASSES.iter().flat_map(|&i| glyphs.image(i)).map(|&byte| to_unit(byte)).collect();
     let start = x_0.repeat(COPIES);
     let kernel = Kernel::new(&lab.device, [CLASSES.len() * COPIES, SIDE, SIDE, 1])?;
-    let schedule = NoiseSchedule::new(BetaSchedule::Linear, STEPS as usize);
+    let schedule = NoiseSchedule::new(ScheduleKind::Linear, STEPS as usize);
     let level = |t: u32| schedule.level((t as usize).checked_sub(1));
 
     // 2. Step by step, and by a jump to each t. Noises 0 to T-1 are the steps', those from T on the jumps'.

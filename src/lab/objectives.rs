@@ -3,7 +3,7 @@
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{AugmentOptions, Dataset, Loader, batch_at, to_unit};
 use crate::diffusion::{
-    BetaSchedule, NoiseSchedule, Objective, Prediction, Sampler, Trajectory, UNet, UNetConfig,
+    NoiseSchedule, Objective, Prediction, Sampler, ScheduleKind, Trajectory, UNet, UNetConfig,
 };
 use crate::gpu::{Executable, RunError};
 use crate::graph::{Graph, Plan};
@@ -52,7 +52,7 @@ fn configuration(objective: Objective, seed: u64) -> TrainConfig {
         objective,
         timesteps: TIMESTEPS,
         // With so few steps the linear schedule would not reach noise.
-        noise_schedule: BetaSchedule::Cosine,
+        noise_schedule: ScheduleKind::Cosine,
         // Told the class, so small a network draws what a person can read.
         class_conditional: true,
         steps: 300,
@@ -113,7 +113,7 @@ fn held_out_errors(trainer: &Trainer, pictures: &Dataset) -> Result<Vec<f64>, La
     let x_0 = graph.input("pictures", Spec::f32(shape));
     let labels = graph.input("labels", Spec::u32([config.batch]));
     let step = graph.input("step", Spec::u32([STEP_WORDS]));
-    let table = graph.constant("schedule", schedule.training_table(Prediction::Epsilon));
+    let table = graph.constant("schedule", schedule.uniform_table(Prediction::Epsilon));
     let noised = graph.apply_all(AddNoise, &[x_0, table, step])?;
     let [x_t, noise, t] = [noised[0], noised[1], noised[2]];
     let told = if config.conditions_on_time() {

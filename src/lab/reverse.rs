@@ -303,12 +303,12 @@ fn draw(findings: &mut Findings, expected: &[f64], ways: &[Way]) -> Result<(), L
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::BetaSchedule;
+    use crate::diffusion::ScheduleKind;
 
     /// At any number of steps, on every schedule: a coefficient that were wrong by more than rounding would be seen.
     #[test]
     fn ddpm_without_its_noise_is_the_articles_update() {
-        for beta_schedule in [BetaSchedule::Linear, BetaSchedule::ScaledLinear, BetaSchedule::Cosine] {
+        for beta_schedule in [ScheduleKind::Linear, ScheduleKind::ScaledLinear, ScheduleKind::Cosine] {
             let config = SchedulerConfig { beta_schedule, ..SchedulerConfig::new(Sampler::Ddpm) };
             let schedule = NoiseSchedule::of(&config);
             for steps in [1, 7, 40, 1000] {

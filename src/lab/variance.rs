@@ -79,7 +79,6 @@ struct Probe {
     executable: Executable,
     table: ValueId,
     step: ValueId,
-    timestep: ValueId,
     labels: Option<ValueId>,
     loss: ValueId,
     gradients: Vec<ValueId>,
@@ -93,7 +92,6 @@ impl Probe {
         let columns = if two { TWO_NOISE_COLUMNS } else { SCHEDULE_COLUMNS };
         let table = graph.input("table", Spec::f32([1, columns]));
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
-        let timestep = graph.input("timestep", Spec::f32([shape[0]]));
         let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([shape[0]])));
         let noised = match two {
             true => graph.apply_all(AddTwoNoises, &[pictures, table, step])?,
@@ -101,7 +99,7 @@ impl Probe {
         };
         let flat = graph.state(WEIGHTS, Spec::f32([unet.flat_elements]));
         let parameters = unet.views(&mut graph, flat)?;
-        let answer = unet.forward(&mut graph, &parameters, noised[0], timestep, labels)?;
+        let answer = unet.forward(&mut graph, &parameters, noised[0], noised[2], labels)?;
         let loss = graph.apply(MseLoss, &[answer, noised[1], noised[3]])?;
         let one = graph.constant("d_loss", Array::new([1], vec![1.0]));
         let last: Vec<ValueId> = unet
@@ -122,7 +120,7 @@ impl Probe {
         }
         let plan = Plan::new(graph, &store.device().caps).map_err(RunError::from)?;
         let executable = Executable::new(store, plan)?;
-        Ok(Self { executable, table, step, timestep, labels, loss, gradients, read })
+        Ok(Self { executable, table, step, labels, loss, gradients, read })
     }
 }
 
@@ -180,7 +178,7 @@ impl Bench {
         let mut row = self.schedule.two_noise_row(last, target).to_vec();
         let probe = match estimator {
             Estimator::One => {
-                row = vec![signal, noise, 1.0, 0.0, share * share];
+                row = vec![signal, noise, 1.0, 0.0, share * share, self.schedule.time(last)];
                 &self.one
             }
             Estimator::Two => &self.two,
@@ -212,7 +210,6 @@ impl Bench {
         let run = &probe.executable;
         run.write(probe.table, &row.iter().map(|&c| c as f32).collect::<Vec<f32>>());
         run.write_u32(probe.step, &words.words());
-        run.write(probe.timestep, &[last as f32; BATCH]);
         if let Some(labels) = probe.labels {
             run.write_u32(labels, &batch.labels);
         }

@@ -3,7 +3,10 @@
 use super::options::{Options, VERSION, shown};
 use super::scheduler_config::{self, class_name, sampler_of};
 use super::{Model, ModelError, flat, json, tensors, unet_config};
-use crate::diffusion::{ConfigError, Objective, Sampler, SchedulerConfig, UNet, UNetConfig, VarianceType};
+use crate::diffusion::{
+    ConfigError, Objective, Prediction, Sampler, SchedulerConfig, TimestepSpacing, UNet, UNetConfig,
+    VarianceType,
+};
 use crate::io::atomic::write_atomic;
 use crate::io::quoted;
 use crate::io::tensor_file::{self, TensorFile};
@@ -75,7 +78,7 @@ pub fn open(path: &Path) -> Result<Model, ModelError> {
     check_variance(&scheduler_path, &config, &scheduler)?;
     // 4. The weights.
     let (unet, weights) = read_weights(&folder, &config_path, &config)?;
-    Ok(Model { unet, weights, scheduler, warnings })
+    Ok(Model { unet, weights, scheduler, null_label: None, warnings })
 }
 
 /// A scheduler's configuration that is part of the file at `path`; its `_class_name` says which.
@@ -245,15 +248,24 @@ pub fn save(
     weights: &[f32],
     scheduler: &SchedulerConfig,
 ) -> Result<(), ModelError> {
+    let (schedule, prediction) = (scheduler.beta_schedule, scheduler.prediction_type);
     let foreign = match scheduler.objective {
+        _ if schedule.is_continuous() => Some(format!("its noise schedule is {}", schedule.name())),
+        _ if matches!(prediction, Prediction::Edm | Prediction::Flow) => {
+            Some(format!("its prediction is {}", prediction.name()))
+        }
+        _ if scheduler.timestep_spacing == TimestepSpacing::Quadratic => {
+            Some("its timestep spacing is quadratic".to_string())
+        }
         Objective::MergedNoise if scheduler.without_time => Some("its network is not told t".to_string()),
         Objective::MergedNoise => None,
         objective => Some(format!("its objective is {}", objective.name())),
     };
     if let Some(what) = foreign {
         let message = format!(
-            "cannot hold this model: {what}, and diffusers would sample it as one that predicts all of the noise; train \
-             with --objective merged-noise and --time-conditioning true to export"
+            "cannot hold this model: {what}, which diffusers does not know; a model to export is trained with one of \
+             the four chains, --prediction epsilon, sample or v_prediction, --objective merged-noise and \
+             --time-conditioning true"
         );
         return Err(ModelError::Folder { path: path.into(), message });
     }
@@ -292,7 +304,7 @@ fn write_json(path: &Path, value: serde_json::Result<Value>) -> Result<(), Model
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::Preset;
+    use crate::diffusion::{Preset, ScheduleKind};
 
     #[test]
     fn what_diffusers_does_not_know_is_refused_by_name() {
@@ -311,6 +323,11 @@ mod tests {
             "objective is last-noise",
         );
         refused(&SchedulerConfig { without_time: true, ..own.clone() }, "not told t");
+        refused(&SchedulerConfig { prediction_type: Prediction::Flow, ..own.clone() }, "prediction is flow");
+        refused(
+            &SchedulerConfig { beta_schedule: ScheduleKind::Edm, ..own.clone() },
+            "noise schedule is edm",
+        );
         save(folder.path(), &unet, &weights, &own).unwrap();
         assert_eq!(open(folder.path()).unwrap().scheduler, own);
     }

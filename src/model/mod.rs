@@ -22,6 +22,8 @@ pub struct Model {
     pub weights: Vec<f32>,
     /// How it is sampled.
     pub scheduler: SchedulerConfig,
+    /// The label that stands for none, if the network was trained to draw without a class too.
+    pub null_label: Option<u32>,
     /// What its files ask for and diffusers does not do either, one sentence each.
     pub warnings: Vec<String>,
 }

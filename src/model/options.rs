@@ -54,6 +54,18 @@ impl<'a> Options<'a> {
         }
     }
 
+    /// Looks at an option that may have one of these words, and leaves it. Other types are left to [`Self::finish`].
+    pub fn must_be_one_of(&self, key: &str, words: &[&str]) -> Result<(), ModelError> {
+        match self.map.get(key) {
+            Some(Value::String(found)) if !words.contains(&found.as_str()) => {
+                let words = words.join("`, `");
+                let found = shortened(found);
+                Err(self.refuse(key, format!("unknown variant `{found}`, expected one of `{words}`")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What is left, as a configuration. `unknown` is said of a key that it does not have.
     pub fn finish<T: DeserializeOwned>(self, unknown: &str) -> Result<T, ModelError> {
         let path = self.path;

@@ -1,4 +1,4 @@
-//! `scheduler_config.json` of the five of diffusers' schedulers that inkwash has.
+//! `scheduler_config.json` of the six of diffusers' schedulers that inkwash has.
 
 use super::ModelError;
 use super::options::{Options, VERSION};
@@ -7,7 +7,7 @@ use crate::io::quoted;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// What every one of the five classes has.
+/// What every one of the six classes has.
 const COMMON: [&str; 8] = [
     "num_train_timesteps",
     "beta_start",
@@ -26,7 +26,7 @@ struct Class {
     options: &'static [&'static str],
 }
 
-const CLASSES: [Class; 5] = [
+const CLASSES: [Class; 6] = [
     Class {
         sampler: Sampler::Ddpm,
         name: "DDPMScheduler",
@@ -83,6 +83,11 @@ const CLASSES: [Class; 5] = [
         ],
     },
     Class {
+        sampler: Sampler::EulerAncestral,
+        name: "EulerAncestralDiscreteScheduler",
+        options: &["rescale_betas_zero_snr"],
+    },
+    Class {
         sampler: Sampler::Heun,
         name: "HeunDiscreteScheduler",
         options: &["use_karras_sigmas", "clip_sample", "clip_sample_range"],
@@ -112,7 +117,7 @@ impl Class {
         let spacing = || vec![("use_exponential_sigmas", json!(false)), ("use_beta_sigmas", json!(false))];
         let mut fixed = vec![];
         match self.sampler {
-            Sampler::Ddpm | Sampler::Ddim => {}
+            Sampler::Ddpm | Sampler::Ddim | Sampler::EulerAncestral => {}
             Sampler::DpmSolver => {
                 fixed = spacing();
                 fixed.extend([
@@ -210,6 +215,9 @@ pub(super) fn parse(
             "or \"learned_range\", where the network puts out a variance",
         )?;
     }
+    // What is inkwash's own is not diffusers'.
+    options.must_be_one_of("beta_schedule", &["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])?;
+    options.must_be_one_of("prediction_type", &["epsilon", "sample", "v_prediction"])?;
     // 3. What diffusers drops. What a network puts out does not change with the class, so its variance is kept.
     let known = |key: &str| {
         DROPPED.contains(&key)

@@ -14,6 +14,7 @@ mod embedding;
 mod gaussian_mixture;
 mod gemm;
 mod group_norm;
+mod guidance;
 mod loss;
 mod matmul;
 mod memory;
@@ -35,6 +36,7 @@ pub use gaussian_mixture::GaussianMixture;
 pub use group_norm::{
     GroupNorm, GroupNormBackwardInput, GroupNormBackwardParams, GroupNormBackwardScaleShift, GroupNormSums,
 };
+pub use guidance::Guidance;
 pub use loss::{MseLoss, MseLossBackward};
 pub use matmul::{Linear, MatmulBackwardInput, MatmulBackwardWeight};
 pub use memory::{ALIGNMENT, Pack, View};
@@ -72,6 +74,7 @@ pub fn catalogue() -> Vec<Case> {
         denoise::cases(),
         threshold::cases(),
         renoise::cases(),
+        guidance::cases(),
         gaussian_mixture::cases(),
         ceiling::cases(),
     ]

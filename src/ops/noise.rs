@@ -39,11 +39,11 @@ impl StepWords {
     }
 }
 
-/// Columns of the noising table: signal, sigma, target_noise, target_data, weight.
-pub const SCHEDULE_COLUMNS: usize = 5;
+/// Columns of the noising table: signal, sigma, target_noise, target_data, weight, time.
+pub const SCHEDULE_COLUMNS: usize = 6;
 
-/// Columns of the table of two noises: signal_prev, sigma_prev, a, b, c_prev, c_last, weight.
-pub const TWO_NOISE_COLUMNS: usize = 7;
+/// Columns of the table of two noises: signal_prev, sigma_prev, a, b, c_prev, c_last, weight, time.
+pub const TWO_NOISE_COLUMNS: usize = 8;
 
 pub(crate) fn expect_step(op: &'static str, spec: &Spec) -> Result<(), ShapeError> {
     ensure_shape!(op, *spec == Spec::u32([STEP_WORDS]), "the step must be u32(8), found {spec:?}");
@@ -168,7 +168,7 @@ impl Op for RandomNormal {
 }
 
 /// What the two ways of noising have in common: inputs [x_0 (B, ...), table (T, columns), step]; outputs [x_t,
-/// target, t (B), weight (B)].
+/// target, time (B), weight (B)].
 struct Noising {
     op: &'static str,
     shader: &'static Source,
@@ -188,28 +188,28 @@ impl Noising {
         Ok(vec![x[0].clone(), x[0].clone(), batch.clone(), batch])
     }
 
-    /// The reference: `item(n, row)` gives (x_t, target) of item n from its row of the table, whose last column is
-    /// the weight.
+    /// The reference: `item(n, row)` gives (x_t, target) of item n from its row of the table, whose last columns are
+    /// the weight and the time.
     fn reference(&self, x: &[Array], item: impl Fn(usize, &[f64]) -> Vec<(f64, f64)>) -> Vec<Array> {
         let (x0, schedule) = (&x[0], &x[1]);
         let (batch, steps) = (x0.shape[0], schedule.shape[0]);
         let at = Address::of(&x[2]);
         let per_item = Shape::new([batch]);
         let [mut x_t, mut target] = [Vec::new(), Vec::new()];
-        let [mut timestep, mut weight] = [Array::zeros(&per_item), Array::zeros(&per_item)];
+        let [mut time, mut weight] = [Array::zeros(&per_item), Array::zeros(&per_item)];
         for n in 0..batch {
             let bits = philox4x32(at.counter(0, Stream::Timestep, n), at.key)[0];
             let t = ((u64::from(bits) * steps as u64) >> 32) as usize;
             let row = &schedule.data[t * self.columns..][..self.columns];
-            timestep.data[n] = t as f64;
-            weight.data[n] = row[self.columns - 1];
+            weight.data[n] = row[self.columns - 2];
+            time.data[n] = row[self.columns - 1];
             for (noised, asked) in item(n, row) {
                 x_t.push(noised);
                 target.push(asked);
             }
         }
         let whole = |data| Array { shape: x0.shape.clone(), data };
-        vec![whole(x_t), whole(target), timestep, weight]
+        vec![whole(x_t), whole(target), time, weight]
     }
 
     fn dispatch(&self, x: &[Spec]) -> Program {
@@ -222,7 +222,7 @@ impl Noising {
             .bind("step", Operand::Input(2))
             .bind("x_t", Operand::Output(0))
             .bind("noise_target", Operand::Output(1))
-            .bind("timestep", Operand::Output(2))
+            .bind("time", Operand::Output(2))
             .bind("weight", Operand::Output(3))
             .param("batch", batch)
             .param("item", item)
@@ -239,7 +239,8 @@ fn picture(x: &[Array], n: usize) -> &[f64] {
     &x[0].data[n * item..][..item]
 }
 
-/// Noises a batch: inputs [x_0 (B, ...), schedule (T, 5), step]; outputs [x_t, target, t (B), weight (B)].
+/// Noises a batch: inputs [x_0 (B, ...), schedule (T, 6), step]; outputs [x_t, target, time (B), weight (B)]. Each item
+/// draws a row of the schedule; its time is what the network is told.
 ///
 /// x_t = signal_t x_0 + sigma_t ε (DDPM, arXiv 2006.11239, eq. 4; the article's jump with signal = ā_t), and
 /// target = target_noise_t ε + target_data_t x_0.
@@ -274,8 +275,8 @@ impl Op for AddNoise {
     }
 }
 
-/// Noises a batch by way of the state before the last: inputs [x_0 (B, ...), table (T, 7), step]; outputs [x_t,
-/// target, t (B), weight (B)].
+/// Noises a batch by way of the state before the last: inputs [x_0 (B, ...), table (T, 8), step]; outputs [x_t,
+/// target, time (B), weight (B)].
 ///
 /// x_{t-1} = signal_prev x_0 + sigma_prev ε̄ with all steps but the last in one, x_t = a x_{t-1} + b ε with the last,
 /// and target = c_prev x_{t-1} + c_last ε: the article's two draws, ε̄_{t-2} and ε_{t-1}. t and ε̄ are drawn where

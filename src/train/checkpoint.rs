@@ -140,7 +140,7 @@ impl ModelFolder {
         let config = self.config()?;
         let unet = self.unet(&config)?;
         let weights = self.weights(&unet)?;
-        Ok(Model { unet, weights, scheduler: config.scheduler(Sampler::Ddim), warnings: Vec::new() })
+        Ok(model(&config, unet, weights))
     }
 
     /// Writes the averaged weights.
@@ -208,6 +208,12 @@ impl ModelFolder {
     }
 }
 
+/// A run's network with DDIM and what it was trained with.
+fn model(config: &TrainConfig, unet: UNet, weights: Vec<f32>) -> Model {
+    let scheduler = config.scheduler(Sampler::Ddim);
+    Model { unet, weights, scheduler, null_label: config.null_label(), warnings: Vec::new() }
+}
+
 /// Opens a run folder (its averaged weights) or a folder of diffusers.
 pub fn open_model(path: &Path) -> Result<Model, FolderError> {
     if path.join("config.toml").is_file() {
@@ -228,5 +234,5 @@ pub fn built_in_model() -> Result<Model, FolderError> {
     let path = "assets/glyphs/model.safetensors";
     let file = tensor_file::parse(path, include_bytes!("../../assets/glyphs/model.safetensors"))?;
     let weights = flat(&unet, &file, "", Path::new(path))?;
-    Ok(Model { unet, weights, scheduler: config.scheduler(Sampler::Ddim), warnings: Vec::new() })
+    Ok(model(&config, unet, weights))
 }

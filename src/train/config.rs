@@ -1,7 +1,8 @@
 //! Everything that decides a training run: flags, configuration file and checkpoint are this one struct.
 
 use crate::diffusion::{
-    BetaSchedule, ConfigError, Objective, Prediction, Preset, Sampler, SchedulerConfig, UNetConfig,
+    ConfigError, Objective, Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing,
+    UNetConfig, Weighting,
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,16 @@ pub enum EmaWarmup {
     Ratio,
     /// 1 - (1 + n)^(-3/4): slower.
     Power,
+}
+
+/// Which noise levels training draws.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimestepSampling {
+    /// Each step of the schedule as often as another.
+    Uniform,
+    /// More often those in the middle: logit(t/T) is normal (arXiv 2403.03206, eq. 19).
+    LogitNormal,
 }
 
 /// A training run. Every field is a flag, a line of the configuration file, and kept in the run folder.
@@ -85,15 +96,36 @@ pub struct TrainConfig {
     /// Whether the network is told t; if not, it is given 0, in training and in sampling
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub time_conditioning: bool,
-    /// Course of the noise
-    #[arg(long, value_enum, default_value_t = BetaSchedule::Linear)]
-    pub noise_schedule: BetaSchedule,
-    /// Noise steps T
+    /// Course of the noise: a chain of β, or edm or flow, which are continuous
+    #[arg(long, value_enum, default_value_t = ScheduleKind::Linear)]
+    pub noise_schedule: ScheduleKind,
+    /// Noise steps T; of edm and flow, the levels that training draws from
     #[arg(long, default_value_t = 1000, value_name = "T")]
     pub timesteps: usize,
+    /// Shift the noise so that nothing of the picture is left at T (arXiv 2305.08891)
+    #[arg(long)]
+    pub zero_terminal_snr: bool,
+    /// How much each noise level counts in the loss
+    #[arg(long, value_enum, default_value_t = Weighting::Uniform)]
+    pub weighting: Weighting,
+    /// γ of --weighting min-snr
+    #[arg(long, default_value_t = 5.0, value_name = "X")]
+    pub min_snr_gamma: f64,
+    /// How often each noise level is drawn
+    #[arg(long, value_enum, default_value_t = TimestepSampling::Uniform)]
+    pub timestep_sampling: TimestepSampling,
+    /// Mean of logit(t/T) for --timestep-sampling logit-normal: below 0 for less noise
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    pub logit_mean: f64,
+    /// Its standard deviation
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    pub logit_deviation: f64,
     /// Condition on the class of each picture (subfolder or label)
     #[arg(long)]
     pub class_conditional: bool,
+    /// Fraction of the labels that are left out, so that samples can be guided (--guidance of `sample`)
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    pub label_dropout: f64,
     /// Mirror half of the pictures left to right
     #[arg(long)]
     pub flip: bool,
@@ -143,6 +175,8 @@ impl Default for TrainConfig {
 impl TrainConfig {
     /// How a model of this run is sampled: what it was trained with, and the sampler's defaults.
     pub fn scheduler(&self, sampler: Sampler) -> SchedulerConfig {
+        let defaults = SchedulerConfig::new(sampler);
+        let continuous = self.noise_schedule.is_continuous();
         SchedulerConfig {
             num_train_timesteps: self.timesteps,
             beta_schedule: self.noise_schedule,
@@ -152,7 +186,16 @@ impl TrainConfig {
             prediction_type: self.prediction,
             objective: self.objective,
             without_time: !self.conditions_on_time(),
-            ..SchedulerConfig::new(sampler)
+            rescale_betas_zero_snr: self.zero_terminal_snr,
+            timestep_spacing: if continuous || self.zero_terminal_snr {
+                // A continuous schedule has no other, and a chain that ends in noise is to begin there (arXiv 2305.08891,
+                // section 3.3).
+                TimestepSpacing::Trailing
+            } else {
+                defaults.timestep_spacing
+            },
+            use_karras_sigmas: self.noise_schedule == ScheduleKind::Edm,
+            ..defaults
         }
     }
 
@@ -166,9 +209,15 @@ impl TrainConfig {
     pub fn network(&self, classes: usize) -> UNetConfig {
         let mut unet = self.unet.clone().unwrap_or_else(|| UNetConfig::preset(self.preset));
         if self.class_conditional && unet.num_class_embeds.is_none() {
-            unet.num_class_embeds = Some(classes.max(1));
+            unet.num_class_embeds = Some(classes.max(1) + usize::from(self.label_dropout > 0.0));
         }
         unet
+    }
+
+    /// The label that stands for none, the last of the network's, if labels are left out in training.
+    pub fn null_label(&self) -> Option<u32> {
+        let classes = self.unet.as_ref().and_then(|unet| unet.num_class_embeds)?;
+        (self.label_dropout > 0.0).then(|| u32::try_from(classes - 1).unwrap_or(u32::MAX))
     }
 
     /// Pictures per optimizer step.
@@ -208,6 +257,7 @@ impl TrainConfig {
             return fail("timesteps", format!("found {}; it must be at most 1000000", self.timesteps));
         }
         self.scheduler(Sampler::Ddim).validate()?;
+        self.validate_combination()?;
         if self.sample_steps > self.timesteps {
             return fail(
                 "sample_steps",
@@ -226,11 +276,79 @@ impl TrainConfig {
             ("clip_norm", self.clip_norm.into(), 1e30),
             ("ema_decay", self.ema_decay, 1.0),
             ("held_out", self.held_out, 1.0),
+            ("label_dropout", self.label_dropout, 1.0),
         ];
         for (field, value, high) in ranges {
             if !within(0.0, value, high) {
                 return fail(field, format!("found {value}; it must be at least 0 and below {high}"));
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses what cannot be combined, with the reason.
+    fn validate_combination(&self) -> Result<(), ConfigError> {
+        let fail = |field, message: String| Err(ConfigError { field, message });
+        let (schedule, objective) = (self.noise_schedule.name(), self.objective.name());
+        let ends_in_noise = self.zero_terminal_snr || self.noise_schedule == ScheduleKind::Flow;
+        if self.objective != Objective::MergedNoise {
+            let other = [
+                (self.zero_terminal_snr, "zero_terminal_snr", "true".to_string()),
+                (self.weighting != Weighting::Uniform, "weighting", self.weighting.name()),
+                (
+                    self.timestep_sampling != TimestepSampling::Uniform,
+                    "timestep_sampling",
+                    "logit-normal".into(),
+                ),
+            ];
+            if let Some((_, field, found)) = other.into_iter().find(|(is, ..)| *is) {
+                return fail(
+                    field,
+                    format!(
+                        "found {found} with the objective {objective}, one of the article's, which has a table of \
+                         its own for the last step of the chain; leave it out, or choose merged-noise"
+                    ),
+                );
+            }
+        } else if ends_in_noise && self.prediction == Prediction::Epsilon {
+            let why = if self.zero_terminal_snr { "zero_terminal_snr".to_string() } else { schedule };
+            return fail(
+                "prediction",
+                format!(
+                    "found epsilon with {why}, which ends in noise alone: there the noise is the input, and tells \
+                     nothing of the picture to begin with; choose v_prediction, sample, edm or flow"
+                ),
+            );
+        }
+        if self.noise_schedule == ScheduleKind::Edm && self.timestep_sampling != TimestepSampling::Uniform {
+            return fail(
+                "timestep_sampling",
+                "found logit-normal with edm, which says itself how often each σ is drawn; leave it out"
+                    .into(),
+            );
+        }
+        if !(self.min_snr_gamma > 0.0 && self.min_snr_gamma.is_finite()) {
+            return fail("min_snr_gamma", format!("found {}; it must be positive", self.min_snr_gamma));
+        }
+        if !(self.logit_mean.abs() <= 100.0 && self.logit_deviation > 0.0 && self.logit_deviation <= 100.0) {
+            return fail(
+                "logit_mean",
+                format!(
+                    "found mean {} and deviation {}; give a mean between -100 and 100 and a deviation above 0 and at \
+                     most 100",
+                    self.logit_mean, self.logit_deviation
+                ),
+            );
+        }
+        if self.label_dropout > 0.0 && !self.class_conditional {
+            return fail(
+                "label_dropout",
+                format!(
+                    "found {} without class_conditional, so that there is no label to leave out; give \
+                     --class-conditional too",
+                    self.label_dropout
+                ),
+            );
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ mod run;
 mod step;
 
 pub use checkpoint::{Checkpoint, FolderError, ModelFolder, built_in_model, open_model, read_config};
-pub use config::{EmaWarmup, LearningRate, TrainConfig};
+pub use config::{EmaWarmup, LearningRate, TimestepSampling, TrainConfig};
 pub use run::{RunOptions, TrainError, describe, grid_columns, loss_curve, open_data, planned_bytes, train};
 pub use step::{
     EMA, LogRow, Micro, PARAMETERS, TrainPlans, Trainer, Update, evaluation_graph, micro_graph, update_graph,

@@ -373,7 +373,8 @@ fn grid_trajectory(config: &TrainConfig) -> Result<Trajectory, ConfigError> {
 /// Draws a grid from the averaged weights by DDIM; the same noise at every call, so that grids compare.
 fn sample_grid(trainer: &Trainer, sampler: &PictureSampler, path: &Path) -> Result<(), TrainError> {
     let config = &trainer.config;
-    let classes = trainer.unet.config.num_class_embeds.unwrap_or(1);
+    let embeddings = trainer.unet.config.num_class_embeds.unwrap_or(1);
+    let classes = config.null_label().map_or(embeddings, |null| null as usize).max(1);
     let labels: Vec<u32> = (0..config.sample_count).map(|i| (i % classes) as u32).collect();
     let pictures = sampler.draw(&Drawing::new(config.sample_count, config.seed, &labels), |_| Ok(()))?;
     let (height, width) = trainer.unet.config.sample_size.get();

@@ -1,14 +1,15 @@
 //! One training step as two graphs that share their states: `micro` goes from pictures to gradients, once
 //! per micro-batch; `update` from gradients to new weights. Here diffusion and gpu meet.
 
-use super::TrainConfig;
-use crate::diffusion::{NoiseSchedule, UNet};
+use super::{TimestepSampling, TrainConfig};
+use crate::diffusion::{NoiseSchedule, Sampler, UNet};
 use crate::gpu::{Device, Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
 use crate::ops::{
     Accumulate, AdamW, Add, AddNoise, AddTwoNoises, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale,
     StepWords,
 };
+use crate::rng::{Stream, key, philox4x32};
 use crate::tensor::{Array, Spec};
 use std::sync::Arc;
 
@@ -47,6 +48,33 @@ pub struct Update {
     pub hyper: ValueId,
 }
 
+/// The rows that each item of a batch draws one of, and whether they are of two noises.
+fn noise_table(config: &TrainConfig) -> (Array, bool) {
+    let schedule = NoiseSchedule::of(&config.scheduler(Sampler::Ddim));
+    let (mut table, two) = match schedule.two_noise_table(config.objective) {
+        Some(table) => (table, true),
+        None => {
+            let weight = |level| config.weighting.of(level, config.prediction, config.min_snr_gamma);
+            let table = match config.timestep_sampling {
+                TimestepSampling::Uniform => {
+                    schedule.training_table(0..schedule.steps(), config.prediction, weight)
+                }
+                TimestepSampling::LogitNormal => {
+                    let steps = schedule.logit_normal_steps(config.logit_mean, config.logit_deviation);
+                    schedule.training_table(steps, config.prediction, weight)
+                }
+            };
+            (table, false)
+        }
+    };
+    if !config.conditions_on_time() {
+        // The time is the last column of either.
+        let columns = table.shape.last();
+        table.data.chunks_exact_mut(columns).for_each(|row| row[columns - 1] = 0.0);
+    }
+    (table, two)
+}
+
 /// Noise, network and loss: what training and evaluation share.
 fn loss_graph(
     unet: &UNet,
@@ -59,25 +87,17 @@ fn loss_graph(
     let pictures = graph.input("pictures", Spec::f32([batch, height, width, unet.config.in_channels]));
     let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([batch])));
     let step = graph.input("step", Spec::u32([STEP_WORDS]));
-    let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
     let flat = graph.state(weights, Spec::f32([unet.flat_elements]));
     let parameters = unet.views(&mut graph, flat)?;
     graph.enter("noise");
-    let noised = match schedule.two_noise_table(config.objective) {
-        None => {
-            let table = graph.constant("schedule", schedule.training_table(config.prediction));
-            graph.apply_all(AddNoise, &[pictures, table, step])?
-        }
-        Some(table) => {
-            let table = graph.constant("schedule", table);
-            graph.apply_all(AddTwoNoises, &[pictures, table, step])?
-        }
+    let (table, two) = noise_table(config);
+    let table = graph.constant("schedule", table);
+    let noised = match two {
+        false => graph.apply_all(AddNoise, &[pictures, table, step])?,
+        true => graph.apply_all(AddTwoNoises, &[pictures, table, step])?,
     };
     graph.leave();
-    let [x_t, target, mut t, weight] = [noised[0], noised[1], noised[2], noised[3]];
-    if !config.conditions_on_time() {
-        t = graph.constant("no_time", Array::new([batch], vec![0.0; batch]));
-    }
+    let [x_t, target, t, weight] = [noised[0], noised[1], noised[2], noised[3]];
     let prediction = unet.forward(&mut graph, &parameters, x_t, t, labels)?;
     graph.enter("loss");
     let loss = graph.apply(MseLoss, &[prediction, target, weight])?;
@@ -137,6 +157,19 @@ pub fn evaluation_graph(unet: &UNet, config: &TrainConfig) -> Result<(Graph, Mic
     let (mut graph, _, micro) = loss_graph(unet, config, config.batch, EMA)?;
     graph.output("held_out_loss", micro.loss);
     Ok((graph, micro))
+}
+
+/// Labels of a micro-batch with the fraction `label_dropout` of them replaced by the one that stands for none, so that one
+/// network learns to draw with a class and without (arXiv 2207.12598, algorithm 1).
+fn with_some_left_out(mut labels: Vec<u32>, config: &TrainConfig, words: &StepWords) -> Vec<u32> {
+    let Some(null) = config.null_label() else { return labels };
+    for (label, item) in labels.iter_mut().zip(words.first_item..) {
+        let bits = philox4x32([0, words.step, Stream::LabelDropout as u32, item], key(words.seed))[0];
+        if f64::from(bits) < config.label_dropout * 2f64.powi(32) {
+            *label = null;
+        }
+    }
+    labels
 }
 
 /// One row of the log.
@@ -252,7 +285,7 @@ impl Trainer {
             let (executable, inputs) = &self.micro;
             executable.write(inputs.pictures, &pictures);
             if let Some(value) = inputs.labels {
-                executable.write_u32(value, &labels);
+                executable.write_u32(value, &with_some_left_out(labels, config, &words));
             }
             executable.write_u32(inputs.step, &words.words());
             executable.run()?;
@@ -306,5 +339,31 @@ impl Trainer {
             }
         }
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diffusion::UNetConfig;
+
+    #[test]
+    fn the_given_fraction_of_the_labels_is_left_out() {
+        let unet = UNetConfig { num_class_embeds: Some(11), ..UNetConfig::default() };
+        let config = TrainConfig { label_dropout: 0.2, unet: Some(unet), ..TrainConfig::default() };
+        let count = |words: StepWords| {
+            let labels = with_some_left_out(vec![3; 10_000], &config, &words);
+            assert!(labels.iter().all(|&label| label == 3 || label == 10));
+            labels.iter().filter(|&&label| label == 10).count()
+        };
+        // 2000 and a standard deviation of 40.
+        let words = StepWords { seed: 1, step: 5, ..StepWords::default() };
+        assert!((1800..2200).contains(&count(words)));
+        // A batch in parts has the same labels as a whole one.
+        let part = |first_item| with_some_left_out(vec![3; 50], &config, &StepWords { first_item, ..words });
+        let whole = with_some_left_out(vec![3; 100], &config, &words);
+        assert_eq!([part(0), part(50)].concat(), whole);
+        let none = TrainConfig { label_dropout: 0.0, ..config.clone() };
+        assert_eq!(with_some_left_out(vec![3; 50], &none, &words), [3; 50]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::network::add_noise;
 use super::{Limit, Oracle, Report, VerifyError};
-use crate::diffusion::{BetaSchedule, NoiseSchedule, Sampler, SchedulerConfig, TimestepSpacing, Trajectory};
+use crate::diffusion::{NoiseSchedule, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing, Trajectory};
 use crate::gpu::Device;
 use clap::ValueEnum;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ fn schedule(oracle: &Oracle, label: &str) -> Option<SchedulerConfig> {
     let mut config = SchedulerConfig::new(Sampler::Ddpm);
     (config.beta_start, config.beta_end) = oracle.betas();
     let mut parts = label.split('-');
-    config.beta_schedule = named::<BetaSchedule>(parts.next()?)?;
+    config.beta_schedule = named::<ScheduleKind>(parts.next()?)?;
     for part in parts {
         match part.strip_prefix('T').and_then(|steps| steps.parse().ok()) {
             Some(steps) => config.num_train_timesteps = steps,

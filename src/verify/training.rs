@@ -189,12 +189,8 @@ fn target(
 ) -> Tensor {
     let item = x_0.data.len() / times.len().max(1);
     let value = |(i, (&x_0, &e)): (usize, (&f32, &f32))| {
-        let a = schedule.alpha_bar(Some(times[i / item] as usize));
-        match prediction {
-            Prediction::Epsilon => e,
-            Prediction::Sample => x_0,
-            Prediction::VPrediction => (a.sqrt() * f64::from(e) - (1.0 - a).sqrt() * f64::from(x_0)) as f32,
-        }
+        let (of_e, of_x) = schedule.level(Some(times[i / item] as usize)).target(prediction);
+        (of_e * f64::from(e) + of_x * f64::from(x_0)) as f32
     };
     Tensor {
         shape: x_0.shape.clone(),

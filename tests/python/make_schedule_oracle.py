@@ -25,6 +25,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
 )
@@ -42,6 +43,7 @@ CLASSES: dict[str, Any] = {
     "ddim": DDIMScheduler,
     "dpmpp-2m": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
+    "euler-ancestral": EulerAncestralDiscreteScheduler,
     "heun": HeunDiscreteScheduler,
 }
 SHAPE = (2, 2, 3, 4)
@@ -135,14 +137,14 @@ def predictions(add: Callable[..., None]) -> None:
     add("ddim-eta0", "ddim", eta=0.0)
     add("ddim-eta1", "ddim", eta=1.0)
     add("ddim-eta0.5", "ddim", eta=0.5)
-    for kind in ("dpmpp-2m", "euler", "heun"):
+    for kind in ("dpmpp-2m", "euler", "euler-ancestral", "heun"):
         add(kind, kind)
     for schedule in SCHEDULES:
         for prediction in ("epsilon", "sample", "v_prediction"):
             for kind in CLASSES:
                 if not (
                     (kind != "ddpm" and schedule == "sigmoid")
-                    or (kind == "euler" and prediction == "sample")
+                    or (kind in ("euler", "euler-ancestral") and prediction == "sample")
                     # Its first step falls from sigma 20291 to 6, of which float32 keeps four digits.
                     or (kind == "heun" and schedule == "squaredcos_cap_v2")
                 ):
@@ -170,7 +172,7 @@ def ranges(add: Callable[..., None]) -> None:
     """What keeps x_0 in its range, and a chain that ends in pure noise."""
     # Zero terminal signal (arXiv 2305.08891). Heun has no such option.
     zero = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
-    for kind in ("ddpm", "ddim", "dpmpp-2m", "euler"):
+    for kind in ("ddpm", "ddim", "dpmpp-2m", "euler", "euler-ancestral"):
         add(f"{kind}-zero_snr", kind, **zero)
         add(f"{kind}-zero_snr-3-steps", kind, steps=3, **zero)
     # What keeps x_0 in range.

@@ -12,6 +12,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
 )
@@ -19,7 +20,16 @@ from torch import Tensor
 
 from oracle import Recorder, own_arguments
 
-Scheduler = DDPMScheduler | DDIMScheduler | DPMSolverMultistepScheduler | EulerDiscreteScheduler | HeunDiscreteScheduler
+Scheduler = (
+    DDPMScheduler
+    | DDIMScheduler
+    | DPMSolverMultistepScheduler
+    | EulerDiscreteScheduler
+    | EulerAncestralDiscreteScheduler
+    | HeunDiscreteScheduler
+)
+# Their steps take a generator, but no noise: the modules whose source of noise is replaced.
+NOISY = {DDPMScheduler: "scheduling_ddpm", EulerAncestralDiscreteScheduler: "scheduling_euler_ancestral_discrete"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Sampler:
     @property
     def noisy(self) -> bool:
         """Whether a step adds noise."""
-        return isinstance(self.scheduler, DDPMScheduler) or self.step_arguments.get("eta", 0.0) > 0.0
+        return type(self.scheduler) in NOISY or self.step_arguments.get("eta", 0.0) > 0.0
 
     @property
     def learned_range(self) -> bool:
@@ -68,6 +78,7 @@ def samplers_of(base: Scheduler, steps: int, learned_range: bool, everything: bo
         ("dpmpp-2m", dpm, {"solver_order": 2, "use_karras_sigmas": False, **whole}, {}),
         ("dpmpp-2m-karras", dpm, {"solver_order": 2, "use_karras_sigmas": True, **whole}, {}),
         ("euler", EulerDiscreteScheduler, {}, {}),
+        ("euler-ancestral", EulerAncestralDiscreteScheduler, {}, {}),
         ("heun", HeunDiscreteScheduler, {}, {}),
     ]
     if learned_range:
@@ -96,7 +107,8 @@ def samplers_of(base: Scheduler, steps: int, learned_range: bool, everything: bo
 
 def fits(scheduler: type, config: dict[str, Any]) -> bool:
     """Whether diffusers' class can follow the model's schedule and prediction at all."""
-    if scheduler is EulerDiscreteScheduler and config["prediction_type"] == "sample":
+    euler = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler)
+    if scheduler in euler and config["prediction_type"] == "sample":
         return False
     if scheduler is HeunDiscreteScheduler and config.get("rescale_betas_zero_snr"):
         return False
@@ -132,9 +144,8 @@ def walk(sampler: Sampler, network: Callable[[Tensor, Tensor], Tensor], start: T
         outputs.append(network(scheduler.scale_model_input(latents[-1], t), t))
         prediction = outputs[-1] if sampler.learned_range else outputs[-1][:, : start.shape[1]]
         arguments, replaced = dict(sampler.step_arguments), contextlib.nullcontext()
-        if isinstance(scheduler, DDPMScheduler):
-            # Its step takes a generator, but no noise.
-            replaced = mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", return_value=noise[i])
+        if module := NOISY.get(type(scheduler)):
+            replaced = mock.patch(f"diffusers.schedulers.{module}.randn_tensor", return_value=noise[i])
         elif sampler.noisy:
             arguments["variance_noise"] = noise[i]
         with replaced:
