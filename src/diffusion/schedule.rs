@@ -4,6 +4,7 @@
 //! 2006.11239) writes α_t = a_t², β_t = b_t² and ᾱ_t = ā_t². Both say the same; everything here is f64.
 
 use super::{ChainStep, NoiseLevel, SchedulerConfig};
+use crate::rng::normal_quantile;
 use serde::{Deserialize, Serialize};
 
 /// How the noise grows from the first step to the last. The first four are chains of β_t; the other two are continuous,
@@ -137,28 +138,6 @@ fn evenly(first: f64, last: f64, count: usize, t: usize) -> f64 {
         rounded(last) - step * (count - 1 - t) as f64
     };
     rounded(exact)
-}
-
-/// The x below which a standard normal number lies with probability p, 0 < p < 1, to some 1e-14: Newton's method from the
-/// median, which runs up to it from one side, since the distribution function bends one way beyond its middle.
-pub(super) fn normal_quantile(p: f64) -> f64 {
-    let tail = p.min(1.0 - p);
-    let mut x = 0.0f64;
-    loop {
-        // Φ(x) - ½ = φ(x) (x + x³/3 + x⁵/15 + …)
-        let (mut term, mut sum, mut k) = (x, x, 1.0);
-        while term.abs() > 1e-17 * sum.abs() {
-            k += 2.0;
-            term *= x * x / k;
-            sum += term;
-        }
-        let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
-        let step = (0.5 - tail - density * sum) / density;
-        x += step;
-        if step < 1e-14 {
-            return if p < 0.5 { -x } else { x };
-        }
-    }
 }
 
 impl NoiseSchedule {
@@ -299,20 +278,6 @@ mod tests {
                 assert!(s.alpha_bar.windows(2).all(|w| w[1] < w[0]));
                 assert!(s.alpha_bar.iter().all(|&a| a > 0.0 && a < 1.0), "{kind:?} {steps}");
             }
-        }
-    }
-
-    /// Against the tables of the normal distribution, and itself turned over.
-    #[test]
-    fn quantiles_of_the_normal_distribution() {
-        for (p, x) in [
-            (0.5, 0.0),
-            (0.975, 1.959_963_984_540_054),
-            (0.841_344_746_068_542_9, 1.0),
-            (1e-6, -4.753_424_308_822_899),
-        ] {
-            assert!((normal_quantile(p) - x).abs() < 1e-9, "{p}: {}", normal_quantile(p));
-            assert!((normal_quantile(1.0 - p) + x).abs() < 1e-9);
         }
     }
 

@@ -3,9 +3,9 @@
 //! [`AddNoise`]: crate::ops::AddNoise
 //! [`AddTwoNoises`]: crate::ops::AddTwoNoises
 
-use super::schedule::normal_quantile;
 use super::{ChainStep, NoiseLevel, NoiseSchedule, Objective, Prediction};
 use crate::ops::{SCHEDULE_COLUMNS, TWO_NOISE_COLUMNS};
+use crate::rng::normal_quantile;
 use crate::tensor::Array;
 use serde::{Deserialize, Serialize};
 

@@ -3,6 +3,7 @@
 
 mod findings;
 mod forward;
+mod mixture;
 mod objectives;
 mod ode;
 mod reverse;

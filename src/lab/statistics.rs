@@ -1,28 +1,10 @@
 //! When a difference is more than chance.
 
-/// Φ(x), to 1e-15, by its power series (Marsaglia, "Evaluating the normal distribution", 2004).
-pub fn normal_cdf(x: f64) -> f64 {
-    // Beyond 8 the tail is below 1e-15, and the series, all of one sign, would run ever longer.
-    if x.abs() > 8.0 {
-        return if x > 0.0 { 1.0 } else { 0.0 };
-    }
-    let (mut sum, mut term, mut odd) = (x, x, 1.0);
-    while term.abs() > 1e-17 {
-        odd += 2.0;
-        term *= x * x / odd;
-        sum += term;
-    }
-    0.5 + sum * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt()
-}
+use crate::rng::{normal_cdf, normal_quantile};
 
 /// How many standard errors a normal number is off, up or down, in a share `level` of all cases.
 pub fn two_sided_limit(level: f64) -> f64 {
-    let (mut low, mut high) = (0.0, 8.0);
-    for _ in 0..60 {
-        let middle = 0.5 * (low + high);
-        if 2.0 * normal_cdf(-middle) > level { low = middle } else { high = middle }
-    }
-    high
+    normal_quantile(1.0 - 0.5 * level)
 }
 
 /// χ² of `freedom` degrees as standard errors of a normal number (Wilson & Hilferty, 1931).
@@ -66,18 +48,31 @@ pub fn sorted(values: &[f32]) -> Vec<f32> {
     sorted
 }
 
+/// Mean and its standard error.
+pub(super) fn mean_and_error(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    (mean, (variance / count).sqrt())
+}
+
+/// The p of error ∝ steps^-p by least squares of the logarithms.
+pub(super) fn fitted_order(points: &[(f64, f64)]) -> f64 {
+    let logs: Vec<(f64, f64)> = points.iter().map(|(steps, error)| (steps.ln(), error.ln())).collect();
+    let count = logs.len() as f64;
+    let (x, y) =
+        (logs.iter().map(|p| p.0).sum::<f64>() / count, logs.iter().map(|p| p.1).sum::<f64>() / count);
+    let slope = logs.iter().map(|p| (p.0 - x) * (p.1 - y)).sum::<f64>();
+    -slope / logs.iter().map(|p| (p.0 - x).powi(2)).sum::<f64>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rng::{Philox, Stream};
 
     #[test]
-    fn the_normal_distribution_is_that_of_libm() {
-        for i in -900..=900 {
-            let x = f64::from(i) / 100.0;
-            let expected = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
-            assert!((normal_cdf(x) - expected).abs() < 2e-15, "{x}");
-        }
+    fn limits_are_two_sided() {
         assert!((two_sided_limit(0.05) - 1.959_963_985).abs() < 1e-8);
         assert!((two_sided_limit(1e-5) - 4.417_173_413).abs() < 1e-8);
     }
@@ -116,5 +111,13 @@ mod tests {
         assert!((15..=60).contains(&two) && (15..=60).contains(&one), "{two} {one}");
         let shifted: Vec<f32> = draw(4000).iter().map(|x| x + 0.1).collect();
         assert!(ks_distance_to_normal(&shifted) > ks_limit(0.001, 4000.0, f64::INFINITY));
+    }
+
+    #[test]
+    fn orders_and_errors_are_fitted() {
+        let curve: Vec<(f64, f64)> = [10.0, 20.0, 40.0].map(|n: f64| (n, 3.0 * n.powf(-1.5))).to_vec();
+        assert!((fitted_order(&curve) - 1.5).abs() < 1e-12);
+        let (mean, error) = mean_and_error(&[1.0, 2.0, 3.0, 4.0]);
+        assert!(mean == 2.5 && (error - (5.0f64 / 12.0).sqrt()).abs() < 1e-12);
     }
 }
