@@ -451,3 +451,25 @@ fn improvements_combine() {
         }
     }
 }
+
+/// A label is left out by one that no picture has.
+#[test]
+fn labels_left_out_need_a_label_of_their_own() {
+    let Some(device) = common::open_device(None) else { return };
+    let unet = UNetConfig { num_class_embeds: Some(10), ..tiny().network(0) };
+    let config = TrainConfig {
+        class_conditional: true,
+        label_dropout: 0.1,
+        glyph_count: 100,
+        unet: Some(unet),
+        ..tiny()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let options = RunOptions { out: folder.path().join("run"), resume: false, quiet: true };
+    let error =
+        train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false)).unwrap_err().to_string();
+    for words in ["label 9", "has 9 classes", "standing for none", "num_class_embeds"] {
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(!options.out.exists());
+}

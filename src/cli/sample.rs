@@ -59,8 +59,8 @@ pub struct SampleArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Guidance (for models trained with --label-dropout)")]
 struct GuidanceArgs {
-    /// Answer without the class plus W times what the class changes: 1 for none, 2 to 5 for clearer classes and less
-    /// variety
+    /// Answer without the class plus W times what the class changes: 1 for none, more for clearer classes and less
+    /// variety, too much for pictures that are none
     #[arg(long, value_name = "W")]
     guidance: Option<f64>,
     /// Guide only where noise / signal lies above LOW and not above HIGH
@@ -108,7 +108,8 @@ impl GuidanceArgs {
                 .into());
             }
         };
-        Ok(Some(GuidanceOptions { weight, interval, null_label }))
+        // A weight of 1 is the answer with the class alone, for which there is no need to ask twice.
+        Ok((weight != 1.0).then_some(GuidanceOptions { weight, interval, null_label }))
     }
 }
 
@@ -149,7 +150,7 @@ struct SchedulerArgs {
     /// Which timesteps are visited
     #[arg(long, value_enum)]
     timestep_spacing: Option<TimestepSpacing>,
-    /// Space the noise levels as EDM does (dpmpp-2m, euler, heun; of an edm or flow model, all)
+    /// Space the noise levels as EDM does (dpmpp-2m, euler, euler-ancestral, heun; of an edm or flow model, all)
     #[arg(long)]
     karras_sigmas: bool,
     /// Clamp the predicted picture to ±X at every step
@@ -181,7 +182,7 @@ impl SchedulerArgs {
         only(
             self.karras_sigmas && !continuous,
             "--karras-sigmas",
-            &[Sampler::DpmSolver, Sampler::Euler, Sampler::Heun],
+            &[Sampler::DpmSolver, Sampler::Euler, Sampler::EulerAncestral, Sampler::Heun],
         )?;
         if let Some(variance) = self.variance_type {
             if (variance == VarianceType::LearnedRange) != (model.variance_type == VarianceType::LearnedRange)
@@ -286,7 +287,7 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     }
     let embeddings = unet.config.num_class_embeds;
     let guidance = args.guidance.options(null_label, embeddings)?;
-    let null_label = guidance.map(|g| g.null_label).or(null_label);
+    let null_label = args.guidance.null_class.or(null_label);
     // Without --class, all in turn but the one that is none.
     let classes: Vec<u32> =
         (0..).take(embeddings.unwrap_or(1)).filter(|&label| Some(label) != null_label).collect();

@@ -231,12 +231,14 @@ pub fn train(
     say(describe(&unet, &config, &plans, planned).trim_end());
 
     // 2. Device, states, plans.
-    let classes = u32::try_from(unet.config.num_class_embeds.unwrap_or(1)).unwrap_or(u32::MAX);
+    let embeddings = u32::try_from(unet.config.num_class_embeds.unwrap_or(1)).unwrap_or(u32::MAX);
+    let classes = config.null_label().unwrap_or(embeddings);
     if let Some(label) =
         (0..training.len()).map(|i| training.label(i)).find(|&l| config.class_conditional && l >= classes)
     {
+        let none = if classes < embeddings { ", the last of its labels standing for none" } else { "" };
         return Err(TrainError::Mismatch(format!(
-            "{} has label {label}, but the network has {classes} classes; set num_class_embeds in [unet]",
+            "{} has label {label}, but the network has {classes} classes{none}; set num_class_embeds in [unet]",
             config.data
         )));
     }
