@@ -99,6 +99,12 @@ pub struct TrainConfig {
     /// Course of the noise: a chain of β, or edm or flow, which are continuous
     #[arg(long, value_enum, default_value_t = ScheduleKind::Linear)]
     pub noise_schedule: ScheduleKind,
+    /// First β of linear, scaled_linear and sigmoid
+    #[arg(long, default_value_t = 1e-4, value_name = "X")]
+    pub beta_start: f64,
+    /// Last β of these; a chain of few steps needs a larger one to end in noise
+    #[arg(long, default_value_t = 0.02, value_name = "X")]
+    pub beta_end: f64,
     /// Noise steps T; of edm and flow, the levels that training draws from
     #[arg(long, default_value_t = 1000, value_name = "T")]
     pub timesteps: usize,
@@ -180,9 +186,8 @@ impl TrainConfig {
         SchedulerConfig {
             num_train_timesteps: self.timesteps,
             beta_schedule: self.noise_schedule,
-            // As `NoiseSchedule::new` has them; one sampler's defaults are others.
-            beta_start: 1e-4,
-            beta_end: 0.02,
+            beta_start: self.beta_start,
+            beta_end: self.beta_end,
             prediction_type: self.prediction,
             objective: self.objective,
             without_time: !self.conditions_on_time(),
