@@ -1,6 +1,7 @@
 //! The article's experiments. Each computes its numbers with the engine's own kernels, draws them, and leaves
 //! `result.json` with verdicts: claims, each with the value that was measured and what was expected of it.
 
+mod cold;
 mod findings;
 mod forward;
 mod mixture;
@@ -50,6 +51,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     variance::EXPERIMENT,
     reverse::EXPERIMENT,
     ode::EXPERIMENT,
+    cold::EXPERIMENT,
 ];
 
 /// The experiment of a name.

@@ -98,7 +98,7 @@ fn worst_share(levels: &[(f64, f64)], a: &Trajectory, b: &Trajectory) -> f64 {
 
 /// The root mean square, over classes and pixels, of the deviation of pictures of one class from their mean.
 /// `pictures` has the classes one after another, `copies` pictures of each.
-fn spread(pictures: &[f32], copies: usize, elements: usize) -> f64 {
+pub(super) fn spread(pictures: &[f32], copies: usize, elements: usize) -> f64 {
     let mut squares = 0.0;
     for class in pictures.chunks_exact(copies * elements) {
         for pixel in 0..elements {
@@ -125,7 +125,7 @@ fn data(side: (usize, usize)) -> Result<Vec<f32>, LabError> {
 }
 
 /// The share of values that differ in any bit.
-fn differing(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn differing(a: &[f32], b: &[f32]) -> f64 {
     let count = a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
     count as f64 / a.len() as f64
 }

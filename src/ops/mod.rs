@@ -8,6 +8,7 @@ mod ceiling;
 mod channels;
 mod conv2d;
 mod conv2d_tiled;
+mod degrade;
 mod denoise;
 mod elementwise;
 mod embedding;
@@ -29,6 +30,7 @@ pub use attention::{Attention, AttentionBackward};
 pub use ceiling::{CopyCeiling, FmaCeiling};
 pub use channels::{AddChannels, Concat, SliceChannels, SumPixels};
 pub use conv2d::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Padding};
+pub use degrade::{Degrade, blur_matrices, downsample_matrices};
 pub use denoise::{COEFFICIENTS, Coefficients, Denoise};
 pub use elementwise::{Add, Scale, Silu, SiluBackward};
 pub use embedding::{Embedding, EmbeddingBackward, TimeEmbedding};
@@ -75,6 +77,7 @@ pub fn catalogue() -> Vec<Case> {
         threshold::cases(),
         renoise::cases(),
         guidance::cases(),
+        degrade::cases(),
         gaussian_mixture::cases(),
         ceiling::cases(),
     ]

@@ -4,6 +4,7 @@ use crate::diffusion::{
     ConfigError, Objective, Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing,
     UNetConfig, Weighting,
 };
+use crate::ops::HYPER;
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate runs after the warm-up.
@@ -375,6 +376,21 @@ impl TrainConfig {
                 self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
             }
         }
+    }
+
+    /// What [`crate::ops::AdamW`] and [`crate::ops::GradientNorm`] are told at a step (from 0): learning rate, 1 - β1^t, 1 - β2^t
+    /// with t counted from 1, decay of the average, largest norm, and zeros.
+    pub fn hyper(&self, step: u32) -> [f32; HYPER] {
+        let t = f64::from(step) + 1.0;
+        let mut words = [0.0; HYPER];
+        words[..5].copy_from_slice(&[
+            self.learning_rate_at(step),
+            1.0 - f64::from(self.beta1).powf(t),
+            1.0 - f64::from(self.beta2).powf(t),
+            self.ema_decay_at(step),
+            self.clip_norm.into(),
+        ]);
+        words.map(|word| word as f32)
     }
 
     /// The decay of the moving average at a step n (from 0): 0 at first, then (1 + n) / (10 + n), so that early

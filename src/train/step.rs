@@ -290,20 +290,9 @@ impl Trainer {
             executable.write_u32(inputs.step, &words.words());
             executable.run()?;
         }
-        let t = f64::from(step) + 1.0;
-        let hyper: [f64; HYPER] = [
-            config.learning_rate_at(step),
-            1.0 - f64::from(config.beta1).powf(t),
-            1.0 - f64::from(config.beta2).powf(t),
-            config.ema_decay_at(step),
-            config.clip_norm.into(),
-            0.0,
-            0.0,
-            0.0,
-        ];
         let (executable, inputs) = &self.update;
         executable.write_u32(inputs.step, &words.words());
-        executable.write(inputs.hyper, &hyper.map(|h| h as f32));
+        executable.write(inputs.hyper, &config.hyper(step));
         executable.run()?;
         self.next_step += 1;
         self.unread += 1;
