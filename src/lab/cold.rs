@@ -2,9 +2,10 @@
 //! "Cold Diffusion", arXiv 2208.09392).
 
 use super::reverse::{differing, spread};
+use super::training::{CLASSES, small_run};
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{AugmentOptions, Dataset, Loader, to_unit};
-use crate::diffusion::{UNet, UNetConfig};
+use crate::diffusion::UNet;
 use crate::gpu::{Executable, RunError, Store};
 use crate::graph::{Graph, Plan, ValueId};
 use crate::io::{Chart, Series, save_rows};
@@ -33,7 +34,8 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 /// Pixels of a side.
 const SIDE: usize = 16;
 const ELEMENTS: usize = SIDE * SIDE;
-const CLASSES: usize = 10;
+/// Steps of training for each chain.
+const STEPS: u32 = 600;
 /// Pictures of each class that are restored and drawn.
 const COPIES: usize = 4;
 const COUNT: usize = CLASSES * COPIES;
@@ -87,22 +89,6 @@ impl Chain {
 
     fn last(&self) -> usize {
         self.matrices.shape[0] - 1
-    }
-}
-
-fn configuration(seed: u64) -> TrainConfig {
-    let base = TrainConfig::default();
-    let unet = UNetConfig { block_out_channels: vec![16, 32], ..UNetConfig::preset(base.preset) };
-    TrainConfig {
-        class_conditional: true,
-        steps: 600,
-        warmup_steps: 30,
-        learning_rate: 3e-3,
-        ema_decay: 0.98,
-        glyph_count: 10_000,
-        unet: Some(UNetConfig { num_class_embeds: Some(CLASSES), ..unet }),
-        seed,
-        ..base
     }
 }
 
@@ -357,7 +343,7 @@ struct Ground {
 }
 
 fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
-    let config = configuration(lab.seed);
+    let config = TrainConfig { steps: STEPS, ..small_run(lab.seed) };
     let (training, held_out) = open_data(&config)?;
     let ground = Ground {
         unet: UNet::new(&config.network(0))?,

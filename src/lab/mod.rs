@@ -1,14 +1,18 @@
 //! The article's experiments. Each computes its numbers with the engine's own kernels, draws them, and leaves
 //! `result.json` with verdicts: claims, each with the value that was measured and what was expected of it.
 
+mod blind;
+mod bottleneck;
 mod cold;
 mod findings;
 mod forward;
 mod mixture;
 mod objectives;
 mod ode;
+mod posterior;
 mod reverse;
 mod statistics;
+mod training;
 mod variance;
 
 pub use findings::{Expected, Findings, LabError, Verdict};
@@ -51,6 +55,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     variance::EXPERIMENT,
     reverse::EXPERIMENT,
     ode::EXPERIMENT,
+    blind::EXPERIMENT,
     cold::EXPERIMENT,
 ];
 

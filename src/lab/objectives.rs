@@ -1,10 +1,9 @@
 //! The article's four losses and today's, trained alike and compared in one measure and by what they draw.
 
+use super::training::{CLASSES, in_turn, small_run, trained, variance_within_classes};
 use super::{Expected, Experiment, Findings, Lab, LabError};
-use crate::data::{AugmentOptions, Dataset, Loader, batch_at, to_unit};
-use crate::diffusion::{
-    NoiseSchedule, Objective, Prediction, Sampler, ScheduleKind, Trajectory, UNet, UNetConfig,
-};
+use crate::data::{AugmentOptions, Dataset, batch_at};
+use crate::diffusion::{NoiseSchedule, Objective, Prediction, Sampler, ScheduleKind, Trajectory};
 use crate::gpu::{Executable, RunError};
 use crate::graph::{Graph, Plan};
 use crate::io::{Chart, Series, save_rows};
@@ -43,49 +42,15 @@ const BIN: usize = 5;
 const HELD_OUT_BATCHES: u64 = 32;
 /// Pictures drawn of each class; the first is shown.
 const PER_CLASS: usize = 4;
-const CLASSES: usize = 10;
 
 fn configuration(objective: Objective, seed: u64) -> TrainConfig {
-    let base = TrainConfig::default();
-    let unet = UNetConfig { block_out_channels: vec![16, 32], ..UNetConfig::preset(base.preset) };
     TrainConfig {
         objective,
         timesteps: TIMESTEPS,
         // With so few steps the linear schedule would not reach noise.
         noise_schedule: ScheduleKind::Cosine,
-        // Told the class, so small a network draws what a person can read.
-        class_conditional: true,
-        steps: 300,
-        warmup_steps: 30,
-        learning_rate: 3e-3,
-        ema_decay: 0.98,
-        glyph_count: 10_000,
-        unet: Some(UNetConfig { num_class_embeds: Some(CLASSES), ..unet }),
-        seed,
-        ..base
+        ..small_run(seed)
     }
-}
-
-fn trained(lab: &Lab, config: &TrainConfig, pictures: &Arc<Dataset>) -> Result<Trainer, LabError> {
-    let unet = UNet::new(&config.network(0))?;
-    let initial = unet.initial_parameters(config.seed);
-    let mut trainer = Trainer::new(&lab.device, unet, config)?;
-    trainer.set_parameters(&initial)?;
-    let mut loader = Loader::new(pictures.clone(), config.batch, config.seed, AugmentOptions::default(), 0);
-    while trainer.next_step() < config.steps {
-        trainer.step(|| {
-            let batch = loader.next();
-            (batch.images, batch.labels)
-        })?;
-        if trainer.log_is_full() {
-            let rows = trainer.read_log()?;
-            if let Some(row) = rows.last().filter(|row| (row.step + 1) % 100 == 0) {
-                let name = config.objective.name();
-                (lab.progress)(&format!("{name}: step {}, loss {:.4}", row.step + 1, row.loss));
-            }
-        }
-    }
-    Ok(trainer)
 }
 
 /// (e_x, e_f) of the merged noise ε̄ = e_x x_t + e_f f that an answer f implies at timestep t.
@@ -170,33 +135,13 @@ fn drawn(trainer: &Trainer, with_noise: bool) -> Result<Vec<f32>, LabError> {
     Ok(sampler.draw(&Drawing::new(count, config.seed, &labels), |_| Ok(()))?)
 }
 
-/// Variance of a pixel among pictures of one class, averaged over pixels and classes. Pictures go through the classes
-/// in turn.
-fn variance_within_classes(pictures: &[Vec<f32>]) -> f64 {
-    let item = pictures[0].len();
-    let count = pictures.len() / CLASSES;
-    let variance = |class: usize, pixel: usize| {
-        let values = || (0..count).map(|k| f64::from(pictures[k * CLASSES + class][pixel]));
-        let mean = values().sum::<f64>() / count as f64;
-        values().map(|x| (x - mean).powi(2)).sum::<f64>() / (count - 1) as f64
-    };
-    let of_class = |class: usize| (0..item).map(|pixel| variance(class, pixel)).sum::<f64>();
-    (0..CLASSES).map(of_class).sum::<f64>() / (CLASSES * item) as f64
-}
-
 /// Runs the experiment.
 fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let config = configuration(Objective::MergedNoise, lab.seed);
     let (training, held_out) = open_data(&config)?;
     let (height, width) = config.network(0).sample_size.get();
     let training = Arc::new(training);
-    // 40 pictures of each class, as the measure wants them: in turn.
-    let mut by_class = vec![Vec::new(); CLASSES];
-    for i in 0..training.len() {
-        let picture: Vec<f32> = training.image(i).iter().map(|&byte| to_unit(byte)).collect();
-        by_class[training.label(i) as usize % CLASSES].push(picture);
-    }
-    let real: Vec<Vec<f32>> = (0..40 * CLASSES).map(|i| by_class[i % CLASSES][i / CLASSES].clone()).collect();
+    let real = in_turn(&training, 40);
     let real_variance = variance_within_classes(&real);
 
     // 1. The same for every objective.
@@ -216,7 +161,7 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let mut spread = f64::NAN;
     for (colour, objective) in OBJECTIVES.into_iter().enumerate() {
         let name = objective.name();
-        let trainer = trained(lab, &configuration(objective, lab.seed), &training)?;
+        let trainer = trained(lab, &name, &configuration(objective, lab.seed), &training)?;
         let errors = held_out_errors(&trainer, &held_out)?;
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
         let mut rows = Vec::new();
