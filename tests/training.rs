@@ -6,6 +6,7 @@
 
 mod common;
 
+use clap::ValueEnum;
 use inkwash::data::{Dataset, Options, glyphs, to_unit};
 use inkwash::diffusion::{
     DownBlock, Objective, Prediction, Sampler, ScheduleKind, Size, Trajectory, UNet, UNetConfig, UpBlock,
@@ -358,11 +359,7 @@ fn every_objective_trains_and_draws() {
         let options = RunOptions { out: folder.path().join("run"), resume: false, quiet: true };
         train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false)).unwrap();
         assert!(options.out.join("samples/step-000030.png").is_file());
-        let losses: Vec<f64> = jsonl::read(&options.out.join("log.jsonl"))
-            .unwrap()
-            .iter()
-            .filter_map(|r| r.get("loss")?.as_f64())
-            .collect();
+        let losses: Vec<f64> = losses(&options.out).into_iter().map(|(_, loss)| loss).collect();
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         println!("{objective:?}: {:.4} to {:.4}", mean(&losses[..5]), mean(&losses[20..]));
         assert!(mean(&losses[20..]) < mean(&losses[..5]), "{objective:?}: {losses:?}");
@@ -417,11 +414,7 @@ fn improvements_combine() {
         let folder = tempfile::tempdir().unwrap();
         let options = RunOptions { out: folder.path().join("run"), resume: false, quiet: true };
         train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false)).unwrap();
-        let losses: Vec<f64> = jsonl::read(&options.out.join("log.jsonl"))
-            .unwrap()
-            .iter()
-            .filter_map(|r| r.get("loss")?.as_f64())
-            .collect();
+        let losses: Vec<f64> = losses(&options.out).into_iter().map(|(_, loss)| loss).collect();
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         println!("{what}: {:.4} to {:.4}", mean(&losses[..6]), mean(&losses[18..]));
         assert!(mean(&losses[18..]) < mean(&losses[..6]), "{what}: {losses:?}");
@@ -435,14 +428,7 @@ fn improvements_combine() {
         assert_eq!(null_label, config.class_conditional.then_some(10));
         let store = Store::new(&device);
         store.write(EMA, &weights).unwrap();
-        for sampler in [
-            Sampler::Ddpm,
-            Sampler::Ddim,
-            Sampler::DpmSolver,
-            Sampler::Euler,
-            Sampler::EulerAncestral,
-            Sampler::Heun,
-        ] {
+        for &sampler in Sampler::value_variants() {
             let trajectory = Trajectory::new(&scheduler.with_sampler(sampler), 3, 0.0).unwrap();
             let drawing = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
             let pictures = drawing.draw(&Drawing::new(2, 0, &[0, 1]), |_| Ok(())).unwrap();

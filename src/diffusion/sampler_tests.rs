@@ -1,15 +1,7 @@
 use super::*;
-use crate::diffusion::ScheduleKind;
+use clap::ValueEnum;
 
 const PREDICTIONS: [Prediction; 3] = [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction];
-const SAMPLERS: [Sampler; 6] = [
-    Sampler::Ddpm,
-    Sampler::Ddim,
-    Sampler::DpmSolver,
-    Sampler::Euler,
-    Sampler::EulerAncestral,
-    Sampler::Heun,
-];
 
 /// The configuration of a sampler on the linear schedule, without a clamp.
 fn free(sampler: Sampler) -> SchedulerConfig {
@@ -262,7 +254,7 @@ fn a_trajectory_begins_at_any_step() {
 #[test]
 fn the_last_noise_leads_where_all_noise_leads() {
     let (x_0, e) = (0.4, -0.9);
-    for sampler in SAMPLERS {
+    for &sampler in Sampler::value_variants() {
         let config = |objective| SchedulerConfig { objective, ..free(sampler) };
         let schedule = NoiseSchedule::of(&config(Objective::LastNoise));
         let shares: Vec<f64> = (0..1000).map(|t| schedule.last_noise_share(t)).collect();
@@ -416,7 +408,7 @@ fn spacings_are_those_of_the_paper() {
 #[test]
 fn any_configuration_is_finite_or_refused() {
     let mut refused = 0;
-    for sampler in SAMPLERS {
+    for &sampler in Sampler::value_variants() {
         for beta_schedule in
             [ScheduleKind::Linear, ScheduleKind::ScaledLinear, ScheduleKind::Cosine, ScheduleKind::Sigmoid]
         {

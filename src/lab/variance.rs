@@ -25,7 +25,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
               One noise lies far below them, by the factor that ratio.png shows: the last noise was averaged beforehand.",
     equation: "E ‖f - ε_{t-1}‖² = E ‖f - b ε̄ / √(1 - ā²)‖² + 1 - b² / (1 - ā²) per element (the article stops at \
                    the left side)",
-    shaders: &["noise.wgsl", "noise_two.wgsl", "denoise.wgsl", "loss.wgsl"],
+    shaders: &["noise.wgsl", "denoise.wgsl", "loss.wgsl"],
     trains: false,
     run,
 };

@@ -1,5 +1,5 @@
 //! Random numbers on the device: Philox bits, normals, and the fused noising of a training batch, by one noise or
-//! by two (`shaders/random.wgsl`, `shaders/noise.wgsl`, `shaders/noise_two.wgsl`).
+//! by two (`shaders/random.wgsl`, `shaders/noise.wgsl`).
 
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
@@ -9,7 +9,6 @@ use crate::shader::Source;
 use crate::tensor::{Array, DType, Shape, Spec, Tolerance};
 
 static NOISE: Source = crate::wgsl!("noise");
-static NOISE_TWO: Source = crate::wgsl!("noise_two");
 static RANDOM: Source = crate::wgsl!("random");
 
 /// Words of the small vector that tells a run where it stands: seed low, seed high, step, first item of
@@ -171,7 +170,6 @@ impl Op for RandomNormal {
 /// target, time (B), weight (B)].
 struct Noising {
     op: &'static str,
-    shader: &'static Source,
     columns: usize,
 }
 
@@ -216,7 +214,7 @@ impl Noising {
         let batch = x[0].shape[0];
         let item = x[0].shape.elements() / batch.max(1);
         let blocks = item.div_ceil(4);
-        Dispatch::new(self.shader, self.op)
+        Dispatch::new(&NOISE, self.op)
             .bind("x0", Operand::Input(0))
             .bind("schedule", Operand::Input(1))
             .bind("step", Operand::Input(2))
@@ -247,7 +245,7 @@ fn picture(x: &[Array], n: usize) -> &[f64] {
 #[derive(Debug, Clone)]
 pub struct AddNoise;
 
-const ADD_NOISE: Noising = Noising { op: "add_noise", shader: &NOISE, columns: SCHEDULE_COLUMNS };
+const ADD_NOISE: Noising = Noising { op: "add_noise", columns: SCHEDULE_COLUMNS };
 
 impl Op for AddNoise {
     fn name(&self) -> &'static str {
@@ -284,8 +282,7 @@ impl Op for AddNoise {
 #[derive(Debug, Clone)]
 pub struct AddTwoNoises;
 
-const ADD_TWO_NOISES: Noising =
-    Noising { op: "add_two_noises", shader: &NOISE_TWO, columns: TWO_NOISE_COLUMNS };
+const ADD_TWO_NOISES: Noising = Noising { op: "add_two_noises", columns: TWO_NOISE_COLUMNS };
 
 impl Op for AddTwoNoises {
     fn name(&self) -> &'static str {
