@@ -22,8 +22,7 @@ pub struct LabArgs {
 
 fn list() {
     for e in EXPERIMENTS {
-        let time = if e.trains { "up to 10 min" } else { "up to 2 min" };
-        println!("{:<12} {:<70} {time}", e.name, e.title);
+        println!("{:<12} {:<70} up to {} min", e.name, e.title, e.minutes);
     }
 }
 

@@ -28,14 +28,14 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     equation: "f(x) = E[f(t, x) | x] for a network that is not told t (arXiv 2502.13129, 2602.18428); \
                ‖x̂_0 - x_0‖² / t² for one that is asked for the picture (arXiv 2511.13720)",
     shaders: &["noise.wgsl", "loss.wgsl", "denoise.wgsl"],
-    trains: true,
+    minutes: 10,
     run,
 };
 
 /// Noise steps of the chain, and levels of flow matching.
 const TIMESTEPS: usize = 1000;
 /// Steps of the deterministic sampler.
-const STEPS: usize = 50;
+const STEPS: usize = 25;
 /// Pictures of each class that are drawn and that they are compared with; the first is shown.
 const PER_CLASS: usize = 8;
 /// Sets that are drawn from different noise, for the error bars.
@@ -97,6 +97,7 @@ impl Kind {
             weighting: self.weighting,
             time_conditioning: self.told,
             timesteps: TIMESTEPS,
+            batch: 8,
             ..small_run(seed)
         }
     }

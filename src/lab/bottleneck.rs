@@ -7,10 +7,11 @@ use crate::gpu::{Executable, RunError, Store};
 use crate::graph::{Graph, GraphError, Plan, ValueId};
 use crate::io::{Chart, Series, Stroke};
 use crate::ops::{
-    AdamW, Add, AddNoise, GradientNorm, HYPER, Linear, MseLoss, STEP_WORDS, Silu, StepWords, TimeEmbedding,
+    Add, AddNoise, GradientNorm, HYPER, Linear, MseLoss, STEP_WORDS, Silu, StepWords, TimeEmbedding,
 };
 use crate::rng::{Philox, Stream};
 use crate::tensor::{Array, Spec};
+use crate::train::{LearningRate, TrainConfig};
 
 /// Dimensions of the space.
 const DIMENSIONS: [usize; 4] = [4, 16, 64, 256];
@@ -19,8 +20,7 @@ const TIMESTEPS: usize = 1000;
 /// Width of the three hidden layers: wider than the first two, narrower than the last two.
 const WIDTH: usize = 32;
 const BATCH: usize = 128;
-const STEPS: u32 = 2000;
-const LEARNING_RATE: f64 = 3e-3;
+const STEPS: u32 = 1000;
 /// Batches of new points that the error is taken over.
 const BATCHES: u32 = 40;
 
@@ -108,7 +108,11 @@ fn loss_graph(
 }
 
 /// The loss and a step of AdamW on it.
-fn training_graph(dimensions: usize, prediction: Prediction) -> Result<(Graph, Inputs, ValueId), GraphError> {
+fn training_graph(
+    dimensions: usize,
+    prediction: Prediction,
+    config: &TrainConfig,
+) -> Result<(Graph, Inputs, ValueId), GraphError> {
     let (mut graph, inputs, p) = loss_graph(dimensions, prediction, "")?;
     let seed = graph.constant("d_loss", Array::new([1], vec![1.0]));
     let gradients = graph.backward(Add, &[(inputs.loss, seed)], &p)?;
@@ -118,8 +122,7 @@ fn training_graph(dimensions: usize, prediction: Prediction) -> Result<(Graph, I
         let [m, v, average] = ["_first", "_second", "_average"]
             .map(|end| graph.state(&(name.clone() + end), Spec::f32(shape.clone())));
         let norm = graph.apply(GradientNorm, &[g, hyper])?;
-        let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-        graph.apply_all(adamw, &[p, g, m, v, average, norm, hyper])?;
+        graph.apply_all(config.optimizer(), &[p, g, m, v, average, norm, hyper])?;
     }
     Ok((graph, inputs, hyper))
 }
@@ -128,7 +131,16 @@ fn training_graph(dimensions: usize, prediction: Prediction) -> Result<(Graph, I
 fn error(lab: &Lab, dimensions: usize, prediction: Prediction) -> Result<f64, LabError> {
     let store = Store::new(&lab.device);
     let caps = &lab.device.caps;
-    let (graph, inputs, hyper) = training_graph(dimensions, prediction)?;
+    let config = TrainConfig {
+        steps: STEPS,
+        warmup_steps: 0,
+        learning_rate: 3e-3,
+        learning_rate_schedule: LearningRate::Cosine,
+        weight_decay: 0.0,
+        ema_decay: 0.99,
+        ..TrainConfig::default()
+    };
+    let (graph, inputs, hyper) = training_graph(dimensions, prediction, &config)?;
     let training = Executable::new(&store, Plan::new(graph, caps).map_err(RunError::from)?)?;
     for ((name, shape, fan_in), number) in parameters(dimensions).into_iter().zip(0u32..) {
         let mut rng = Philox::new(lab.seed, Stream::Parameters, number);
@@ -141,10 +153,7 @@ fn error(lab: &Lab, dimensions: usize, prediction: Prediction) -> Result<f64, La
     let plane = Plane::new(dimensions, lab.seed);
     let mut rng = Philox::new(lab.seed, Stream::Cases, 1);
     for step in 0..STEPS {
-        let n = f64::from(step) + 1.0;
-        let rate = 0.5 * LEARNING_RATE * (1.0 + (std::f64::consts::PI * n / f64::from(STEPS)).cos());
-        let values = [rate, 1.0 - 0.9f64.powf(n), 1.0 - 0.999f64.powf(n), 0.99, 1.0, 0.0, 0.0, 0.0];
-        training.write(hyper, &values.map(|h: f64| h as f32));
+        training.write(hyper, &config.hyper(step));
         training.write(inputs.points, &plane.points(&mut rng));
         training.write_u32(inputs.step, &StepWords { seed: lab.seed, step, ..StepWords::default() }.words());
         training.run()?;

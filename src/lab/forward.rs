@@ -22,7 +22,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     equation: "x_{t+1} = a_t x_t + b_t ε_t, a_t² + b_t² = 1   =>   x_{t+1} = ā_t x_0 + √(1 - ā_t²) ε, ā_t = a_0 … a_t   \
                (the article, \"Adding noise\"; DDPM, eq. 2 and 4)",
     shaders: &["denoise.wgsl", "lib/normal.wgsl", "lib/philox.wgsl"],
-    trains: false,
+    minutes: 2,
     run,
 };
 

@@ -32,8 +32,8 @@ pub struct Experiment {
     pub equation: &'static str,
     /// The shaders that compute it, as files under `shaders/`.
     pub shaders: &'static [&'static str],
-    /// Whether it trains, and may take ten minutes instead of two.
-    pub trains: bool,
+    /// What it takes at most on two cores without a GPU, in a release build.
+    pub minutes: u32,
     /// Runs it.
     pub run: fn(&Lab, &mut Findings) -> Result<(), LabError>,
 }

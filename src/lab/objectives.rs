@@ -22,7 +22,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     equation: "‖f - x_{t-1}‖² without t and with it; (b/a)² ‖f - ε_{t-1}‖² and without the weight; ‖f - ε̄‖² (the \
                    article, from \"Loss = \" on; DDPM, arXiv 2006.11239, eq. 14)",
     shaders: &["noise.wgsl", "loss.wgsl", "denoise.wgsl"],
-    trains: true,
+    minutes: 10,
     run,
 };
 

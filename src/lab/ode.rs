@@ -21,7 +21,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     equation: "dx = [-½β x - β ∇log p] dt + √β dw and dx = [-½β x - ½β ∇log p] dt have the same marginals (Song et al., \
                arXiv 2011.13456, eq. 6 and 13)",
     shaders: &["gaussian_mixture.wgsl", "denoise.wgsl"],
-    trains: false,
+    minutes: 2,
     run,
 };
 

@@ -22,7 +22,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     equation: "x_t = (x_{t+1} - b_t ε_t) / a_t with ε_t ≈ b_t / √(1 - ā_t²) ε_θ   (the article, \"Denoising\"), the mean \
                of DDPM's step (eq. 11), to which DDPM adds √β̃_t z (eq. 7) and DDIM η √β̃_t z (arXiv 2010.02502, eq. 12)",
     shaders: &["denoise.wgsl", "lib/estimate.wgsl", "lib/normal.wgsl"],
-    trains: false,
+    minutes: 2,
     run,
 };
 

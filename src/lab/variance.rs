@@ -26,7 +26,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     equation: "E ‖f - ε_{t-1}‖² = E ‖f - b ε̄ / √(1 - ā²)‖² + 1 - b² / (1 - ā²) per element (the article stops at \
                    the left side)",
     shaders: &["noise.wgsl", "denoise.wgsl", "loss.wgsl"],
-    trains: false,
+    minutes: 2,
     run,
 };
 

@@ -4,7 +4,7 @@ use crate::diffusion::{
     ConfigError, Objective, Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing,
     UNetConfig, Weighting,
 };
-use crate::ops::HYPER;
+use crate::ops::{AdamW, HYPER};
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate runs after the warm-up.
@@ -378,7 +378,12 @@ impl TrainConfig {
         }
     }
 
-    /// What [`crate::ops::AdamW`] and [`crate::ops::GradientNorm`] are told at a step (from 0): learning rate, 1 - β1^t, 1 - β2^t
+    /// The optimizer, with PyTorch's epsilon.
+    pub fn optimizer(&self) -> AdamW {
+        AdamW { beta1: self.beta1, beta2: self.beta2, epsilon: 1e-8, weight_decay: self.weight_decay }
+    }
+
+    /// What [`AdamW`] and [`crate::ops::GradientNorm`] are told at a step (from 0): learning rate, 1 - β1^t, 1 - β2^t
     /// with t counted from 1, decay of the average, largest norm, and zeros.
     pub fn hyper(&self, step: u32) -> [f32; HYPER] {
         let t = f64::from(step) + 1.0;

@@ -6,7 +6,7 @@ use crate::diffusion::{NoiseSchedule, Sampler, UNet};
 use crate::gpu::{Device, Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
 use crate::ops::{
-    Accumulate, AdamW, Add, AddNoise, AddTwoNoises, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale,
+    Accumulate, Add, AddNoise, AddTwoNoises, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale,
     StepWords,
 };
 use crate::rng::{Stream, key, philox4x32};
@@ -144,9 +144,7 @@ pub fn update_graph(unet: &UNet, config: &TrainConfig) -> Result<(Graph, Update)
     let log = graph.state(LOG, Spec::f32([config.log_every as usize, 4]));
     graph.enter("update");
     let norm = graph.apply(GradientNorm, &[g, hyper])?;
-    let adamw =
-        AdamW { beta1: config.beta1, beta2: config.beta2, epsilon: 1e-8, weight_decay: config.weight_decay };
-    graph.apply_all(adamw, &[p, g, m, v, ema, norm, hyper])?;
+    graph.apply_all(config.optimizer(), &[p, g, m, v, ema, norm, hyper])?;
     graph.apply(Record, &[log, loss, norm, step])?;
     graph.leave();
     Ok((graph, Update { step, hyper }))
