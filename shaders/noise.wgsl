@@ -33,8 +33,9 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x0: array<f32>;      // (batch, item)
-@group(0) @binding(2) var<storage, read> schedule: array<f32>; // add_noise (T, 6): signal, sigma, target_noise, target_data, weight, time
-                                                                // add_two_noises (T, 8): signal_prev, sigma_prev, a, b, c_prev, c_last, weight, time
+// (T, columns), the last two of them weight and time. add_noise: signal, sigma, target_noise, target_data;
+// add_two_noises: signal_prev, sigma_prev, a, b, c_prev, c_last.
+@group(0) @binding(2) var<storage, read> schedule: array<f32>;
 @group(0) @binding(3) var<storage, read> step: array<u32>;    // (8): seed low, seed high, step, first item, ...
 @group(0) @binding(4) var<storage, read_write> x_t: array<f32>;    // (batch, item)
 @group(0) @binding(5) var<storage, read_write> noise_target: array<f32>; // (batch, item)
