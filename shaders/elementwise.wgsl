@@ -9,20 +9,25 @@
 
 struct Params {
     count: u32, // Vectors
+}
+
+struct ScaleParams {
+    count: u32, // Vectors
     factor: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<Vector>;
-@group(0) @binding(2) var<storage, read> b: array<Vector>;
-@group(0) @binding(3) var<storage, read_write> y: array<Vector>;
+@group(0) @binding(0) var<uniform> scale_params: ScaleParams;
+@group(0) @binding(1) var<storage, read> a: array<Stored>;
+@group(0) @binding(2) var<storage, read> b: array<Stored>;
+@group(0) @binding(3) var<storage, read_write> y: array<Stored>;
 
 @compute @workgroup_size(64)
 fn add(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
        @builtin(local_invocation_index) lane: u32) {
     let i = invocation_index(group, groups, lane, 64u);
     if i < params.count {
-        y[i] = a[i] + b[i];
+        y[i] = Stored(Vector(a[i]) + Vector(b[i]));
     }
 }
 
@@ -30,8 +35,8 @@ fn add(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups:
 fn scale(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
          @builtin(local_invocation_index) lane: u32) {
     let i = invocation_index(group, groups, lane, 64u);
-    if i < params.count {
-        y[i] = params.factor * a[i];
+    if i < scale_params.count {
+        y[i] = Stored(scale_params.factor * Vector(a[i]));
     }
 }
 
@@ -40,7 +45,7 @@ fn silu_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
                 @builtin(local_invocation_index) lane: u32) {
     let i = invocation_index(group, groups, lane, 64u);
     if i < params.count {
-        y[i] = silu(a[i]);
+        y[i] = Stored(silu(Vector(a[i])));
     }
 }
 
@@ -49,6 +54,6 @@ fn silu_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
                  @builtin(local_invocation_index) lane: u32) {
     let i = invocation_index(group, groups, lane, 64u);
     if i < params.count {
-        y[i] = b[i] * silu_derivative(a[i]);
+        y[i] = Stored(Vector(b[i]) * silu_derivative(Vector(a[i])));
     }
 }

@@ -5,7 +5,7 @@ use crate::gpu::{Executable, GpuError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId, interpret};
 use crate::ops::{Add, Case};
 use crate::rng::{Philox, Stream};
-use crate::tensor::{Array, DType, Deviation};
+use crate::tensor::{Array, Deviation};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -18,11 +18,13 @@ const POISON: u32 = 0x7fc0_dead;
 /// How a case came out on a device.
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    /// The candidate's algorithm.
+    pub algorithm: &'static str,
     /// The largest deviation over the outputs.
     pub deviation: Deviation,
     /// Shape of the output in which it was found.
     pub output: String,
-    /// Whether a word behind an output was written.
+    /// Whether a word behind an output or a scratch tensor was written.
     pub guard_broken: bool,
     /// Shader files, entry points and variants that ran.
     pub kernels: String,
@@ -62,50 +64,44 @@ pub enum CheckError {
     Gpu(#[from] GpuError),
 }
 
-/// Runs a case on the store's device with the launches made for `caps`.
-pub fn on_device(case: &Case, store: &Arc<Store>, caps: &Caps) -> Result<Outcome, CheckError> {
+/// Runs every candidate of a case that the launches made for `caps` have, the rule's choice first.
+pub fn on_device(case: &Case, store: &Arc<Store>, caps: &Caps) -> Result<Vec<Outcome>, CheckError> {
     let (graph, inputs, outputs) = single(case)?;
-    let plan = Plan::with_guards(graph, caps, GUARD_WORDS).map_err(GpuError::from)?;
-    let kernels: Vec<String> = plan
-        .steps
-        .iter()
-        .map(|s| {
-            format!("{}:{} [{}]", s.dispatch.shader.name, s.dispatch.entry, s.dispatch.variant.describe())
-        })
-        .collect();
-    let executable = Executable::new(store, plan)?;
+    let (x, y) = graph.node_specs(&graph.nodes[0]);
     let arrays = case.arrays();
-    executable.poison(POISON);
-    for (&id, array) in inputs.iter().zip(&arrays) {
-        match executable.plan().graph.spec(id).dtype {
-            DType::F32 => executable.write(id, &array.data.iter().map(|&v| v as f32).collect::<Vec<_>>()),
-            DType::U32 => executable.write_u32(id, &array.data.iter().map(|&v| v as u32).collect::<Vec<_>>()),
-        }
-    }
-    executable.run()?;
     let expected = case.op.reference(&arrays);
-    let mut outcome = Outcome {
-        deviation: Deviation::default(),
-        output: String::new(),
-        guard_broken: false,
-        kernels: kernels.join(", "),
-    };
-    let in_place = matches!(case.op.aliasing(), crate::graph::Aliasing::InPlace(_));
-    for (&id, array) in outputs.iter().zip(&expected) {
-        let spec = executable.plan().graph.spec(id).clone();
-        let got: Vec<f64> = match spec.dtype {
-            DType::F32 => executable.read(id)?.into_iter().map(f64::from).collect(),
-            DType::U32 => executable.read_u32(id)?.into_iter().map(f64::from).collect(),
-        };
-        let deviation = case.tolerance.compare(&got, &array.data);
-        if deviation.excess >= outcome.deviation.excess {
-            (outcome.deviation, outcome.output) = (deviation, format!("{spec:?}"));
-        }
-        if !in_place {
-            outcome.guard_broken |= executable.read_guard(id)?.iter().any(|&w| w != POISON);
-        }
-    }
-    Ok(outcome)
+    let candidates = case.op.candidates(&x, &y, caps);
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            let choose = |_, _| Some(candidate.clone());
+            let plan = Plan::of_programs(graph.clone(), caps, GUARD_WORDS, choose).map_err(GpuError::from)?;
+            let kernels = plan.launches.iter().map(|launch| launch.dispatch.to_string()).collect::<Vec<_>>();
+            let executable = Executable::new(store, plan)?;
+            executable.poison(POISON);
+            for (&id, array) in inputs.iter().zip(&arrays) {
+                executable.write_values(id, &array.data);
+            }
+            executable.run()?;
+            let mut outcome = Outcome {
+                algorithm: candidate.algorithm,
+                deviation: Deviation::default(),
+                output: String::new(),
+                guard_broken: !executable.guards_hold(POISON)?,
+                kernels: kernels.join(", "),
+            };
+            let tolerance = case.tolerance.unwrap_or(candidate.tolerance);
+            for (&id, array) in outputs.iter().zip(&expected) {
+                let spec = executable.plan().graph.spec(id);
+                let got = executable.read_values(id)?;
+                let deviation = tolerance.stored_as(spec.dtype).compare(&got, &array.data);
+                if deviation.excess >= outcome.deviation.excess {
+                    (outcome.deviation, outcome.output) = (deviation, format!("{spec:?}"));
+                }
+            }
+            Ok(outcome)
+        })
+        .collect()
 }
 
 /// The derivative of ⟨y, r⟩, r random, along a random direction of each checked input: the backward graph

@@ -61,10 +61,12 @@ impl fmt::Display for Shape {
 }
 
 /// The type of one element of a tensor in device memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// IEEE single precision.
     F32,
+    /// IEEE half precision: storage of activations, their gradients and working weights. Kernels compute with it in f32.
+    F16,
     /// Unsigned 32-bit: labels, seeds and random bits.
     U32,
 }
@@ -72,7 +74,57 @@ pub enum DType {
 impl DType {
     /// Bytes of one element.
     pub fn bytes(self) -> usize {
-        4
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::F16 => 2,
+        }
+    }
+
+    /// Its name in WGSL, tables and errors.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::U32 => "u32",
+        }
+    }
+
+    /// Whether it is one of the floating-point types.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16)
+    }
+
+    /// What is left of a number that is stored and loaded again. Integers beyond the type's range saturate.
+    pub fn round(self, value: f64) -> f64 {
+        match self {
+            Self::F32 => f64::from(value as f32),
+            Self::F16 => half::f16::from_f64(value).to_f64(),
+            Self::U32 => f64::from(value as u32),
+        }
+    }
+
+    /// Numbers as they lie in memory, rounded to nearest, little-endian.
+    pub fn encode(self, values: &[f64]) -> Vec<u8> {
+        match self {
+            Self::F32 => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
+            Self::F16 => values.iter().flat_map(|&v| half::f16::from_f64(v).to_le_bytes()).collect(),
+            Self::U32 => values.iter().flat_map(|&v| (v as u32).to_le_bytes()).collect(),
+        }
+    }
+
+    /// Numbers from memory: the inverse of [`DType::encode`]. Bytes past the last whole element are left out.
+    pub fn decode(self, bytes: &[u8]) -> Vec<f64> {
+        match self {
+            Self::F32 => {
+                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).into()).collect()
+            }
+            Self::F16 => {
+                bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f64()).collect()
+            }
+            Self::U32 => {
+                bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]).into()).collect()
+            }
+        }
     }
 }
 
@@ -96,19 +148,31 @@ impl Spec {
         Self { shape: Shape::new(axes), dtype: DType::U32 }
     }
 
-    /// Size in device memory.
+    /// A tensor of any element type.
+    pub fn new(axes: impl Into<Vec<usize>>, dtype: DType) -> Self {
+        Self { shape: Shape::new(axes), dtype }
+    }
+
+    /// Another shape of the same element type.
+    #[must_use]
+    pub fn with_shape(&self, axes: impl Into<Vec<usize>>) -> Self {
+        Self::new(axes, self.dtype)
+    }
+
+    /// Bytes of the elements.
     pub fn bytes(&self) -> usize {
         self.shape.elements() * self.dtype.bytes()
+    }
+
+    /// Bytes that it takes in device memory: whole words, as buffers are copied and bound, and at least one.
+    pub fn padded_bytes(&self) -> u64 {
+        (self.bytes() as u64).next_multiple_of(4).max(4)
     }
 }
 
 impl fmt::Debug for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dtype = match self.dtype {
-            DType::F32 => "f32",
-            DType::U32 => "u32",
-        };
-        write!(f, "{dtype}{}", self.shape)
+        write!(f, "{}{}", self.dtype.name(), self.shape)
     }
 }
 
@@ -191,6 +255,19 @@ impl Tolerance {
     /// Exact equality, for integers.
     pub const EXACT: Self = Self { absolute: 0.0, relative: 0.0 };
 
+    /// The same for a result that is rounded to this type when it is stored. f16 has 11 significant bits, so that rounding
+    /// to nearest moves a number by up to 2^-11 of it; GPUs may also cut instead of rounding, which is twice as much, and
+    /// flush what lies below 2^-14, which the absolute part covers for results of ordinary size.
+    #[must_use]
+    pub fn stored_as(self, dtype: DType) -> Self {
+        match dtype {
+            DType::F32 | DType::U32 => self,
+            DType::F16 => {
+                Self { absolute: self.absolute + 2f64.powi(-14), relative: self.relative + 2f64.powi(-10) }
+            }
+        }
+    }
+
     /// Compares element by element. Lengths must agree.
     pub fn compare(&self, got: &[f64], expected: &[f64]) -> Deviation {
         assert_eq!(got.len(), expected.len(), "compared tensors have equal length");
@@ -227,6 +304,20 @@ mod tests {
         let shape = Shape::new([2, 3, 4, 5]);
         assert_eq!((shape.elements(), shape.rows(), shape.last()), (120, 24, 5));
         assert_eq!(Shape::new([]).elements(), 1);
+    }
+
+    #[test]
+    fn elements_survive_memory() {
+        let values = [0.0, 1.0, -2.5, 0.099975586, 65504.0];
+        for dtype in [DType::F32, DType::F16] {
+            let stored: Vec<f64> = values.iter().map(|&v| dtype.round(v)).collect();
+            let bytes = dtype.encode(&values);
+            assert_eq!(bytes.len(), values.len() * dtype.bytes());
+            assert_eq!(dtype.decode(&bytes), stored);
+        }
+        assert_eq!(DType::F16.round(0.1), 0.0999755859375);
+        assert_eq!(DType::U32.decode(&DType::U32.encode(&[7.0, 4294967295.0])), [7.0, 4294967295.0]);
+        assert_eq!((Spec::new([3], DType::F16).bytes(), Spec::new([3], DType::F16).padded_bytes()), (6, 8));
     }
 
     #[test]

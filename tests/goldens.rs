@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use inkwash::diffusion::{UNet, UNetConfig};
-use inkwash::gpu::{Choice, Device, Executable, Store};
-use inkwash::graph::{Caps, Graph, Kernels, Plan, ValueId, interpret};
+mod common;
+
+use inkwash::gpu::{Executable, Store};
+use inkwash::graph::{Graph, Plan, ValueId, interpret};
 use inkwash::io::tensor_file::{self, TensorFile};
 use inkwash::ops::{Add, MseLoss};
 use inkwash::rng::{philox4x32, unit};
@@ -192,20 +194,13 @@ fn interpreter_agrees_with_pytorch() {
     }
 }
 
-fn device_agrees(kernels: Kernels) {
-    let device = match Device::open(&Choice::default()) {
-        Ok(device) => device,
-        Err(e) => {
-            assert!(std::env::var_os("INKWASH_REQUIRE_DEVICE").is_none(), "a device is required: {e}");
-            eprintln!("SKIPPED, no device: {e}");
-            return;
-        }
-    };
-    let caps = Caps { kernels, ..device.caps.clone() };
-    for name in GOLDENS {
+#[test]
+fn device_agrees_with_pytorch() {
+    let Some(device) = common::open_device(None) else { return };
+    for (caps, name) in device.caps.variants().iter().flat_map(|caps| GOLDENS.map(|name| (caps, name))) {
         let golden = load(name);
         let built = build(&golden);
-        let plan = Plan::new(built.graph.clone(), &caps).unwrap();
+        let plan = Plan::new(built.graph.clone(), caps).unwrap();
         let executable = Executable::new(&Store::new(&device), plan).unwrap();
         for (value, data) in &built.given {
             executable.write(*value, data);
@@ -214,18 +209,8 @@ fn device_agrees(kernels: Kernels) {
             executable.write_u32(labels, &LABELS);
         }
         executable.run().unwrap();
-        let read = |v| executable.read(v).unwrap().into_iter().map(f64::from).collect();
+        let read = |v| executable.read_values(v).unwrap();
         let (output, loss, gradient) = compare(&golden, &built, read);
-        assert!(output < 1e-5 && loss < 1e-5 && gradient < 1e-4, "{name} with {kernels:?}");
+        assert!(output < 1e-5 && loss < 1e-5 && gradient < 1e-4, "{name} with {caps}");
     }
-}
-
-#[test]
-fn device_agrees_with_pytorch_in_registers() {
-    device_agrees(Kernels::Registers);
-}
-
-#[test]
-fn device_agrees_with_pytorch_in_workgroup_memory() {
-    device_agrees(Kernels::Workgroup);
 }

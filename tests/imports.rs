@@ -13,7 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("shader", &[]),
     ("graph", &["tensor", "shader"]),
     ("ops", &["tensor", "rng", "shader", "graph"]),
-    ("gpu", &["shader", "graph"]),
+    ("gpu", &["tensor", "shader", "graph"]),
     ("diffusion", &["tensor", "rng", "graph", "ops"]),
     ("data", &["rng"]),
     ("io", &[]),

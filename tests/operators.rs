@@ -1,8 +1,11 @@
 //! Every operator, case by case: gradients in f64 (no device), and values on a device.
 
-use inkwash::gpu::{Choice, Device, Store};
-use inkwash::graph::{Caps, Kernels};
-use inkwash::{check, ops};
+mod common;
+
+use inkwash::check;
+use inkwash::gpu::Store;
+use inkwash::ops::{self, Case};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Central differences with h = 1e-5 in f64 are good to about h² + 1e-16/h = 1e-10 of the scale.
 #[test]
@@ -22,44 +25,64 @@ fn gradients_agree_with_finite_differences() {
     assert!(checked > 0 && failures.is_empty(), "{}", failures.join("\n"));
 }
 
-fn values_on_device(kernels: Kernels) {
-    let device = match Device::open(&Choice::default()) {
-        Ok(device) => device,
-        Err(e) => {
-            assert!(std::env::var_os("INKWASH_REQUIRE_DEVICE").is_none(), "a device is required: {e}");
-            eprintln!("SKIPPED, no device: {e}");
-            return;
-        }
-    };
-    let caps = Caps { kernels, ..device.caps.clone() };
+/// Every candidate of every case. Two threads share the cases, each with a device of its own: most of the time goes into
+/// compiling pipelines, which a driver does on one core.
+#[test]
+fn values_agree_with_references() {
     let filter = std::env::var("INKWASH_CASE").unwrap_or_default();
-    let mut failures = Vec::new();
-    let mut checked = 0;
-    for case in ops::catalogue().iter().filter(|c| c.title().contains(&filter)) {
-        checked += 1;
-        match check::on_device(case, &Store::new(&device), &caps) {
-            Ok(o) if o.passed() => {}
-            Ok(o) => {
-                let d = o.deviation;
-                failures.push(format!(
-                    "{} in {}: element {} is {} instead of {}, {:.2} times the tolerance, relative L2 {:.1e}{}; {}",
-                    case.title(), o.output, d.worst, d.got, d.expected, d.excess, d.relative_l2,
-                    if o.guard_broken { ", WROTE PAST ITS END" } else { "" }, o.kernels
-                ));
+    let cases: Vec<_> = ops::catalogue().into_iter().filter(|c| c.title().contains(&filter)).collect();
+    assert!(!cases.is_empty(), "no case has a title that contains `{filter}`");
+    let next = AtomicUsize::new(0);
+    let (checked, failures, f16) = std::thread::scope(|scope| {
+        let workers = [(); 2].map(|()| scope.spawn(|| check_cases(&cases, &next)));
+        workers.into_iter().map(|w| w.join().expect("a worker panicked")).fold(
+            (0, Vec::new(), false),
+            |(checked, mut failures, f16), worker| {
+                let Some((count, found, has)) = worker else { return (checked, failures, f16) };
+                failures.extend(found);
+                (checked + count, failures, f16 || has)
+            },
+        )
+    });
+    if checked > 0 && !f16 {
+        eprintln!("SKIPPED, the device does not store f16: cases of f16");
+    }
+    println!("{checked} candidates of {} cases", cases.len());
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Takes cases until none is left: how many candidates were checked, what failed, and whether f16 was among them.
+fn check_cases(cases: &[Case], next: &AtomicUsize) -> Option<(usize, Vec<String>, bool)> {
+    let device = common::open_device(None)?;
+    let (mut checked, mut failures) = (0, Vec::new());
+    while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+        if !case.suits(&device.caps) {
+            continue;
+        }
+        let outcomes = match check::on_device(case, &Store::new(&device), &device.caps) {
+            Ok(outcomes) => outcomes,
+            Err(e) => {
+                failures.push(format!("{}: {e}", case.title()));
+                continue;
             }
-            Err(e) => failures.push(format!("{}: {e}", case.title())),
+        };
+        checked += outcomes.len();
+        for o in outcomes.iter().filter(|o| !o.passed()) {
+            let d = o.deviation;
+            failures.push(format!(
+                "{} by {} in {}: element {} is {} instead of {}, {:.2} times the tolerance, relative L2 {:.1e}{}; {}",
+                case.title(),
+                o.algorithm,
+                o.output,
+                d.worst,
+                d.got,
+                d.expected,
+                d.excess,
+                d.relative_l2,
+                if o.guard_broken { ", WROTE PAST ITS END" } else { "" },
+                o.kernels
+            ));
         }
     }
-    assert!(checked > 0, "no case has a title that contains `{filter}`");
-    assert!(failures.is_empty(), "{} failures on {:?}\n{}", failures.len(), device, failures.join("\n"));
-}
-
-#[test]
-fn values_agree_with_references_in_registers() {
-    values_on_device(Kernels::Registers);
-}
-
-#[test]
-fn values_agree_with_references_in_workgroup_memory() {
-    values_on_device(Kernels::Workgroup);
+    Some((checked, failures, device.caps.features.f16))
 }

@@ -6,15 +6,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use inkwash::diffusion::{Preset, UNet, UNetConfig};
-use inkwash::graph::{Aliasing, Caps, Dispatch, Graph, Kernels, MAX_GROUPS, Plan, Scalar};
+use inkwash::graph::{Caps, Dispatch, Graph, Kernels, MAX_GROUPS, Op, Plan, Scalar};
 use inkwash::ops;
-use inkwash::shader::{self, Access, Interface, ParamKind, Source, Variant};
+use inkwash::shader::{self, Access, Interface, ParamKind, Source, Target, Variant};
 use inkwash::tensor::Spec;
 use inkwash::train::{TrainConfig, evaluation_graph, micro_graph, update_graph};
 use naga::back::{hlsl, msl, spv};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 /// WebGPU's default limits; the last is for each dimension of a workgroup.
 const STORAGE_BUFFERS: usize = 8;
@@ -35,33 +36,36 @@ struct Launch {
     dispatch: Dispatch,
 }
 
-fn of_graph(label: &str, graph: &Graph, caps: &Caps, launches: &mut Vec<Launch>) {
-    for node in &graph.nodes {
-        if matches!(node.op.aliasing(), Aliasing::View { .. } | Aliasing::Pack { .. }) {
-            continue;
-        }
-        let (x, y) = graph.node_specs(node);
-        for dispatch in node.op.dispatch(&x, &y, caps).dispatches {
-            launches.push(Launch { of: format!("{label}, {}/{}", node.scope, node.op.name()), dispatch });
+/// All launches of all candidates of an operator.
+fn of_op(label: &str, op: &dyn Op, x: &[Spec], caps: &Caps, launches: &mut Vec<Launch>) {
+    let y = op.infer(x).unwrap_or_else(|e| panic!("{label}: {e}"));
+    for candidate in op.candidates(x, &y, caps) {
+        for dispatch in candidate.program.dispatches {
+            launches.push(Launch { of: format!("{label}, {}", candidate.algorithm), dispatch });
         }
     }
+}
+
+fn of_graph(label: &str, graph: &Graph, caps: &Caps, launches: &mut Vec<Launch>) {
+    for node in &graph.nodes {
+        let label = format!("{label}, {}", graph.label(node));
+        of_op(&label, &*node.op, &graph.node_specs(node).0, caps, launches);
+    }
+}
+
+/// What every platform can be asked for.
+fn caps() -> Caps {
+    Caps::webgpu(Kernels::Registers).with_f16()
 }
 
 /// Every launch of every case, and of training steps and evaluations of every preset.
 fn launches() -> Vec<Launch> {
     let mut launches = Vec::new();
-    for kernels in [Kernels::Registers, Kernels::Workgroup] {
-        let caps = Caps::webgpu(kernels);
-        for case in ops::catalogue() {
-            if matches!(case.op.aliasing(), Aliasing::View { .. } | Aliasing::Pack { .. }) {
-                continue;
-            }
-            let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();
-            let y = case.op.infer(&x).unwrap_or_else(|e| panic!("{}: {e}", case.title()));
-            for dispatch in case.op.dispatch(&x, &y, &caps).dispatches {
-                launches.push(Launch { of: case.title(), dispatch });
-            }
-        }
+    for case in ops::catalogue() {
+        let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();
+        of_op(&case.title(), &*case.op, &x, &caps(), &mut launches);
+    }
+    for caps in caps().variants() {
         for (preset, batch, accumulate) in [
             (Preset::TinyGray, 2, 1),
             (Preset::TinyGray, 3, 2),
@@ -86,12 +90,11 @@ fn key(dispatch: &Dispatch) -> Key {
     (dispatch.shader.name, dispatch.entry, dispatch.variant.clone())
 }
 
-fn interfaces(launches: &[Launch]) -> BTreeMap<Key, Interface> {
+fn interfaces(launches: &[Launch]) -> BTreeMap<Key, Arc<Interface>> {
     let mut interfaces = BTreeMap::new();
     for Launch { of, dispatch: d } in launches {
         interfaces.entry(key(d)).or_insert_with(|| {
-            let expanded = shader::expand(d.shader, &d.variant).unwrap_or_else(|e| panic!("{of}: {e}"));
-            Interface::of(d.shader, d.entry, &d.variant, &expanded).unwrap_or_else(|e| panic!("{of}: {e}"))
+            shader::interface(d.shader, d.entry, &d.variant).unwrap_or_else(|e| panic!("{of}: {e}"))
         });
     }
     interfaces
@@ -155,14 +158,13 @@ fn every_launch_lives_within_webgpu_and_fits_its_shader() {
 /// vector of 143 MB, bound in ranges of 128 MiB at most.
 #[test]
 fn every_preset_plans_within_webgpu() {
-    for kernels in [Kernels::Registers, Kernels::Workgroup] {
+    for caps in caps().variants() {
         for preset in [Preset::TinyGray, Preset::Small32, Preset::Cifar] {
             let config = TrainConfig { preset, batch: 4, ..TrainConfig::default() };
             let unet = UNet::new(&UNetConfig::preset(preset)).unwrap();
-            let caps = Caps::webgpu(kernels);
             let micro = Plan::new(micro_graph(&unet, &config).unwrap().0, &caps).unwrap();
             let update = Plan::new(update_graph(&unet, &config).unwrap().0, &caps).unwrap();
-            assert!(micro.steps.len() > 100 && update.steps.len() >= 4, "{preset:?}");
+            assert!(micro.launches.len() > 100 && update.launches.len() >= 4, "{preset:?}");
         }
     }
 }
@@ -243,10 +245,12 @@ fn every_kernel_translates_to_every_platform() {
     }
     let (mut spirv, mut wgsl, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for (number, ((name, variant), (source, entries))) in modules.iter().enumerate() {
-        let expanded = shader::expand(source, variant).unwrap();
+        let expanded = shader::expand(source, variant, Target::Native).unwrap();
         let (module, info) = shader::parse(source, variant, &expanded).unwrap_or_else(|e| panic!("{e}"));
         let path = folder.path().join(format!("{number}-{name}.wgsl"));
-        std::fs::write(&path, &expanded.text).unwrap();
+        // tint judges for browsers.
+        let browser = shader::expand(source, variant, Target::Browser).unwrap();
+        std::fs::write(&path, &browser.text).unwrap();
         wgsl.push(path);
         for entry in entries {
             let path = folder.path().join(format!("{number}-{name}-{entry}.spv"));

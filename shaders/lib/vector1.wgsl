@@ -1,5 +1,7 @@
 // One channel per element of a buffer; the same names as lib/vector4.
 
+alias Element = f32;
+alias Stored = Element;
 alias Vector = f32;
 const WIDTH: u32 = 1u;
 

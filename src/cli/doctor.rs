@@ -3,7 +3,6 @@
 use super::{DeviceArgs, Failure};
 use crate::check;
 use crate::gpu::{self, Store};
-use crate::graph::{Caps, Kernels};
 use crate::ops;
 use std::process::ExitCode;
 
@@ -36,21 +35,18 @@ pub fn run(args: &DoctorArgs, choice: &DeviceArgs) -> Result<ExitCode, Failure> 
     println!("\nEvery kernel on {} ({}) against its f64 reference:", device.info.name, device.info.backend);
     println!(
         "{:<30} {:<10} {:>6} {:>6} {:>10} {:>10}  worst case",
-        "operator", "kernels", "cases", "failed", "rel. L2", "of limit"
+        "operator", "algorithm", "cases", "failed", "rel. L2", "of limit"
     );
     let (mut failed, mut ran) = (0, 0);
-    for kernels in [Kernels::Registers, Kernels::Workgroup] {
-        let caps = Caps { kernels, ..device.caps.clone() };
-        let kernels = format!("{kernels:?}").to_lowercase();
-        let mut rows: Vec<(&str, usize, usize, check::Outcome, String)> = Vec::new();
-        for case in ops::catalogue().iter().filter(|c| c.title().contains(&args.case)) {
-            let outcome = check::on_device(case, &Store::new(&device), &caps)?;
-            let bad = usize::from(!outcome.passed());
-            if args.verbose || bad > 0 {
+    let mut rows: Vec<Row> = Vec::new();
+    for case in ops::catalogue().iter().filter(|c| c.title().contains(&args.case) && c.suits(&device.caps)) {
+        for outcome in check::on_device(case, &Store::new(&device), &device.caps)? {
+            let bad = !outcome.passed();
+            if args.verbose || bad {
                 let d = outcome.deviation;
                 println!(
                     "  {} {}: {:.2} of the limit, relative L2 {:.1e}{} [{}]",
-                    if bad > 0 { "FAILED" } else { "ok" },
+                    if bad { "FAILED" } else { "ok" },
                     case.title(),
                     d.excess,
                     d.relative_l2,
@@ -58,30 +54,47 @@ pub fn run(args: &DoctorArgs, choice: &DeviceArgs) -> Result<ExitCode, Failure> 
                     outcome.kernels
                 );
             }
-            failed += bad;
+            failed += usize::from(bad);
             ran += 1;
-            match rows.iter_mut().find(|r| r.0 == case.op.name()) {
+            let same =
+                |row: &&mut Row| row.name == case.op.name() && row.worst.algorithm == outcome.algorithm;
+            match rows.iter_mut().find(same) {
                 Some(row) => {
-                    row.1 += 1;
-                    row.2 += bad;
-                    if outcome.deviation.excess > row.3.deviation.excess {
-                        (row.3, row.4) = (outcome, case.name.clone());
+                    row.cases += 1;
+                    row.failed += usize::from(bad);
+                    if outcome.deviation.excess > row.worst.deviation.excess {
+                        (row.worst, row.case) = (outcome, case.name.clone());
                     }
                 }
-                None => rows.push((case.op.name(), 1, bad, outcome, case.name.clone())),
+                None => rows.push(Row {
+                    name: case.op.name(),
+                    cases: 1,
+                    failed: usize::from(bad),
+                    worst: outcome,
+                    case: case.name.clone(),
+                }),
             }
         }
-        for (name, cases, bad, worst, case) in rows {
-            let d = worst.deviation;
-            println!(
-                "{name:<30} {kernels:<10} {cases:>6} {bad:>6} {:>10.1e} {:>10.2}  {case}",
-                d.relative_l2, d.excess
-            );
-        }
+    }
+    for Row { name, cases, failed, worst, case } in rows {
+        let (algorithm, d) = (worst.algorithm, worst.deviation);
+        println!(
+            "{name:<30} {algorithm:<10} {cases:>6} {failed:>6} {:>10.1e} {:>10.2}  {case}",
+            d.relative_l2, d.excess
+        );
     }
     if ran == 0 {
         return Err(format!("no case has a title that contains `{}`", args.case).into());
     }
     println!("{ran} cases, {failed} failed");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The cases of one operator by one algorithm.
+struct Row {
+    name: &'static str,
+    cases: usize,
+    failed: usize,
+    worst: check::Outcome,
+    case: String,
 }

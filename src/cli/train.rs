@@ -2,7 +2,7 @@
 
 use super::{DeviceArgs, Failure, interruption};
 use crate::diffusion::UNet;
-use crate::graph::{Caps, Kernels};
+use crate::graph::{Caps, Kernels, Limits};
 use crate::train::{
     ModelFolder, RunOptions, TrainConfig, TrainPlans, describe, open_data, planned_bytes, read_config, train,
 };
@@ -92,7 +92,9 @@ fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failur
         _ => Kernels::Workgroup,
     };
     // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
-    let wide = Caps { max_binding_bytes: u64::MAX, max_buffer_bytes: u64::MAX, ..Caps::webgpu(kernels) };
+    let base = Caps::webgpu(kernels);
+    let limits = Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..base.limits };
+    let wide = Caps { limits, ..base };
     let (plans, caps) = match TrainPlans::new(&unet, config, &Caps::webgpu(kernels)) {
         Ok(plans) => (plans, Caps::webgpu(kernels)),
         Err(_) => (TrainPlans::new(&unet, config, &wide)?, wide),

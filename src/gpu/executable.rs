@@ -4,6 +4,7 @@
 use super::{Device, GpuError, Pipeline, lock};
 use crate::graph::{Dispatch, Home, Origin, Plan, Scalar, SlotPool, ValueId};
 use crate::shader::{Access, Interface, ParamKind, ShaderError};
+use crate::tensor::DType;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -85,6 +86,12 @@ impl Store {
     }
 }
 
+/// Bytes up to a whole number of words, as buffers are written.
+fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
 fn from_bits(words: &[u32]) -> Vec<f32> {
     words.iter().map(|&w| f32::from_bits(w)).collect()
 }
@@ -111,7 +118,8 @@ impl Device {
     }
 }
 
-struct Launch {
+/// A launch with what it needs on the device.
+struct Prepared {
     pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     groups: [u32; 3],
@@ -124,7 +132,7 @@ pub struct Executable {
     plan: Plan,
     buffers: Vec<wgpu::Buffer>,
     bytes: u64,
-    launches: Vec<Launch>,
+    launches: Vec<Prepared>,
 }
 
 impl Executable {
@@ -149,16 +157,16 @@ impl Executable {
         }
         for (value, place) in plan.graph.values.iter().zip(&plan.placements) {
             if let (Origin::Constant(array), Some(place)) = (&value.origin, place) {
-                let data: Vec<f32> = array.data.iter().map(|&v| v as f32).collect();
-                device.queue.write_buffer(&buffers[place.buffer], place.offset, bytemuck::cast_slice(&data));
+                let data = padded(value.spec.dtype.encode(&array.data));
+                device.queue.write_buffer(&buffers[place.buffer], place.offset, &data);
             }
         }
 
         let mut uniforms: Vec<u8> = Vec::new();
-        let mut pipelines = Vec::with_capacity(plan.steps.len());
-        let mut ranges = Vec::with_capacity(plan.steps.len());
-        for step in &plan.steps {
-            let d = &step.dispatch;
+        let mut pipelines = Vec::with_capacity(plan.launches.len());
+        let mut ranges = Vec::with_capacity(plan.launches.len());
+        for launch in &plan.launches {
+            let d = &launch.dispatch;
             let pipeline = device.pipeline(d.shader, d.entry, &d.variant)?;
             check_bindings(d, &pipeline.interface)?;
             let packed = pack_params(d, &pipeline.interface)?;
@@ -174,8 +182,8 @@ impl Executable {
         device.queue.write_buffer(&uniform_buffer, 0, &uniforms);
 
         let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let mut launches = Vec::with_capacity(plan.steps.len());
-        for (i, (step, pipeline)) in plan.steps.iter().zip(pipelines).enumerate() {
+        let mut launches = Vec::with_capacity(plan.launches.len());
+        for (i, (launch, pipeline)) in plan.launches.iter().zip(pipelines).enumerate() {
             let resource = |buffer, offset, size| {
                 let size = std::num::NonZeroU64::new(size);
                 wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
@@ -188,7 +196,7 @@ impl Executable {
                     let resource = match info.access {
                         Access::Uniform => resource(&uniform_buffer, ranges[i].0 as u64, ranges[i].1 as u64),
                         Access::Read | Access::ReadWrite => {
-                            let b = step.bindings.iter().find(|b| b.name == info.name)?;
+                            let b = launch.bindings.iter().find(|b| b.name == info.name)?;
                             resource(&buffers[b.buffer], b.offset, b.size)
                         }
                     };
@@ -196,20 +204,20 @@ impl Executable {
                 })
                 .collect();
             let bind_group = device.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(step.dispatch.entry),
+                label: Some(launch.dispatch.entry),
                 layout: &pipeline.layout,
                 entries: &entries,
             });
             // The whole node's work is counted at its first launch.
-            let first = i == 0 || plan.steps[i - 1].node != step.node;
+            let first = i == 0 || plan.launches[i - 1].node != launch.node;
             let flops = if first {
-                let node = &plan.graph.nodes[step.node];
+                let node = &plan.graph.nodes[launch.node];
                 let (x, y) = plan.graph.node_specs(node);
                 node.op.cost(&x, &y).flops()
             } else {
                 0
             };
-            launches.push(Launch { pipeline, bind_group, groups: step.dispatch.groups, flops });
+            launches.push(Prepared { pipeline, bind_group, groups: launch.dispatch.groups, flops });
         }
         if let Some(e) = pollster::block_on(scope.pop()) {
             return Err(GpuError::Device(e.to_string()));
@@ -228,19 +236,26 @@ impl Executable {
         self.bytes
     }
 
-    /// Uploads an input or state before the next run.
+    /// Uploads an f32 input or state before the next run.
     pub fn write(&self, value: ValueId, data: &[f32]) {
-        self.write_bytes(value, bytemuck::cast_slice(data));
+        self.write_bytes(value, DType::F32, bytemuck::cast_slice(data));
     }
 
     /// Uploads a u32 input.
     pub fn write_u32(&self, value: ValueId, data: &[u32]) {
-        self.write_bytes(value, bytemuck::cast_slice(data));
+        self.write_bytes(value, DType::U32, bytemuck::cast_slice(data));
     }
 
-    fn write_bytes(&self, value: ValueId, bytes: &[u8]) {
-        let spec = self.plan.graph.spec(value);
-        assert_eq!(bytes.len(), spec.bytes(), "`{}` is {spec:?}", self.plan.graph.values[value.0].name);
+    /// Uploads an input or state of any type, each number rounded to it.
+    pub fn write_values(&self, value: ValueId, data: &[f64]) {
+        let dtype = self.plan.graph.spec(value).dtype;
+        self.write_bytes(value, dtype, &padded(dtype.encode(data)));
+    }
+
+    fn write_bytes(&self, value: ValueId, dtype: DType, bytes: &[u8]) {
+        let (spec, name) = (self.plan.graph.spec(value), &self.plan.graph.values[value.0].name);
+        let whole = if spec.shape.elements() == 0 { 0 } else { spec.padded_bytes() };
+        assert!(spec.dtype == dtype && bytes.len() as u64 == whole, "`{name}` is {spec:?}");
         if let Some(place) = self.plan.placements[value.0] {
             self.device.queue.write_buffer(&self.buffers[place.buffer], place.offset, bytes);
         }
@@ -269,10 +284,10 @@ impl Executable {
         self.device.check()
     }
 
-    /// Runs once and measures every launch: seconds, in the order of [`Plan::steps`]. Uses device
+    /// Runs once and measures every launch: seconds, in the order of [`Plan::launches`]. Uses device
     /// timestamps where there are any, and otherwise waits for each launch alone.
     pub fn profile(&self) -> Result<Vec<f64>, GpuError> {
-        if !self.device.timestamps {
+        if !self.device.caps.features.timestamps {
             return self.profile_by_waiting();
         }
         /// wgpu allows 4096 queries in a set; each launch needs two.
@@ -326,27 +341,42 @@ impl Executable {
         Ok(seconds)
     }
 
-    /// Waits, and reads a tensor that outlives the run.
+    /// Waits, and reads an f32 tensor that outlives the run.
     pub fn read(&self, value: ValueId) -> Result<Vec<f32>, GpuError> {
-        Ok(from_bits(&self.read_u32(value)?))
+        Ok(from_bits(&self.read_words(value)?))
     }
 
-    /// Waits, and reads a tensor's words as they are.
-    pub fn read_u32(&self, value: ValueId) -> Result<Vec<u32>, GpuError> {
-        let Some(place) = self.plan.placements[value.0] else { return Ok(Vec::new()) };
-        let bytes = self.plan.graph.spec(value).bytes() as u64;
-        if bytes == 0 {
+    /// Waits, and reads a tensor of any type that outlives the run.
+    pub fn read_values(&self, value: ValueId) -> Result<Vec<f64>, GpuError> {
+        let spec = self.plan.graph.spec(value);
+        let mut values = spec.dtype.decode(bytemuck::cast_slice(&self.read_words(value)?));
+        values.truncate(spec.shape.elements());
+        Ok(values)
+    }
+
+    /// The words of a tensor. Working memory holds other tensors by the end of a run, so it cannot be read.
+    fn read_words(&self, value: ValueId) -> Result<Vec<u32>, GpuError> {
+        let spec = self.plan.graph.spec(value);
+        let kept = self.plan.placements[value.0].filter(|p| self.plan.buffers[p.buffer].home != Home::Slot);
+        let Some(place) = kept else {
+            return Err(GpuError::NotKept { tensor: self.plan.graph.values[value.0].name.clone() });
+        };
+        if spec.shape.elements() == 0 {
             return Ok(Vec::new());
         }
-        self.device.read_words(&self.buffers[place.buffer], place.offset, bytes)
+        self.device.read_words(&self.buffers[place.buffer], place.offset, spec.padded_bytes())
     }
 
-    /// The guard words behind a node's output.
-    pub fn read_guard(&self, value: ValueId) -> Result<Vec<u32>, GpuError> {
-        let Some(place) = self.plan.placements[value.0] else { return Ok(Vec::new()) };
-        let buffer = &self.buffers[place.buffer];
-        let start = place.offset + self.plan.graph.spec(value).bytes() as u64;
-        self.device.read_words(buffer, start, self.plan.guard_words as u64 * 4)
+    /// Whether every guard word still holds this one.
+    pub fn guards_hold(&self, word: u32) -> Result<bool, GpuError> {
+        let bytes = self.plan.guard_words as u64 * 4;
+        for place in &self.plan.guards {
+            let words = self.device.read_words(&self.buffers[place.buffer], place.offset, bytes)?;
+            if words.iter().any(|&found| found != word) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Fills every working and output buffer with a word, so that a test sees what was not written.
@@ -360,7 +390,7 @@ impl Executable {
     }
 }
 
-fn encode(pass: &mut wgpu::ComputePass, launch: &Launch) {
+fn encode(pass: &mut wgpu::ComputePass, launch: &Prepared) {
     pass.set_pipeline(&launch.pipeline.pipeline);
     pass.set_bind_group(0, &launch.bind_group, &[]);
     let [x, y, z] = launch.groups;

@@ -4,7 +4,7 @@ mod executable;
 
 pub use executable::{Executable, Store};
 
-use crate::graph::{Caps, GraphError, Kernels, PlanError};
+use crate::graph::{Caps, Features, GraphError, Kernels, Limits, PlanError};
 use crate::shader::{self, Access, Interface, ShaderError, Source, Variant};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,6 +60,12 @@ pub enum GpuError {
     /// wgpu rejected a call, or the device was lost.
     #[error("the device failed: {0}")]
     Device(String),
+    /// A tensor whose memory others have taken by the end of the run.
+    #[error("`{tensor}` is not kept: make it an output of the graph to read it")]
+    NotKept {
+        /// The tensor.
+        tensor: String,
+    },
     /// A state of another size exists under that name.
     #[error("state `{name}` has {found} bytes on the device, but the plan needs {needed}")]
     StateSize {
@@ -198,6 +204,30 @@ fn describe(adapter: &wgpu::Adapter) -> Info {
     }
 }
 
+fn plan_limits(limits: &wgpu::Limits) -> Limits {
+    Limits {
+        binding_bytes: limits.max_storage_buffer_binding_size,
+        buffer_bytes: limits.max_buffer_size,
+        offset_alignment: limits.min_storage_buffer_offset_alignment.into(),
+        storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+    }
+}
+
+fn plan_features(adapter: &wgpu::Adapter) -> Features {
+    let (has, info) = (adapter.features(), adapter.get_info());
+    Features {
+        f16: has.contains(wgpu::Features::SHADER_F16),
+        subgroups: has
+            .contains(wgpu::Features::SUBGROUP)
+            .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        // No kernel uses them yet, and asking for an experimental feature is unsafe.
+        cooperative: Vec::new(),
+        timestamps: has.contains(wgpu::Features::TIMESTAMP_QUERY),
+    }
+}
+
 /// Every adapter of this machine, in the order in which `--device INDEX` counts.
 pub fn list(backend: Option<&str>) -> Result<Vec<Info>, GpuError> {
     Ok(adapters(backend)?.iter().map(describe).collect())
@@ -236,7 +266,6 @@ pub struct Device {
     pub caps: Caps,
     /// What the adapter says of itself.
     pub info: Info,
-    timestamps: bool,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -253,7 +282,7 @@ type PipelineKey = (&'static str, &'static str, Variant);
 pub(crate) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
-    pub interface: Interface,
+    pub interface: Arc<Interface>,
 }
 
 /// Locks whatever state a panicking thread may have left: our maps are valid at every await point.
@@ -312,22 +341,19 @@ impl Device {
         kernels: Option<Kernels>,
     ) -> Result<Arc<Self>, GpuError> {
         let info = describe(adapter);
-        let timestamps = adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY);
         let kernels =
             kernels.unwrap_or(if info.kind == "cpu" { Kernels::Registers } else { Kernels::Workgroup });
-        let caps = Caps {
-            kernels,
-            max_binding_bytes: limits.max_storage_buffer_binding_size,
-            max_buffer_bytes: limits.max_buffer_size,
-            offset_alignment: limits.min_storage_buffer_offset_alignment.into(),
-        };
+        let caps = Caps { kernels, limits: plan_limits(&limits), features: plan_features(adapter) };
+        let wanted = [
+            (caps.features.timestamps, wgpu::Features::TIMESTAMP_QUERY),
+            (caps.features.f16, wgpu::Features::SHADER_F16),
+            (caps.features.subgroups.is_some(), wgpu::Features::SUBGROUP),
+        ];
+        let features = wanted.into_iter().filter(|(has, _)| *has).map(|(_, feature)| feature);
+        let features = features.fold(wgpu::Features::empty(), |all, feature| all | feature);
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("inkwash"),
-            required_features: if timestamps {
-                wgpu::Features::TIMESTAMP_QUERY
-            } else {
-                wgpu::Features::empty()
-            },
+            required_features: features,
             required_limits: limits,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -338,7 +364,7 @@ impl Device {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
             lock(&slot).get_or_insert(e.to_string());
         }));
-        Ok(Arc::new(Self { device, queue, caps, info, timestamps, pipelines: Mutex::default(), failure }))
+        Ok(Arc::new(Self { device, queue, caps, info, pipelines: Mutex::default(), failure }))
     }
 
     /// Fails if wgpu has reported an error since the device was opened.
@@ -387,8 +413,8 @@ impl Device {
         if let Some(found) = lock(&self.pipelines).get(&key) {
             return Ok(found.clone());
         }
-        let expanded = shader::expand(source, variant)?;
-        let interface = Interface::of(source, entry, variant, &expanded)?;
+        let expanded = shader::expand(source, variant, shader::Target::Native)?;
+        let interface = shader::interface(source, entry, variant)?;
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let label = format!("{}:{entry}", source.name);
         // SAFETY: the text is one of the files embedded in this program, never a user's. Every loop in them

@@ -1,5 +1,9 @@
 //! What a device can do, as the operators need to know it. Plain data: no device is needed to plan.
 
+use super::{Candidate, Program};
+use crate::tensor::DType;
+use std::fmt;
+
 /// Which algorithms suit the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernels {
@@ -10,22 +14,125 @@ pub enum Kernels {
     Workgroup,
 }
 
-/// The limits and preferences that dispatches are made for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Caps {
-    /// Preferred algorithms.
-    pub kernels: Kernels,
+impl Kernels {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::Registers, Self::Workgroup];
+
+    /// The algorithm's name in tables, flags and `doctor`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Registers => "registers",
+            Self::Workgroup => "workgroup",
+        }
+    }
+}
+
+/// The limits that bound a launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
     /// Largest range of a buffer that one binding may cover, in bytes.
-    pub max_binding_bytes: u64,
+    pub binding_bytes: u64,
     /// Largest buffer, in bytes.
-    pub max_buffer_bytes: u64,
+    pub buffer_bytes: u64,
     /// Start of a bound range must be a multiple of this, in bytes.
     pub offset_alignment: u64,
+    /// Storage buffers that one entry point may use.
+    pub storage_buffers: u32,
+    /// Memory that the invocations of a workgroup share, in bytes.
+    pub workgroup_bytes: u32,
+    /// Invocations of a workgroup.
+    pub workgroup_invocations: u32,
+}
+
+impl Limits {
+    /// WebGPU's default limits: what every base shader must live within.
+    pub const WEBGPU: Self = Self {
+        binding_bytes: 128 << 20,
+        buffer_bytes: 256 << 20,
+        offset_alignment: 256,
+        storage_buffers: 8,
+        workgroup_bytes: 16 << 10,
+        workgroup_invocations: 256,
+    };
+}
+
+/// A product of matrices that a subgroup computes together: (m, k) times (k, n).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CooperativeShape {
+    /// Rows of the result.
+    pub m: u32,
+    /// Columns of the result.
+    pub n: u32,
+    /// Terms of each sum.
+    pub k: u32,
+    /// Type of the factors.
+    pub factors: DType,
+    /// Type of the sum.
+    pub sum: DType,
+}
+
+/// What a device has beyond WebGPU's core. Empty by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Tensors of f16 in storage buffers, and f16 in shaders.
+    pub f16: bool,
+    /// Smallest and largest size of a subgroup, where shaders may use subgroup operations.
+    pub subgroups: Option<(u32, u32)>,
+    /// Products that matrix units compute.
+    pub cooperative: Vec<CooperativeShape>,
+    /// Timestamps at the beginning and the end of a pass.
+    pub timestamps: bool,
+}
+
+/// What operators and plans may ask of a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caps {
+    /// The algorithms that are preferred.
+    pub kernels: Kernels,
+    /// What bounds a launch.
+    pub limits: Limits,
+    /// What shaders may use.
+    pub features: Features,
 }
 
 impl Caps {
-    /// WebGPU's default limits: what every base shader must live within.
+    /// WebGPU's default limits without any optional feature.
     pub fn webgpu(kernels: Kernels) -> Self {
-        Self { kernels, max_binding_bytes: 128 << 20, max_buffer_bytes: 256 << 20, offset_alignment: 256 }
+        Self { kernels, limits: Limits::WEBGPU, features: Features::default() }
+    }
+
+    /// The same with the features whose variants wgpu compiles for every platform: f16.
+    #[must_use]
+    pub fn with_f16(mut self) -> Self {
+        self.features.f16 = true;
+        self
+    }
+
+    /// All that must be proven on a device of these capabilities: each preference of algorithms.
+    /// Every loop over variants of a whole step (tests, `doctor`, `verify`) runs over this list.
+    pub fn variants(&self) -> Vec<Self> {
+        Kernels::ALL.into_iter().map(|kernels| Self { kernels, ..self.clone() }).collect()
+    }
+
+    /// Whether tensors of this type can be bound.
+    pub fn stores(&self, dtype: DType) -> bool {
+        dtype != DType::F16 || self.features.f16
+    }
+
+    /// A candidate for each kind of kernels, the preferred one first; one alone where the launches are the same.
+    pub fn both(&self, program: impl Fn(&Self) -> Program) -> Vec<Candidate> {
+        let mut variants = self.variants();
+        variants.sort_by_key(|caps| caps.kernels != self.kernels);
+        let mut candidates: Vec<Candidate> =
+            variants.iter().map(|caps| Candidate::new(caps.kernels.name(), program(caps))).collect();
+        candidates.dedup_by(|other, preferred| other.program == preferred.program);
+        candidates
+    }
+}
+
+impl fmt::Display for Caps {
+    /// As tests and `doctor` name it: `workgroup, f16`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.kernels.name(), if self.features.f16 { ", f16" } else { "" })
     }
 }

@@ -1,6 +1,6 @@
 //! Reverse-mode differentiation: walks the nodes backwards and lets each operator append its gradients.
 
-use super::{Graph, GraphError, Op, ValueId};
+use super::{Graph, GraphError, Op, Phase, ValueId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -30,6 +30,11 @@ impl Backward<'_> {
     /// The number of inputs.
     pub fn inputs(&self) -> usize {
         self.graph.nodes[self.node].inputs.len()
+    }
+
+    /// Shape and type of a tensor.
+    pub fn spec(&self, value: ValueId) -> &crate::tensor::Spec {
+        self.graph.spec(value)
     }
 
     /// The shape of a tensor.
@@ -107,6 +112,7 @@ impl Graph {
             }
         }
         let mut gradients: Gradients = seeds.iter().copied().collect();
+        let phase = std::mem::replace(&mut self.phase, Phase::Backward);
         for node in (0..self.nodes.len()).rev() {
             let outputs = &self.nodes[node].outputs;
             let wanted = self.nodes[node].inputs.iter().any(|v| needed[v.0]);
@@ -126,6 +132,7 @@ impl Graph {
             self.scope = outer;
             result?;
         }
+        self.phase = phase;
         Ok(gradients)
     }
 }

@@ -16,7 +16,7 @@ pub fn interpret(graph: &Graph, given: &HashMap<ValueId, Array>) -> Vec<Array> {
                 array.clone()
             }
             (Origin::Constant(array), None) => array.clone(),
-            (Origin::Node(..), None) => Array::new([0], vec![]),
+            (Origin::Node(..) | Origin::Removed, None) => Array::new([0], vec![]),
             (Origin::Input | Origin::State, None) => Array::zeros(&value.spec.shape),
         })
         .collect();

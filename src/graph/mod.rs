@@ -4,16 +4,19 @@
 mod caps;
 mod gradient;
 mod interpret;
+mod memory;
 mod plan;
+pub mod rewrite;
+mod verify;
 
-pub use caps::{Caps, Kernels};
+pub use caps::{Caps, CooperativeShape, Features, Kernels, Limits};
 pub use gradient::{Backward, Gradients};
 pub use interpret::interpret;
 pub(crate) use plan::SlotPool;
-pub use plan::{Binding, Home, Placement, Plan, PlanError, PlannedBuffer, Step};
+pub use plan::{Binding, Home, Launch, Placement, Plan, PlanError, PlannedBuffer};
 
 use crate::shader::{Source, Variant};
-use crate::tensor::{Array, Spec};
+use crate::tensor::{Array, DType, Spec, Tolerance};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -153,7 +156,7 @@ impl From<f32> for Scalar {
 }
 
 /// One shader launch as pure data.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Dispatch {
     /// The WGSL file.
     pub shader: &'static Source,
@@ -199,7 +202,7 @@ impl Dispatch {
         self
     }
 
-    /// Binds a range of a tensor's elements; its start must be a multiple of 64 (256 bytes).
+    /// Binds a range of a tensor's elements; its start must be a multiple of 256 bytes.
     #[must_use]
     pub fn bind_range(mut self, name: &'static str, operand: Operand, range: std::ops::Range<usize>) -> Self {
         self.operands.push((name, operand, Some(range)));
@@ -231,11 +234,18 @@ impl Dispatch {
     }
 }
 
+impl std::fmt::Display for Dispatch {
+    /// `file:entry [variant]`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{} [{}]", self.shader.name, self.entry, self.variant.describe())
+    }
+}
+
 /// The launches of one operator, in order, and the scratch memory they share.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Program {
-    /// Scratch tensors (f32 elements each), alive only within this operator.
-    pub scratch: Vec<usize>,
+    /// Scratch tensors, alive only within this operator.
+    pub scratch: Vec<Spec>,
     /// The launches.
     pub dispatches: Vec<Dispatch>,
 }
@@ -243,6 +253,39 @@ pub struct Program {
 impl From<Dispatch> for Program {
     fn from(dispatch: Dispatch) -> Self {
         Self { scratch: Vec::new(), dispatches: vec![dispatch] }
+    }
+}
+
+/// One way to compute an operator.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The algorithm's name in tables and in `doctor`: `registers`, `workgroup`, `direct`.
+    pub algorithm: &'static str,
+    /// Its launches.
+    pub program: Program,
+    /// How far its f32 arithmetic may be off. What storing a result in a smaller type adds is no concern of the algorithm
+    /// ([`Tolerance::stored_as`]).
+    pub tolerance: Tolerance,
+}
+
+impl Candidate {
+    /// An algorithm of ordinary accuracy.
+    pub fn new(algorithm: &'static str, program: impl Into<Program>) -> Self {
+        Self { algorithm, program: program.into(), tolerance: Tolerance::default() }
+    }
+}
+
+impl From<Program> for Vec<Candidate> {
+    /// The only algorithm of an operator.
+    fn from(program: Program) -> Self {
+        vec![Candidate::new("direct", program)]
+    }
+}
+
+impl From<Dispatch> for Vec<Candidate> {
+    /// The only algorithm of an operator, in one launch.
+    fn from(dispatch: Dispatch) -> Self {
+        Program::from(dispatch).into()
     }
 }
 
@@ -280,8 +323,9 @@ pub trait Op: Debug + Send + Sync {
     /// Arithmetic and traffic.
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost;
 
-    /// The launches that compute it on a device of these capabilities.
-    fn dispatch(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Program;
+    /// The algorithms that compute it on a device of these capabilities. The first is the rule's choice; the others are
+    /// there to be measured, and are tested like it. Operators that only say where a tensor lies have none.
+    fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate>;
 
     /// Appends the nodes that compute the gradients of the inputs. They are operators too.
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -309,6 +353,43 @@ pub enum Origin {
     Constant(Array),
     /// Output `.1` of node `.0`.
     Node(usize, usize),
+    /// Nothing any more: its node was taken out by a rewrite.
+    Removed,
+}
+
+/// The part of a step that a node belongs to, as profiles sum it up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// Pictures and labels made ready.
+    Data,
+    /// Timesteps drawn and noise added.
+    Noise,
+    /// The network.
+    #[default]
+    Forward,
+    /// The loss.
+    Loss,
+    /// Gradients.
+    Backward,
+    /// The optimizer, the moving average and the log.
+    Update,
+    /// A sampler's step around the network.
+    Sample,
+}
+
+impl Phase {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Noise => "noise",
+            Self::Forward => "forward",
+            Self::Loss => "loss",
+            Self::Backward => "backward",
+            Self::Update => "update",
+            Self::Sample => "sample",
+        }
+    }
 }
 
 /// A tensor's facts.
@@ -333,6 +414,8 @@ pub struct Node {
     pub outputs: Vec<ValueId>,
     /// The module it belongs to, as in `mid_block.attentions.0`.
     pub scope: String,
+    /// The part of the step it belongs to.
+    pub phase: Phase,
 }
 
 /// A list of operators in an order in which they can run.
@@ -347,6 +430,7 @@ pub struct Graph {
     /// Computed tensors that other plans read, by the name of the state they are kept in.
     pub persistent: std::collections::BTreeMap<ValueId, String>,
     scope: Vec<String>,
+    phase: Phase,
 }
 
 impl Graph {
@@ -372,7 +456,12 @@ impl Graph {
 
     /// A fixed f32 tensor.
     pub fn constant(&mut self, name: &str, value: Array) -> ValueId {
-        self.push(name.into(), Spec::f32(value.shape.axes()), Origin::Constant(value))
+        self.constant_of(name, DType::F32, value)
+    }
+
+    /// A fixed tensor of any type.
+    pub fn constant_of(&mut self, name: &str, dtype: DType, value: Array) -> ValueId {
+        self.push(name.into(), Spec::new(value.shape.axes(), dtype), Origin::Constant(value))
     }
 
     /// Applies an operator and returns all its outputs.
@@ -396,14 +485,21 @@ impl Graph {
         let outputs =
             op.infer(&specs).map_err(|source| GraphError::Shape { scope: scope.clone(), source })?;
         let node = self.nodes.len();
-        let label = if scope.is_empty() { op.name().to_string() } else { format!("{scope}/{}", op.name()) };
-        let outputs = outputs
+        let mut made = Node { op, inputs: inputs.to_vec(), outputs: Vec::new(), scope, phase: self.phase };
+        let label = self.label(&made);
+        made.outputs = outputs
             .into_iter()
             .enumerate()
             .map(|(i, spec)| self.push(label.clone(), spec, Origin::Node(node, i)))
-            .collect::<Vec<_>>();
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), scope });
+            .collect();
+        let outputs = made.outputs.clone();
+        self.nodes.push(made);
         Ok(outputs)
+    }
+
+    /// Nodes appended from now on belong to this part of a step.
+    pub fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
     }
 
     /// Enters a named module: nodes appended until [`Graph::leave`] carry its name.
@@ -441,6 +537,15 @@ impl Graph {
     pub fn node_specs(&self, node: &Node) -> (Vec<Spec>, Vec<Spec>) {
         let of = |v: &[ValueId]| v.iter().map(|&v| self.spec(v).clone()).collect();
         (of(&node.inputs), of(&node.outputs))
+    }
+
+    /// `scope/op` of a node, as profiles and errors name it.
+    pub fn label(&self, node: &Node) -> String {
+        if node.scope.is_empty() {
+            node.op.name().into()
+        } else {
+            format!("{}/{}", node.scope, node.op.name())
+        }
     }
 
     /// The cost of all nodes together.

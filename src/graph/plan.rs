@@ -5,7 +5,8 @@
 //! ranges of one arena: WebGPU refuses one buffer bound both `read` and `read_write` in one dispatch,
 //! even at ranges that do not overlap.
 
-use super::{Aliasing, Caps, Dispatch, Graph, Operand, Origin, ValueId};
+use super::memory::Place;
+use super::{Aliasing, Candidate, Caps, Dispatch, Graph, Operand, Origin, Program, ValueId, rewrite};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
@@ -46,6 +47,9 @@ pub enum PlanError {
         /// What cannot hold.
         message: &'static str,
     },
+    /// A defect in a plan: a launch that would not find what it reads ([`Plan::verify`]).
+    #[error("the plan is not legal: {0}")]
+    Illegal(String),
 }
 
 /// What a planned buffer is for.
@@ -92,13 +96,15 @@ pub struct Binding {
     pub buffer: usize,
     /// First byte.
     pub offset: u64,
-    /// Bytes.
+    /// Bytes, guard words included.
     pub size: u64,
+    /// Bytes of guard words at the end.
+    pub guard: u64,
 }
 
-/// One launch with its memory.
+/// A dispatch with its memory.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct Launch {
     /// The graph's node.
     pub node: usize,
     /// The launch.
@@ -115,11 +121,13 @@ pub struct Plan {
     /// Where each tensor of the graph lies; `None` if nothing uses it.
     pub placements: Vec<Option<Placement>>,
     /// Every launch, in order.
-    pub steps: Vec<Step>,
+    pub launches: Vec<Launch>,
     /// The graph it was made from.
     pub graph: Graph,
-    /// Words kept free, and watched by tests, behind each output.
+    /// Words kept free, and watched by tests, behind each output and each scratch tensor.
     pub guard_words: usize,
+    /// Where they lie.
+    pub guards: Vec<Placement>,
 }
 
 /// Sizes of the slots that plans on one store share, by rank. A slot that is too small for a later plan is
@@ -143,10 +151,20 @@ impl SlotPool {
     }
 }
 
+/// The nodes between which memory is taken.
 struct Life {
     bytes: u64,
     first: usize,
     last: usize,
+}
+
+/// Who needs working memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Tenant {
+    /// A tensor of the graph.
+    Tensor(ValueId),
+    /// The k-th scratch tensor of a node.
+    Scratch(usize, usize),
 }
 
 impl Plan {
@@ -155,20 +173,84 @@ impl Plan {
         Self::with_guards(graph, caps, 0)
     }
 
-    /// Plans with `guard_words` u32 words behind every node output, bound along with it, so that a test
-    /// can see a kernel write past its end.
+    /// Plans with `guard_words` u32 words behind every node output and every scratch tensor, bound along with it, so that
+    /// a test can see a kernel write past its end.
     pub fn with_guards(graph: Graph, caps: &Caps, guard_words: usize) -> Result<Self, PlanError> {
-        let roots = roots(&graph)?;
-        check_overwrites(&graph)?;
-        let guard = guard_words as u64 * 4;
+        Self::of_programs(graph, caps, guard_words, |_, candidates| candidates.into_iter().next())
+    }
 
-        // 1. The life of every root tensor, in node numbers.
+    /// Plans with one candidate chosen for every node: `choose` is given the node's number and its candidates.
+    pub fn of_programs(
+        graph: Graph,
+        caps: &Caps,
+        guard_words: usize,
+        choose: impl Fn(usize, Vec<Candidate>) -> Option<Candidate>,
+    ) -> Result<Self, PlanError> {
+        let graph = rewrite::without_dead_nodes(graph);
+        let places = graph.places()?;
+        graph.check_overwrites(&places)?;
+        let programs: Vec<Program> = graph
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(i, node)| {
+                let (x, y) = graph.node_specs(node);
+                choose(i, node.op.candidates(&x, &y, caps)).map(|c| c.program).unwrap_or_default()
+            })
+            .collect();
+        let mut plan = Self {
+            buffers: Vec::new(),
+            placements: vec![None; graph.values.len()],
+            launches: Vec::new(),
+            graph,
+            guard_words,
+            guards: Vec::new(),
+        };
+        let lives = plan.lives(&places);
+        let (mut homes, work) = plan.buffers_of_their_own(&places, lives);
+        homes.extend(plan.slots(work, &programs));
+        for (value, place) in places.iter().enumerate() {
+            plan.placements[value] = homes
+                .get(&Tenant::Tensor(place.root))
+                .map(|&buffer| Placement { buffer, offset: place.offset });
+        }
+        plan.watch_guards(&homes, &programs);
+        for (node, program) in programs.iter().enumerate() {
+            for dispatch in &program.dispatches {
+                let bindings = plan.bindings(node, program, dispatch, &homes, caps)?;
+                plan.launches.push(Launch { node, dispatch: dispatch.clone(), bindings });
+            }
+        }
+        for buffer in &plan.buffers {
+            if buffer.bytes > caps.limits.buffer_bytes {
+                return Err(PlanError::BufferTooLarge {
+                    tensor: buffer.name.clone(),
+                    bytes: buffer.bytes,
+                    limit: caps.limits.buffer_bytes,
+                });
+            }
+        }
+        if cfg!(debug_assertions) {
+            plan.verify(caps)?;
+        }
+        Ok(plan)
+    }
+
+    fn guard_bytes(&self) -> u64 {
+        self.guard_words as u64 * 4
+    }
+
+    /// The life of every root tensor, in node numbers.
+    fn lives(&self, places: &[Place]) -> BTreeMap<ValueId, Life> {
+        let graph = &self.graph;
         let mut lives: BTreeMap<ValueId, Life> = BTreeMap::new();
         let mut touch = |value: ValueId, node: usize| {
-            let root = roots[value.0].0;
-            let bytes = (graph.spec(root).bytes() as u64).max(4).next_multiple_of(4);
-            let is_node = matches!(graph.values[root.0].origin, Origin::Node(..));
-            let bytes = if is_node { bytes + guard } else { bytes };
+            let root = places[value.0].root;
+            let guard = match graph.values[root.0].origin {
+                Origin::Node(..) => self.guard_bytes(),
+                _ => 0,
+            };
+            let bytes = graph.spec(root).padded_bytes() + guard;
             let life = lives.entry(root).or_insert(Life { bytes, first: node, last: node });
             life.first = life.first.min(node);
             life.last = life.last.max(node);
@@ -179,149 +261,140 @@ impl Plan {
         for &v in graph.outputs.iter().chain(graph.persistent.keys()) {
             touch(v, graph.nodes.len());
         }
+        lives
+    }
 
-        // 2. Buffers of their own for whatever outlives the run.
-        let mut plan = Self {
-            buffers: Vec::new(),
-            placements: vec![None; graph.values.len()],
-            steps: Vec::new(),
-            graph,
-            guard_words,
-        };
-        let mut buffer_of: HashMap<ValueId, usize> = HashMap::new();
-        let mut work: Vec<(ValueId, Life)> = Vec::new();
-        let output_roots: Vec<ValueId> = plan.graph.outputs.iter().map(|v| roots[v.0].0).collect();
-        let persistent: HashMap<ValueId, String> =
-            plan.graph.persistent.iter().map(|(v, name)| (roots[v.0].0, name.clone())).collect();
+    /// Makes the buffers of whatever outlives the run, and returns them with the tensors that only need working memory.
+    fn buffers_of_their_own(
+        &mut self,
+        places: &[Place],
+        lives: BTreeMap<ValueId, Life>,
+    ) -> (HashMap<Tenant, usize>, Vec<(Tenant, Life)>) {
+        let root = |value: &ValueId| places[value.0].root;
+        let outputs: Vec<ValueId> = self.graph.outputs.iter().map(root).collect();
+        let persistent: HashMap<ValueId, &String> =
+            self.graph.persistent.iter().map(|(value, name)| (root(value), name)).collect();
+        let (mut homes, mut work) = (HashMap::new(), Vec::new());
         for (root, life) in lives {
-            let value = &plan.graph.values[root.0];
+            let value = &self.graph.values[root.0];
             let (home, name) = match (&value.origin, persistent.get(&root)) {
-                (Origin::Input, _) => (Home::Input, value.name.clone()),
-                (Origin::State, _) => (Home::State, value.name.clone()),
-                (Origin::Constant(_), _) => (Home::Constant, value.name.clone()),
-                (Origin::Node(..), Some(name)) => (Home::State, name.clone()),
-                (Origin::Node(..), None) if output_roots.contains(&root) => {
-                    (Home::Output, value.name.clone())
-                }
+                (Origin::Input, _) => (Home::Input, &value.name),
+                (Origin::State, _) => (Home::State, &value.name),
+                (Origin::Constant(_), _) => (Home::Constant, &value.name),
+                (Origin::Node(..), Some(name)) => (Home::State, *name),
+                (Origin::Node(..), None) if outputs.contains(&root) => (Home::Output, &value.name),
                 (Origin::Node(..), None) => {
-                    work.push((root, life));
+                    work.push((Tenant::Tensor(root), life));
                     continue;
                 }
+                (Origin::Removed, _) => continue,
             };
-            buffer_of.insert(root, plan.buffers.len());
-            plan.buffers.push(PlannedBuffer { home, name, bytes: life.bytes });
+            homes.insert(Tenant::Tensor(root), self.buffers.len());
+            self.buffers.push(PlannedBuffer { home, name: name.clone(), bytes: life.bytes });
         }
+        (homes, work)
+    }
 
-        // 3. Launches, and with them the scratch tensors, which live for one node.
-        let mut launches = Vec::new();
-        let mut scratch_lives: Vec<(usize, Life)> = Vec::new();
-        let mut scratch_of_node = Vec::new();
-        for (i, node) in plan.graph.nodes.iter().enumerate() {
-            let mut scratch = Vec::new();
-            if matches!(node.op.aliasing(), Aliasing::None | Aliasing::InPlace(_)) {
-                let (x, y) = plan.graph.node_specs(node);
-                let program = node.op.dispatch(&x, &y, caps);
-                for elements in program.scratch {
-                    scratch.push(scratch_lives.len());
-                    let bytes = (elements as u64 * 4).max(4);
-                    scratch_lives.push((elements, Life { bytes, first: i, last: i }));
-                }
-                launches.extend(program.dispatches.into_iter().map(|d| (i, d)));
+    /// Finds working memory for tensors and scratch, which lives for one node: largest first, each into the first slot
+    /// that is free for its whole life.
+    fn slots(&mut self, mut work: Vec<(Tenant, Life)>, programs: &[Program]) -> HashMap<Tenant, usize> {
+        for (node, program) in programs.iter().enumerate() {
+            for (k, spec) in program.scratch.iter().enumerate() {
+                let bytes = spec.padded_bytes() + self.guard_bytes();
+                work.push((Tenant::Scratch(node, k), Life { bytes, first: node, last: node }));
             }
-            scratch_of_node.push(scratch);
         }
-
-        // 4. Slots: largest first, each into the first slot that is free for its whole life.
-        enum Tenant {
-            Value(ValueId),
-            Scratch(usize),
-        }
-        let mut tenants: Vec<(Tenant, Life)> = work
-            .into_iter()
-            .map(|(v, life)| (Tenant::Value(v), life))
-            .chain(scratch_lives.into_iter().enumerate().map(|(i, (_, life))| (Tenant::Scratch(i), life)))
-            .collect();
-        tenants.sort_by_key(|(_, life)| std::cmp::Reverse(life.bytes));
+        work.sort_by_key(|(_, life)| std::cmp::Reverse(life.bytes));
         let mut slots: Vec<(usize, Vec<(usize, usize)>)> = Vec::new();
-        let mut scratch_buffer: HashMap<usize, usize> = HashMap::new();
-        for (tenant, life) in tenants {
-            let free = |busy: &Vec<(usize, usize)>| {
+        let mut homes = HashMap::new();
+        for (tenant, life) in work {
+            let free = |busy: &[(usize, usize)]| {
                 busy.iter().all(|&(first, last)| life.last < first || last < life.first)
             };
             let slot = slots.iter().position(|(_, busy)| free(busy)).unwrap_or_else(|| {
                 let name = format!("slot {}", slots.len());
-                slots.push((plan.buffers.len(), Vec::new()));
-                plan.buffers.push(PlannedBuffer { home: Home::Slot, name, bytes: life.bytes });
+                slots.push((self.buffers.len(), Vec::new()));
+                self.buffers.push(PlannedBuffer { home: Home::Slot, name, bytes: life.bytes });
                 slots.len() - 1
             });
             slots[slot].1.push((life.first, life.last));
-            match tenant {
-                Tenant::Value(v) => {
-                    buffer_of.insert(v, slots[slot].0);
-                }
-                Tenant::Scratch(i) => {
-                    scratch_buffer.insert(i, slots[slot].0);
-                }
-            }
+            homes.insert(tenant, slots[slot].0);
         }
-        for (i, &(root, offset)) in roots.iter().enumerate() {
-            plan.placements[i] =
-                buffer_of.get(&root).map(|&buffer| Placement { buffer, offset: offset as u64 * 4 });
-        }
+        homes
+    }
 
-        // 5. Bound ranges.
-        for (i, dispatch) in launches {
-            let node = &plan.graph.nodes[i];
-            let mut bindings = Vec::new();
-            for (name, operand, range) in &dispatch.operands {
-                let (place, mut size, label) = match *operand {
-                    Operand::Input(k) | Operand::Output(k) => {
-                        let is_input = matches!(operand, Operand::Input(_));
-                        let id = if is_input { node.inputs[k] } else { node.outputs[k] };
-                        let value = &plan.graph.values[id.0];
-                        let size = (value.spec.bytes() as u64).max(4);
-                        let guarded = !is_input && node.op.aliasing() == Aliasing::None;
-                        let place = plan.placements[id.0].unwrap_or(Placement { buffer: 0, offset: 0 });
-                        (place, if guarded { size + guard } else { size }, &value.name)
-                    }
-                    Operand::Scratch(k) => {
-                        let buffer = scratch_buffer[&scratch_of_node[i][k]];
-                        let place = Placement { buffer, offset: 0 };
-                        (place, plan.buffers[buffer].bytes, &plan.buffers[buffer].name)
-                    }
-                };
-                let mut offset = place.offset;
-                if let Some(range) = range {
-                    offset += range.start as u64 * 4;
-                    size = range.len() as u64 * 4;
-                }
-                if size > caps.max_binding_bytes {
-                    return Err(PlanError::BindingTooLarge {
-                        tensor: label.clone(),
-                        bytes: size,
-                        limit: caps.max_binding_bytes,
-                    });
-                }
-                if !offset.is_multiple_of(caps.offset_alignment) {
-                    return Err(PlanError::Aliasing {
-                        tensor: label.clone(),
-                        message: "its first byte is not aligned for binding",
-                    });
-                }
-                bindings.push(Binding { name, buffer: place.buffer, offset, size });
-            }
-            plan.steps.push(Step { node: i, dispatch, bindings });
+    /// Notes where the words behind tensors and scratch lie.
+    fn watch_guards(&mut self, homes: &HashMap<Tenant, usize>, programs: &[Program]) {
+        if self.guard_words == 0 {
+            return;
         }
-        for buffer in &plan.buffers {
-            if buffer.bytes > caps.max_buffer_bytes {
-                return Err(PlanError::BufferTooLarge {
-                    tensor: buffer.name.clone(),
-                    bytes: buffer.bytes,
-                    limit: caps.max_buffer_bytes,
+        for (i, node) in self.graph.nodes.iter().enumerate() {
+            let tensors = node.outputs.iter().filter(|_| node.op.aliasing() == Aliasing::None);
+            let tensors = tensors.map(|&v| (Tenant::Tensor(v), self.graph.spec(v)));
+            let scratch = programs[i].scratch.iter().enumerate().map(|(k, s)| (Tenant::Scratch(i, k), s));
+            for (tenant, spec) in tensors.chain(scratch) {
+                if let Some(&buffer) = homes.get(&tenant) {
+                    self.guards.push(Placement { buffer, offset: spec.padded_bytes() });
+                }
+            }
+        }
+    }
+
+    /// The bound ranges of a launch, checked against the device's limits.
+    fn bindings(
+        &self,
+        node: usize,
+        program: &Program,
+        dispatch: &Dispatch,
+        homes: &HashMap<Tenant, usize>,
+        caps: &Caps,
+    ) -> Result<Vec<Binding>, PlanError> {
+        let owner = &self.graph.nodes[node];
+        let mut bindings = Vec::with_capacity(dispatch.operands.len());
+        for (name, operand, range) in &dispatch.operands {
+            let tensor = |id: ValueId| {
+                let of_its_own = homes.contains_key(&Tenant::Tensor(id));
+                (self.placements[id.0], self.graph.spec(id), self.graph.values[id.0].name.clone(), of_its_own)
+            };
+            let (place, spec, label, of_its_own) = match *operand {
+                Operand::Input(k) => tensor(owner.inputs[k]),
+                Operand::Output(k) => tensor(owner.outputs[k]),
+                Operand::Scratch(k) => {
+                    let buffer = homes.get(&Tenant::Scratch(node, k)).copied();
+                    let place = buffer.map(|buffer| Placement { buffer, offset: 0 });
+                    (place, &program.scratch[k], format!("scratch of {}", self.graph.label(owner)), true)
+                }
+            };
+            let aliasing = |message| PlanError::Aliasing { tensor: label.clone(), message };
+            let place = place.ok_or_else(|| aliasing("a launch binds it, but it has no memory"))?;
+            let guarded = of_its_own && !matches!(operand, Operand::Input(_));
+            let bytes = spec.dtype.bytes() as u64;
+            let (offset, size, guard) = match range {
+                Some(range) => {
+                    let size = (range.len() as u64 * bytes).next_multiple_of(4);
+                    (place.offset + range.start as u64 * bytes, size, 0)
+                }
+                None => {
+                    let guard = if guarded { self.guard_bytes() } else { 0 };
+                    (place.offset, spec.padded_bytes() + guard, guard)
+                }
+            };
+            if size > caps.limits.binding_bytes {
+                return Err(PlanError::BindingTooLarge {
+                    tensor: label.clone(),
+                    bytes: size,
+                    limit: caps.limits.binding_bytes,
                 });
             }
+            if !offset.is_multiple_of(caps.limits.offset_alignment) {
+                return Err(aliasing("its first byte is not aligned for binding"));
+            }
+            if !caps.stores(spec.dtype) {
+                return Err(aliasing("it is f16, which this device cannot store"));
+            }
+            bindings.push(Binding { name, buffer: place.buffer, offset, size, guard });
         }
-        Ok(plan)
+        Ok(bindings)
     }
 
     /// Device bytes of the buffers for which the condition holds.
@@ -358,29 +431,27 @@ impl Plan {
         bytes + states.values().sum::<u64>()
     }
 
-    /// `scope/op` of a step, as profiles and errors name it.
-    pub fn label(&self, step: &Step) -> String {
-        let node = &self.graph.nodes[step.node];
-        if node.scope.is_empty() {
-            node.op.name().into()
-        } else {
-            format!("{}/{}", node.scope, node.op.name())
-        }
+    /// `scope/op` of a launch, as profiles and errors name it.
+    pub fn label(&self, launch: &Launch) -> String {
+        self.graph.label(&self.graph.nodes[launch.node])
     }
 }
 
 impl fmt::Display for Plan {
     /// One line per launch: number, label, shader and entry, variant, groups, and slots.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, step) in self.steps.iter().enumerate() {
-            let d = &step.dispatch;
+        for (i, launch) in self.launches.iter().enumerate() {
+            let d = &launch.dispatch;
             let [x, y, z] = d.groups;
-            let bound: Vec<String> =
-                step.bindings.iter().map(|b| format!("{}={}", b.name, self.buffers[b.buffer].name)).collect();
+            let bound: Vec<String> = launch
+                .bindings
+                .iter()
+                .map(|b| format!("{}={}", b.name, self.buffers[b.buffer].name))
+                .collect();
             writeln!(
                 f,
                 "{i:>5}  {:<48} {}.wgsl:{} [{}] {x}x{y}x{z}  {}",
-                self.label(step),
+                self.label(launch),
                 d.shader.name,
                 d.entry,
                 d.variant.describe(),
@@ -389,58 +460,4 @@ impl fmt::Display for Plan {
         }
         Ok(())
     }
-}
-
-/// For every tensor, the tensor whose memory it lies in and the element where it begins.
-fn roots(graph: &Graph) -> Result<Vec<(ValueId, usize)>, PlanError> {
-    let mut roots: Vec<(ValueId, usize)> = (0..graph.values.len()).map(|i| (ValueId(i), 0)).collect();
-    // Packs first: a packed tensor lies in the pack from its making on, and so do its views.
-    for node in &graph.nodes {
-        let Aliasing::Pack { offsets } = node.op.aliasing() else { continue };
-        for (&input, offset) in node.inputs.iter().zip(offsets) {
-            let made_here = match graph.values[input.0].origin {
-                Origin::Node(n, _) => graph.nodes[n].op.aliasing() == Aliasing::None,
-                _ => false,
-            };
-            if !made_here || roots[input.0].0 != input {
-                return Err(PlanError::Aliasing {
-                    tensor: graph.values[input.0].name.clone(),
-                    message: "only a tensor with memory of its own can be packed, and only once",
-                });
-            }
-            roots[input.0] = (node.outputs[0], offset);
-        }
-    }
-    for node in &graph.nodes {
-        match node.op.aliasing() {
-            Aliasing::View { offset } => {
-                let (root, base) = roots[node.inputs[0].0];
-                roots[node.outputs[0].0] = (root, base + offset);
-            }
-            Aliasing::InPlace(pairs) => {
-                for (output, input) in pairs {
-                    roots[node.outputs[output].0] = roots[node.inputs[input].0];
-                }
-            }
-            Aliasing::None | Aliasing::Pack { .. } => {}
-        }
-    }
-    Ok(roots)
-}
-
-/// A tensor that was overwritten in place must not be read afterwards.
-fn check_overwrites(graph: &Graph) -> Result<(), PlanError> {
-    for (i, node) in graph.nodes.iter().enumerate() {
-        let Aliasing::InPlace(pairs) = node.op.aliasing() else { continue };
-        for (_, input) in pairs {
-            let old = node.inputs[input];
-            if graph.nodes[i + 1..].iter().any(|later| later.inputs.contains(&old)) {
-                return Err(PlanError::Aliasing {
-                    tensor: graph.values[old.0].name.clone(),
-                    message: "it is read after it was overwritten in place",
-                });
-            }
-        }
-    }
-    Ok(())
 }

@@ -4,7 +4,9 @@
 
 use super::{Case, expect_f32, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Backward, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError};
+use crate::graph::{
+    Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError,
+};
 use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Shape, Spec};
 use std::ops::Range;
@@ -247,32 +249,34 @@ impl Op for Attention {
         Cost::matrix(x, y, Sizes::of(&x[0].shape, self.heads).flops(4))
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let sizes = Sizes::of(&x[0].shape, self.heads);
-        let [q, k, v] = [0, 1, 2].map(Operand::Input);
-        let [o, log_sum_exp] = [0, 1].map(Operand::Output);
-        if sizes.streams(caps) {
-            return sizes
-                .streaming("forward", caps)
-                .bind("held_a", q)
-                .bind("streamed_a", k)
-                .bind("streamed_b", v)
-                .bind("result_a", o)
-                .bind("statistic", log_sum_exp)
-                .into();
-        }
-        let p = Operand::Scratch(0);
-        let launches = |s: &Range<usize>| {
-            [
-                sizes.matrix("scores", s, sizes.scale(), false).bind("q", q).bind("k", k).bind("p", p),
-                sizes.matrix("softmax", s, 1.0, false).bind("p", p).bind("statistic", log_sum_exp),
-                sizes.weighted_sum(s, 1.0, (p, false), [v, o]),
-            ]
-        };
-        Program {
-            scratch: vec![sizes.matrix_elements()],
-            dispatches: sizes.matrices().iter().flat_map(launches).collect(),
-        }
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let sizes = Sizes::of(&x[0].shape, self.heads);
+            let [q, k, v] = [0, 1, 2].map(Operand::Input);
+            let [o, log_sum_exp] = [0, 1].map(Operand::Output);
+            if sizes.streams(caps) {
+                return sizes
+                    .streaming("forward", caps)
+                    .bind("held_a", q)
+                    .bind("streamed_a", k)
+                    .bind("streamed_b", v)
+                    .bind("result_a", o)
+                    .bind("statistic", log_sum_exp)
+                    .into();
+            }
+            let p = Operand::Scratch(0);
+            let launches = |s: &Range<usize>| {
+                [
+                    sizes.matrix("scores", s, sizes.scale(), false).bind("q", q).bind("k", k).bind("p", p),
+                    sizes.matrix("softmax", s, 1.0, false).bind("p", p).bind("statistic", log_sum_exp),
+                    sizes.weighted_sum(s, 1.0, (p, false), [v, o]),
+                ]
+            };
+            Program {
+                scratch: vec![Spec::f32([sizes.matrix_elements()])],
+                dispatches: sizes.matrices().iter().flat_map(launches).collect(),
+            }
+        })
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -346,48 +350,52 @@ impl Op for AttentionBackward {
         Cost::matrix(x, y, Sizes::of(&x[0].shape, self.heads).flops(8))
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let sizes = Sizes::of(&x[0].shape, self.heads);
-        let products = Operand::Scratch(0);
-        let [q, k, v, o, log_sum_exp, d_o] = [0, 1, 2, 3, 4, 5].map(Operand::Input);
-        let [dq, dk, dv] = [0, 1, 2].map(Operand::Output);
-        let first = sizes.row_products().bind("held_a", d_o).bind("held_b", o).bind("statistic", products);
-        let mut program = Program { scratch: vec![sizes.statistic().elements()], dispatches: vec![first] };
-        if sizes.streams(caps) {
-            let query = sizes.streaming("backward_query", caps).bind("result_a", dq);
-            let key = sizes.streaming("backward_key", caps).bind("result_a", dk).bind("result_b", dv);
-            let rows = [(query, [q, d_o, k, v]), (key, [k, v, q, d_o])];
-            program.dispatches.extend(rows.map(|(launch, [held_a, held_b, streamed_a, streamed_b])| {
-                launch
-                    .bind("held_a", held_a)
-                    .bind("held_b", held_b)
-                    .bind("streamed_a", streamed_a)
-                    .bind("streamed_b", streamed_b)
-                    .bind("log_sum_exp", log_sum_exp)
-                    .bind("products", products)
-            }));
-            return program;
-        }
-        let [p, ds] = [1, 2].map(Operand::Scratch);
-        program.scratch.extend([sizes.matrix_elements(); 2]);
-        for s in &sizes.matrices() {
-            program.dispatches.extend([
-                sizes
-                    .matrix("gradients", s, sizes.scale(), false)
-                    .bind("q", q)
-                    .bind("k", k)
-                    .bind("v", v)
-                    .bind("d_o", d_o)
-                    .bind("log_sum_exp", log_sum_exp)
-                    .bind("products", products)
-                    .bind("p", p)
-                    .bind("ds", ds),
-                sizes.weighted_sum(s, sizes.scale(), (ds, false), [k, dq]),
-                sizes.weighted_sum(s, sizes.scale(), (ds, true), [q, dk]),
-                sizes.weighted_sum(s, 1.0, (p, true), [d_o, dv]),
-            ]);
-        }
-        program
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let sizes = Sizes::of(&x[0].shape, self.heads);
+            let products = Operand::Scratch(0);
+            let [q, k, v, o, log_sum_exp, d_o] = [0, 1, 2, 3, 4, 5].map(Operand::Input);
+            let [dq, dk, dv] = [0, 1, 2].map(Operand::Output);
+            let first =
+                sizes.row_products().bind("held_a", d_o).bind("held_b", o).bind("statistic", products);
+            let mut program =
+                Program { scratch: vec![Spec::f32([sizes.statistic().elements()])], dispatches: vec![first] };
+            if sizes.streams(caps) {
+                let query = sizes.streaming("backward_query", caps).bind("result_a", dq);
+                let key = sizes.streaming("backward_key", caps).bind("result_a", dk).bind("result_b", dv);
+                let rows = [(query, [q, d_o, k, v]), (key, [k, v, q, d_o])];
+                program.dispatches.extend(rows.map(|(launch, [held_a, held_b, streamed_a, streamed_b])| {
+                    launch
+                        .bind("held_a", held_a)
+                        .bind("held_b", held_b)
+                        .bind("streamed_a", streamed_a)
+                        .bind("streamed_b", streamed_b)
+                        .bind("log_sum_exp", log_sum_exp)
+                        .bind("products", products)
+                }));
+                return program;
+            }
+            let [p, ds] = [1, 2].map(Operand::Scratch);
+            program.scratch.extend(vec![Spec::f32([sizes.matrix_elements()]); 2]);
+            for s in &sizes.matrices() {
+                program.dispatches.extend([
+                    sizes
+                        .matrix("gradients", s, sizes.scale(), false)
+                        .bind("q", q)
+                        .bind("k", k)
+                        .bind("v", v)
+                        .bind("d_o", d_o)
+                        .bind("log_sum_exp", log_sum_exp)
+                        .bind("products", products)
+                        .bind("p", p)
+                        .bind("ds", ds),
+                    sizes.weighted_sum(s, sizes.scale(), (ds, false), [k, dq]),
+                    sizes.weighted_sum(s, sizes.scale(), (ds, true), [q, dk]),
+                    sizes.weighted_sum(s, 1.0, (p, true), [d_o, dv]),
+                ]);
+            }
+            program
+        })
     }
 }
 

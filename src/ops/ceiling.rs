@@ -2,7 +2,7 @@
 
 use super::{Case, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, Spec};
 
@@ -61,7 +61,7 @@ impl Op for FmaCeiling {
         Cost { other_flops: self.flops(), ..Cost::of_traffic(x, y) }
     }
 
-    fn dispatch(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         Dispatch::new(&SHADER, "fma_ceiling")
             .bind("x", Operand::Input(0))
             .bind("y", Operand::Output(0))
@@ -100,7 +100,7 @@ impl Op for CopyCeiling {
         Cost::of_traffic(x, y)
     }
 
-    fn dispatch(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let count = y[0].shape.elements() / 4;
         Dispatch::new(&SHADER, "copy_ceiling")
             .bind("x4", Operand::Input(0))

@@ -3,7 +3,9 @@
 
 use super::{Case, expect_f32, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Backward, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError};
+use crate::graph::{
+    Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError,
+};
 use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Shape, Spec};
 
@@ -119,7 +121,7 @@ impl Op for AddChannels {
         Cost::elementwise(x, y, 1)
     }
 
-    fn dispatch(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let extent = Extent::of(&y[0].shape);
         let (width, variant) = vector_width(&[extent.channels]);
         over_runs("add_channels", variant, width, extent)
@@ -177,23 +179,25 @@ impl Op for SumPixels {
         Cost { other_flops: x[0].shape.elements() as u64, ..Cost::of_traffic(x, y) }
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let extent = Extent::of(&x[0].shape);
-        let (width, variant) = vector_width(&[extent.channels]);
-        let vectors = extent.channels / width;
-        let (variant, blocks) = column_workgroup(variant, extent.pixels, vectors, caps);
-        Dispatch::new(&SHADER, "sum_pixels")
-            .variant(variant)
-            .bind("x", Operand::Input(0))
-            .bind("y", Operand::Output(0))
-            .param("images", extent.images)
-            .param("pixels", extent.pixels)
-            .param("vectors", vectors)
-            .param("count", extent.images * blocks)
-            .param("before", 0u32)
-            .param("stride", 0u32)
-            .workgroups(extent.images * blocks)
-            .into()
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let extent = Extent::of(&x[0].shape);
+            let (width, variant) = vector_width(&[extent.channels]);
+            let vectors = extent.channels / width;
+            let (variant, blocks) = column_workgroup(variant, extent.pixels, vectors, caps);
+            Dispatch::new(&SHADER, "sum_pixels")
+                .variant(variant)
+                .bind("x", Operand::Input(0))
+                .bind("y", Operand::Output(0))
+                .param("images", extent.images)
+                .param("pixels", extent.pixels)
+                .param("vectors", vectors)
+                .param("count", extent.images * blocks)
+                .param("before", 0u32)
+                .param("stride", 0u32)
+                .workgroups(extent.images * blocks)
+                .into()
+        })
     }
 }
 
@@ -230,7 +234,7 @@ impl Op for Concat {
         Cost::of_traffic(x, y)
     }
 
-    fn dispatch(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let (a, b) = (x[0].shape.last(), x[1].shape.last());
         let (width, variant) = vector_width(&[a, b]);
         over_runs("concat", variant, width, Extent::rows(&y[0].shape))
@@ -299,7 +303,7 @@ impl Op for SliceChannels {
         Cost::of_traffic(y, y)
     }
 
-    fn dispatch(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let channels = x[0].shape.last();
         let (width, variant) = vector_width(&[channels, self.start, self.count]);
         over_runs("slice_channels", variant, width, Extent::rows(&y[0].shape))

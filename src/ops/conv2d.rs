@@ -3,7 +3,9 @@
 use super::sum_rows::{SumRows, add_splits};
 use super::{Case, conv2d_tiled, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Backward, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError};
+use crate::graph::{
+    Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError,
+};
 use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Shape, Spec};
 
@@ -301,18 +303,20 @@ impl Op for Conv2d {
         Cost { other_flops: y[0].shape.elements() as u64, ..self.matrix_cost(&e, x, y) }
     }
 
-    fn dispatch(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Program {
-        let e = Extent::new(&x[0].shape, &y[0].shape);
-        if caps.kernels == Kernels::Workgroup {
-            return conv2d_tiled::forward(self, &e);
-        }
-        let (dispatch, _) = self.in_registers(Pass::Forward, &e);
-        dispatch
-            .bind("x", Operand::Input(0))
-            .bind("w", Operand::Input(1))
-            .bind("b", Operand::Input(2))
-            .bind("y", Operand::Output(0))
-            .into()
+    fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let e = Extent::new(&x[0].shape, &y[0].shape);
+            if caps.kernels == Kernels::Workgroup {
+                return conv2d_tiled::forward(self, &e);
+            }
+            let (dispatch, _) = self.in_registers(Pass::Forward, &e);
+            dispatch
+                .bind("x", Operand::Input(0))
+                .bind("w", Operand::Input(1))
+                .bind("b", Operand::Input(2))
+                .bind("y", Operand::Output(0))
+                .into()
+        })
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -387,17 +391,19 @@ impl Op for Conv2dBackwardInput {
         self.conv.matrix_cost(&Extent::new(&y[0].shape, &x[0].shape), x, y)
     }
 
-    fn dispatch(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Program {
-        let e = Extent::new(&y[0].shape, &x[0].shape);
-        if caps.kernels == Kernels::Workgroup {
-            return conv2d_tiled::backward_input(&self.conv, &e);
-        }
-        let (dispatch, _) = self.conv.in_registers(Pass::BackwardInput, &e);
-        dispatch
-            .bind("dy", Operand::Input(0))
-            .bind("w", Operand::Input(1))
-            .bind("dx", Operand::Output(0))
-            .into()
+    fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let e = Extent::new(&y[0].shape, &x[0].shape);
+            if caps.kernels == Kernels::Workgroup {
+                return conv2d_tiled::backward_input(&self.conv, &e);
+            }
+            let (dispatch, _) = self.conv.in_registers(Pass::BackwardInput, &e);
+            dispatch
+                .bind("dy", Operand::Input(0))
+                .bind("w", Operand::Input(1))
+                .bind("dx", Operand::Output(0))
+                .into()
+        })
     }
 }
 
@@ -441,24 +447,26 @@ impl Op for Conv2dBackwardWeight {
         self.conv.matrix_cost(&Extent::new(&x[0].shape, &x[1].shape), x, y)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let e = Extent::new(&x[0].shape, &x[1].shape);
-        if caps.kernels == Kernels::Workgroup {
-            return conv2d_tiled::backward_weight(&self.conv, &e);
-        }
-        let (dispatch, splits) = self.conv.in_registers(Pass::BackwardWeight, &e);
-        let dispatch = dispatch.bind("x", Operand::Input(0)).bind("dy", Operand::Input(1));
-        if splits == 1 {
-            return dispatch.bind("dw", Operand::Output(0)).into();
-        }
-        let elements = self.conv.weight_elements(&e);
-        Program {
-            scratch: vec![splits * elements],
-            dispatches: vec![
-                dispatch.bind("dw", Operand::Scratch(0)),
-                add_splits(Operand::Scratch(0), Operand::Output(0), splits, elements),
-            ],
-        }
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let e = Extent::new(&x[0].shape, &x[1].shape);
+            if caps.kernels == Kernels::Workgroup {
+                return conv2d_tiled::backward_weight(&self.conv, &e);
+            }
+            let (dispatch, splits) = self.conv.in_registers(Pass::BackwardWeight, &e);
+            let dispatch = dispatch.bind("x", Operand::Input(0)).bind("dy", Operand::Input(1));
+            if splits == 1 {
+                return dispatch.bind("dw", Operand::Output(0)).into();
+            }
+            let elements = self.conv.weight_elements(&e);
+            Program {
+                scratch: vec![Spec::f32([splits * elements])],
+                dispatches: vec![
+                    dispatch.bind("dw", Operand::Scratch(0)),
+                    add_splits(Operand::Scratch(0), Operand::Output(0), splits, elements),
+                ],
+            }
+        })
     }
 }
 

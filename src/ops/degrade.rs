@@ -2,7 +2,7 @@
 
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, Shape, Spec};
 use std::f64::consts::PI;
@@ -114,7 +114,7 @@ impl Op for Degrade {
         Cost::elementwise(x, y, 2 * (shape[1] + shape[2]) as u64)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let (shape, severities) = (&x[0].shape, x[2].shape[0]);
         let between = Operand::Scratch(0);
         let rows = along(shape, shape[1], shape[2] * shape[3], severities)
@@ -125,7 +125,7 @@ impl Op for Degrade {
             .bind("x", between)
             .bind("matrices", Operand::Input(3))
             .bind("y", Operand::Output(0));
-        Program { scratch: vec![shape.elements()], dispatches: vec![rows, columns] }
+        Program { scratch: vec![Spec::f32([shape.elements()])], dispatches: vec![rows, columns] }.into()
     }
 }
 

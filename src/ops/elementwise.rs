@@ -1,8 +1,8 @@
 //! Sums, scales and SiLU, element by element (`shaders/elementwise.wgsl`).
 
-use super::{Case, expect_f32, vector_width};
+use super::{Case, expect_float, stored, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Backward, Caps, Cost, Dispatch, GraphError, Op, Operand, Program, ShapeError};
+use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Op, Operand, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, Spec};
 
@@ -14,7 +14,7 @@ const INVOCATIONS: usize = 64;
 fn elementwise(entry: &'static str, inputs: &[&'static str], y: &Spec) -> Dispatch {
     let elements = y.shape.elements();
     let (width, variant) = vector_width(&[elements]);
-    let mut d = Dispatch::new(&SHADER, entry).variant(variant);
+    let mut d = Dispatch::new(&SHADER, entry).variant(stored(variant, y.dtype));
     for (i, name) in inputs.iter().enumerate() {
         d = d.bind(name, Operand::Input(i));
     }
@@ -31,7 +31,7 @@ impl Op for Add {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("add", x, 2)?;
+        expect_float("add", x, 2)?;
         ensure_shape!("add", x[0] == x[1], "operands differ: {:?} and {:?}", x[0], x[1]);
         Ok(vec![x[0].clone()])
     }
@@ -44,8 +44,8 @@ impl Op for Add {
         Cost::elementwise(x, y, 1)
     }
 
-    fn dispatch(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
-        elementwise("add", &["a", "b"], &y[0]).param("factor", 1.0f32).into()
+    fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        elementwise("add", &["a", "b"], &y[0]).into()
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -69,7 +69,7 @@ impl Op for Scale {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("scale", x, 1)?;
+        expect_float("scale", x, 1)?;
         Ok(vec![x[0].clone()])
     }
 
@@ -81,7 +81,7 @@ impl Op for Scale {
         Cost::elementwise(x, y, 1)
     }
 
-    fn dispatch(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         elementwise("scale", &["a"], &y[0]).param("factor", self.0).into()
     }
 
@@ -113,7 +113,7 @@ impl Op for Silu {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("silu", x, 1)?;
+        expect_float("silu", x, 1)?;
         Ok(vec![x[0].clone()])
     }
 
@@ -125,8 +125,8 @@ impl Op for Silu {
         Cost::elementwise(x, y, 5)
     }
 
-    fn dispatch(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
-        elementwise("silu_forward", &["a"], &y[0]).param("factor", 1.0f32).into()
+    fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        elementwise("silu_forward", &["a"], &y[0]).into()
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -146,7 +146,7 @@ impl Op for SiluBackward {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("silu_backward", x, 2)?;
+        expect_float("silu_backward", x, 2)?;
         ensure_shape!("silu_backward", x[0] == x[1], "x is {:?}, but dy is {:?}", x[0], x[1]);
         Ok(vec![x[0].clone()])
     }
@@ -159,8 +159,8 @@ impl Op for SiluBackward {
         Cost::elementwise(x, y, 8)
     }
 
-    fn dispatch(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
-        elementwise("silu_backward", &["a", "b"], &y[0]).param("factor", 1.0f32).into()
+    fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        elementwise("silu_backward", &["a", "b"], &y[0]).into()
     }
 }
 
@@ -171,10 +171,10 @@ pub fn cases() -> Vec<Case> {
     let mut cases = vec![Case::new("past 65535 workgroups", Scale(-0.5), &[past_limit]).large()];
     for shape in [vec![1], vec![7, 5], vec![2, 3, 4, 8], vec![257]] {
         let (s, name) = (Spec::f32(shape.clone()), format!("{:?}", crate::tensor::Shape::new(shape)));
-        cases.push(Case::new(&name, Add, &[s.clone(), s.clone()]));
-        cases.push(Case::new(&name, Scale(1.25), std::slice::from_ref(&s)));
-        cases.push(Case::new(&name, Silu, std::slice::from_ref(&s)));
-        cases.push(Case::new(&name, SiluBackward, &[s.clone(), s]).no_gradient());
+        cases.extend(Case::new(&name, Add, &[s.clone(), s.clone()]).and_in_f16(&[0, 1]));
+        cases.extend(Case::new(&name, Scale(1.25), std::slice::from_ref(&s)).and_in_f16(&[0]));
+        cases.extend(Case::new(&name, Silu, std::slice::from_ref(&s)).and_in_f16(&[0]));
+        cases.extend(Case::new(&name, SiluBackward, &[s.clone(), s]).no_gradient().and_in_f16(&[0, 1]));
     }
     let extremes = vec![-1e4, -100.0, -20.0, -1e-6, 0.0, 1e-6, 20.0, 100.0, 1e4];
     let s = Spec::f32([extremes.len()]);

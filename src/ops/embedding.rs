@@ -2,7 +2,7 @@
 
 use super::{Case, Fill, expect_f32, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Backward, Caps, Cost, Dispatch, GraphError, Op, Operand, Program, ShapeError};
+use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Op, Operand, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, DType, Shape, Spec, Tolerance};
 
@@ -86,7 +86,7 @@ impl Op for TimeEmbedding {
         Cost::elementwise(x, y, 20)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let rows = x[0].shape[0];
         let work = rows * self.width.div_ceil(2);
         Dispatch::new(&SHADER, "time_embedding")
@@ -168,7 +168,7 @@ impl Op for Embedding {
         Cost { bytes_read: x[0].bytes() as u64 + bytes, bytes_written: bytes, ..Cost::default() }
     }
 
-    fn dispatch(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         over_vectors("embedding", x[0].shape[0], x[1].shape[0], &y[0]).bind("table", Operand::Input(1)).into()
     }
 
@@ -218,7 +218,7 @@ impl Op for EmbeddingBackward {
         Cost { other_flops: x[1].shape.elements() as u64, ..Cost::of_traffic(x, y) }
     }
 
-    fn dispatch(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         over_vectors("embedding_backward", x[0].shape[0], self.classes, &y[0])
             .bind("dy", Operand::Input(1))
             .into()

@@ -2,7 +2,7 @@
 
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
 use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Spec, Tolerance};
 
@@ -93,7 +93,7 @@ impl Op for GaussianMixture {
         Cost::elementwise(x, y, (2 * components * (5 * channels + 15)).div_ceil(channels) as u64)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let points = x[0].shape.rows();
         // Written into the shader, so that the loops over channels unroll and the vectors stay in registers.
         let variant = Variant::base().with("CHANNELS", format!("{}u", x[0].shape.last()));

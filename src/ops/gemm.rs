@@ -4,6 +4,7 @@
 use super::sum_rows::add_splits;
 use crate::graph::{Dispatch, Operand, Program};
 use crate::shader::{Source, Variant};
+use crate::tensor::Spec;
 
 /// Workgroups that keep a large GPU busy: some four for each of 128 multiprocessors.
 const BUSY_WORKGROUPS: usize = 512;
@@ -42,7 +43,10 @@ impl Splits {
             return first(Operand::Output(0)).into();
         }
         let second = add_splits(Operand::Scratch(0), Operand::Output(0), self.count, results);
-        Program { scratch: vec![results * self.count], dispatches: vec![first(Operand::Scratch(0)), second] }
+        Program {
+            scratch: vec![Spec::f32([results * self.count])],
+            dispatches: vec![first(Operand::Scratch(0)), second],
+        }
     }
 }
 

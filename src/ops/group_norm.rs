@@ -9,7 +9,9 @@ use super::channels::{Extent, RUN_INVOCATIONS, column_workgroup, sharers};
 use super::elementwise::{silu, silu_derivative};
 use super::{Case, Fill, expect_f32, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Backward, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError};
+use crate::graph::{
+    Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError,
+};
 use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Shape, Spec, Tolerance};
 
@@ -246,27 +248,29 @@ impl Op for GroupNorm {
         Cost::elementwise(x, y, if self.silu { 12 } else { 8 })
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let launch = Launch::new(self, Extent::of(&x[0].shape), caps);
-        let Extent { pixels, channels, .. } = launch.extent;
-        let vectors = pixels * channels / self.groups / launch.width;
-        let lanes = match caps.kernels {
-            // One SIMD register: 8x32x32x64 in 16 groups takes 1.8 ms on llvmpipe, with 64 lanes 5.6 ms.
-            Kernels::Registers => sharers(vectors, 8),
-            Kernels::Workgroup => vectors.next_power_of_two().clamp(32, 256),
-        };
-        let measure = launch
-            .over_groups("measure", lanes)
-            .bind("x", Operand::Input(0))
-            .bind("statistics_out", Operand::Output(1));
-        let normalize = launch
-            .over_runs(launch.entry("normalize", "normalize_modulated"), launch.extent)
-            .bind("x", Operand::Input(0))
-            .bind("gamma", Operand::Input(1))
-            .bind("beta", Operand::Input(2))
-            .bind("statistics", Operand::Output(1))
-            .bind("y", Operand::Output(0));
-        Program { scratch: vec![], dispatches: vec![measure, launch.bind_scale_shift(normalize, 3)] }
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let launch = Launch::new(self, Extent::of(&x[0].shape), caps);
+            let Extent { pixels, channels, .. } = launch.extent;
+            let vectors = pixels * channels / self.groups / launch.width;
+            let lanes = match caps.kernels {
+                // One SIMD register: 8x32x32x64 in 16 groups takes 1.8 ms on llvmpipe, with 64 lanes 5.6 ms.
+                Kernels::Registers => sharers(vectors, 8),
+                Kernels::Workgroup => vectors.next_power_of_two().clamp(32, 256),
+            };
+            let measure = launch
+                .over_groups("measure", lanes)
+                .bind("x", Operand::Input(0))
+                .bind("statistics_out", Operand::Output(1));
+            let normalize = launch
+                .over_runs(launch.entry("normalize", "normalize_modulated"), launch.extent)
+                .bind("x", Operand::Input(0))
+                .bind("gamma", Operand::Input(1))
+                .bind("beta", Operand::Input(2))
+                .bind("statistics", Operand::Output(1))
+                .bind("y", Operand::Output(0));
+            Program { scratch: vec![], dispatches: vec![measure, launch.bind_scale_shift(normalize, 3)] }
+        })
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -336,18 +340,20 @@ impl Op for GroupNormSums {
         Cost { other_flops: flops * x[0].shape.elements() as u64, ..Cost::of_traffic(x, y) }
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let launch = Launch::new(&self.0, Extent::of(&x[0].shape), caps);
-        let Extent { images, pixels, .. } = launch.extent;
-        let sums = launch
-            .over_columns(launch.entry("sum_pixels", "sum_pixels_modulated"), images, pixels)
-            .bind("x", Operand::Input(0))
-            .bind("dy", Operand::Input(1))
-            .bind("statistics", Operand::Input(2))
-            .bind("gamma", Operand::Input(3))
-            .bind("beta", Operand::Input(4))
-            .bind("sums_out", Operand::Output(0));
-        launch.bind_scale_shift(sums, 5).into()
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let launch = Launch::new(&self.0, Extent::of(&x[0].shape), caps);
+            let Extent { images, pixels, .. } = launch.extent;
+            let sums = launch
+                .over_columns(launch.entry("sum_pixels", "sum_pixels_modulated"), images, pixels)
+                .bind("x", Operand::Input(0))
+                .bind("dy", Operand::Input(1))
+                .bind("statistics", Operand::Input(2))
+                .bind("gamma", Operand::Input(3))
+                .bind("beta", Operand::Input(4))
+                .bind("sums_out", Operand::Output(0));
+            launch.bind_scale_shift(sums, 5).into()
+        })
     }
 }
 
@@ -398,31 +404,33 @@ impl Op for GroupNormBackwardInput {
         Cost::elementwise(x, y, if self.0.silu { 16 } else { 7 })
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let launch = Launch::new(&self.0, Extent::of(&x[0].shape), caps);
-        // 4 to 16 Vectors are usual, so 32 lanes leave no GPU waiting.
-        let lanes = match caps.kernels {
-            Kernels::Registers => 8,
-            Kernels::Workgroup => 32,
-        };
-        let means = launch
-            .over_groups(launch.entry("group_means", "group_means_modulated"), lanes)
-            .bind("sums", Operand::Input(3))
-            .bind("gamma", Operand::Input(4))
-            .bind("means_out", Operand::Scratch(0));
-        let dx = launch
-            .over_runs(launch.entry("backward_input", "backward_input_modulated"), launch.extent)
-            .bind("x", Operand::Input(0))
-            .bind("dy", Operand::Input(1))
-            .bind("statistics", Operand::Input(2))
-            .bind("gamma", Operand::Input(4))
-            .bind("beta", Operand::Input(5))
-            .bind("means", Operand::Scratch(0))
-            .bind("y", Operand::Output(0));
-        Program {
-            scratch: vec![2 * launch.extent.images * self.0.groups],
-            dispatches: vec![launch.bind_scale_shift(means, 6), launch.bind_scale_shift(dx, 6)],
-        }
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let launch = Launch::new(&self.0, Extent::of(&x[0].shape), caps);
+            // 4 to 16 Vectors are usual, so 32 lanes leave no GPU waiting.
+            let lanes = match caps.kernels {
+                Kernels::Registers => 8,
+                Kernels::Workgroup => 32,
+            };
+            let means = launch
+                .over_groups(launch.entry("group_means", "group_means_modulated"), lanes)
+                .bind("sums", Operand::Input(3))
+                .bind("gamma", Operand::Input(4))
+                .bind("means_out", Operand::Scratch(0));
+            let dx = launch
+                .over_runs(launch.entry("backward_input", "backward_input_modulated"), launch.extent)
+                .bind("x", Operand::Input(0))
+                .bind("dy", Operand::Input(1))
+                .bind("statistics", Operand::Input(2))
+                .bind("gamma", Operand::Input(4))
+                .bind("beta", Operand::Input(5))
+                .bind("means", Operand::Scratch(0))
+                .bind("y", Operand::Output(0));
+            Program {
+                scratch: vec![Spec::f32([2 * launch.extent.images * self.0.groups])],
+                dispatches: vec![launch.bind_scale_shift(means, 6), launch.bind_scale_shift(dx, 6)],
+            }
+        })
     }
 }
 
@@ -460,15 +468,17 @@ impl Op for GroupNormBackwardParams {
         Cost { other_flops: 2 * x[0].shape.elements() as u64, ..Cost::of_traffic(x, y) }
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let launch = Launch::new(&self.0, Extent::of(&x[0].shape), caps);
-        let images = launch.extent.images;
-        let parameters = launch
-            .over_columns(launch.entry("backward_parameters", "backward_parameters_modulated"), 1, images)
-            .bind("sums", Operand::Input(0))
-            .bind("dgamma", Operand::Output(0))
-            .bind("dbeta", Operand::Output(1));
-        launch.bind_scale_shift(parameters, 1).into()
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let launch = Launch::new(&self.0, Extent::of(&x[0].shape), caps);
+            let images = launch.extent.images;
+            let parameters = launch
+                .over_columns(launch.entry("backward_parameters", "backward_parameters_modulated"), 1, images)
+                .bind("sums", Operand::Input(0))
+                .bind("dgamma", Operand::Output(0))
+                .bind("dbeta", Operand::Output(1));
+            launch.bind_scale_shift(parameters, 1).into()
+        })
     }
 }
 
@@ -504,16 +514,18 @@ impl Op for GroupNormBackwardScaleShift {
         Cost::elementwise(x, y, 2)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let launch = Launch::new(&self.0, Extent::of(&x[0].shape), caps);
-        let Extent { images, channels, .. } = launch.extent;
-        launch
-            .over_runs("backward_scale_shift", Extent { images: 1, pixels: images, channels })
-            .bind("sums", Operand::Input(0))
-            .bind("gamma", Operand::Input(1))
-            .bind("beta", Operand::Input(2))
-            .bind("dscale_shift", Operand::Output(0))
-            .into()
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let launch = Launch::new(&self.0, Extent::of(&x[0].shape), caps);
+            let Extent { images, channels, .. } = launch.extent;
+            launch
+                .over_runs("backward_scale_shift", Extent { images: 1, pixels: images, channels })
+                .bind("sums", Operand::Input(0))
+                .bind("gamma", Operand::Input(1))
+                .bind("beta", Operand::Input(2))
+                .bind("dscale_shift", Operand::Output(0))
+                .into()
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, Spec};
 
@@ -47,7 +47,7 @@ impl Op for Guidance {
         Cost::elementwise(x, y, 3)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let count = x[0].shape.elements();
         Dispatch::new(&SHADER, "guidance")
             .bind("with_class", Operand::Input(0))

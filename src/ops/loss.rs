@@ -2,7 +2,7 @@
 
 use super::{Case, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Backward, Caps, Cost, Dispatch, GraphError, Op, Operand, Program, ShapeError};
+use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Op, Operand, Program, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, Spec};
 
@@ -46,7 +46,7 @@ impl Op for MseLoss {
         Cost { other_flops: 4 * x[0].shape.elements() as u64, ..Cost::of_traffic(x, y) }
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let count = x[0].shape.elements();
         let groups = count.div_ceil(CHUNK);
         let sized = |entry| {
@@ -63,7 +63,7 @@ impl Op for MseLoss {
             .bind("weight", Operand::Input(2))
             .workgroups(groups);
         let finish = sized("loss_finish").bind("loss", Operand::Output(0));
-        Program { scratch: vec![groups], dispatches: vec![partial, finish] }
+        Program { scratch: vec![Spec::f32([groups])], dispatches: vec![partial, finish] }.into()
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -99,7 +99,7 @@ impl Op for MseLossBackward {
         Cost::elementwise(x, y, 4)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let count = x[0].shape.elements();
         Dispatch::new(&SHADER, "loss_backward")
             .bind("prediction", Operand::Input(0))

@@ -4,7 +4,9 @@
 use super::gemm::{Gemm, Splits};
 use super::{Case, SumRows, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Backward, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError};
+use crate::graph::{
+    Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError,
+};
 use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Shape, Spec};
 
@@ -138,39 +140,41 @@ impl Op for Linear {
         Cost::matrix(x, y, Sizes::of(&x[0].shape, &x[1].shape).flops())
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let sizes @ Sizes { rows, inputs, outputs } = Sizes::of(&x[0].shape, &x[1].shape);
-        match caps.kernels {
-            Kernels::Registers => {
-                let width = sizes.widths().1;
-                let columns = vectors_per_tile(outputs / width, width);
-                let column_tiles = (outputs / width).div_ceil(columns);
-                let tile_rows = sizes.tile_rows(column_tiles);
-                let invocations = rows.div_ceil(tile_rows) * column_tiles;
-                sizes
-                    .registers("forward", (tile_rows, columns), invocations, Splits::none(rows))
-                    .bind("x", Operand::Input(0))
-                    .bind("w", Operand::Input(1))
-                    .bind("b", Operand::Input(2))
-                    .bind("y", Operand::Output(0))
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let sizes @ Sizes { rows, inputs, outputs } = Sizes::of(&x[0].shape, &x[1].shape);
+            match caps.kernels {
+                Kernels::Registers => {
+                    let width = sizes.widths().1;
+                    let columns = vectors_per_tile(outputs / width, width);
+                    let column_tiles = (outputs / width).div_ceil(columns);
+                    let tile_rows = sizes.tile_rows(column_tiles);
+                    let invocations = rows.div_ceil(tile_rows) * column_tiles;
+                    sizes
+                        .registers("forward", (tile_rows, columns), invocations, Splits::none(rows))
+                        .bind("x", Operand::Input(0))
+                        .bind("w", Operand::Input(1))
+                        .bind("b", Operand::Input(2))
+                        .bind("y", Operand::Output(0))
+                }
+                Kernels::Workgroup => {
+                    let gemm = Gemm {
+                        rows,
+                        columns: outputs,
+                        depth: inputs,
+                        a_along_depth: true,
+                        b_along_columns: true,
+                    };
+                    sizes
+                        .tiled(gemm, (inputs, 1), (outputs, 1), Splits::none(inputs))
+                        .bind("a", Operand::Input(0))
+                        .bind("b", Operand::Input(1))
+                        .bind("bias", Operand::Input(2))
+                        .bind("c", Operand::Output(0))
+                }
             }
-            Kernels::Workgroup => {
-                let gemm = Gemm {
-                    rows,
-                    columns: outputs,
-                    depth: inputs,
-                    a_along_depth: true,
-                    b_along_columns: true,
-                };
-                sizes
-                    .tiled(gemm, (inputs, 1), (outputs, 1), Splits::none(inputs))
-                    .bind("a", Operand::Input(0))
-                    .bind("b", Operand::Input(1))
-                    .bind("bias", Operand::Input(2))
-                    .bind("c", Operand::Output(0))
-            }
-        }
-        .into()
+            .into()
+        })
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -237,37 +241,39 @@ impl Op for MatmulBackwardInput {
         Cost::matrix(x, y, Sizes::of(&x[0].shape, &x[1].shape).flops())
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
-        let sizes @ Sizes { rows, inputs, outputs } = Sizes::of(&x[0].shape, &x[1].shape);
-        match caps.kernels {
-            Kernels::Registers => {
-                let columns = vectors_per_tile(inputs, 1);
-                let column_tiles = inputs.div_ceil(columns);
-                let tile_rows = sizes.tile_rows(column_tiles);
-                let invocations = rows.div_ceil(tile_rows) * column_tiles;
-                sizes
-                    .registers("backward_input", (tile_rows, columns), invocations, Splits::none(rows))
-                    .bind("dy", Operand::Input(0))
-                    .bind("w", Operand::Input(1))
-                    .bind("dx", Operand::Output(0))
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let sizes @ Sizes { rows, inputs, outputs } = Sizes::of(&x[0].shape, &x[1].shape);
+            match caps.kernels {
+                Kernels::Registers => {
+                    let columns = vectors_per_tile(inputs, 1);
+                    let column_tiles = inputs.div_ceil(columns);
+                    let tile_rows = sizes.tile_rows(column_tiles);
+                    let invocations = rows.div_ceil(tile_rows) * column_tiles;
+                    sizes
+                        .registers("backward_input", (tile_rows, columns), invocations, Splits::none(rows))
+                        .bind("dy", Operand::Input(0))
+                        .bind("w", Operand::Input(1))
+                        .bind("dx", Operand::Output(0))
+                }
+                Kernels::Workgroup => {
+                    let gemm = Gemm {
+                        rows,
+                        columns: inputs,
+                        depth: outputs,
+                        a_along_depth: true,
+                        b_along_columns: false,
+                    };
+                    let mut dispatch = sizes.tiled(gemm, (outputs, 1), (1, outputs), Splits::none(outputs));
+                    dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
+                    dispatch
+                        .bind("a", Operand::Input(0))
+                        .bind("b", Operand::Input(1))
+                        .bind("c", Operand::Output(0))
+                }
             }
-            Kernels::Workgroup => {
-                let gemm = Gemm {
-                    rows,
-                    columns: inputs,
-                    depth: outputs,
-                    a_along_depth: true,
-                    b_along_columns: false,
-                };
-                let mut dispatch = sizes.tiled(gemm, (outputs, 1), (1, outputs), Splits::none(outputs));
-                dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
-                dispatch
-                    .bind("a", Operand::Input(0))
-                    .bind("b", Operand::Input(1))
-                    .bind("c", Operand::Output(0))
-            }
-        }
-        .into()
+            .into()
+        })
     }
 }
 
@@ -310,42 +316,44 @@ impl Op for MatmulBackwardWeight {
         Cost::matrix(x, y, Sizes::of(&x[0].shape, &y[0].shape).flops())
     }
 
-    fn dispatch(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Program {
-        let sizes @ Sizes { rows, inputs, outputs } = Sizes::of(&x[0].shape, &y[0].shape);
-        let results = inputs * outputs;
-        match caps.kernels {
-            Kernels::Registers => {
-                let (input_width, output_width) = sizes.widths();
-                let (inputs, outputs) = (inputs / input_width, outputs / output_width);
-                let tile_rows = vectors_per_tile(inputs, input_width);
-                let columns = vectors_per_tile(outputs, output_width);
-                let tiles = inputs.div_ceil(tile_rows) * outputs.div_ceil(columns);
-                // 32 rows: the tile is then 32 times as much work to compute as to write and add.
-                let splits = Splits::new(rows, results, tiles, 2 * BUSY_INVOCATIONS, 32);
-                splits.program(results, |dw| {
-                    sizes
-                        .registers("backward_weight", (tile_rows, columns), tiles * splits.count, splits)
-                        .bind("x", Operand::Input(0))
-                        .bind("dy", Operand::Input(1))
-                        .bind("dw", dw)
-                })
+    fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| -> Program {
+            let sizes @ Sizes { rows, inputs, outputs } = Sizes::of(&x[0].shape, &y[0].shape);
+            let results = inputs * outputs;
+            match caps.kernels {
+                Kernels::Registers => {
+                    let (input_width, output_width) = sizes.widths();
+                    let (inputs, outputs) = (inputs / input_width, outputs / output_width);
+                    let tile_rows = vectors_per_tile(inputs, input_width);
+                    let columns = vectors_per_tile(outputs, output_width);
+                    let tiles = inputs.div_ceil(tile_rows) * outputs.div_ceil(columns);
+                    // 32 rows: the tile is then 32 times as much work to compute as to write and add.
+                    let splits = Splits::new(rows, results, tiles, 2 * BUSY_INVOCATIONS, 32);
+                    splits.program(results, |dw| {
+                        sizes
+                            .registers("backward_weight", (tile_rows, columns), tiles * splits.count, splits)
+                            .bind("x", Operand::Input(0))
+                            .bind("dy", Operand::Input(1))
+                            .bind("dw", dw)
+                    })
+                }
+                Kernels::Workgroup => {
+                    let gemm = Gemm {
+                        rows: inputs,
+                        columns: outputs,
+                        depth: rows,
+                        a_along_depth: false,
+                        b_along_columns: true,
+                    };
+                    let splits = gemm.splits();
+                    splits.program(results, |dw| {
+                        let mut dispatch = sizes.tiled(gemm, (1, inputs), (outputs, 1), splits);
+                        dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
+                        dispatch.bind("a", Operand::Input(0)).bind("b", Operand::Input(1)).bind("c", dw)
+                    })
+                }
             }
-            Kernels::Workgroup => {
-                let gemm = Gemm {
-                    rows: inputs,
-                    columns: outputs,
-                    depth: rows,
-                    a_along_depth: false,
-                    b_along_columns: true,
-                };
-                let splits = gemm.splits();
-                splits.program(results, |dw| {
-                    let mut dispatch = sizes.tiled(gemm, (1, inputs), (outputs, 1), splits);
-                    dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
-                    dispatch.bind("a", Operand::Input(0)).bind("b", Operand::Input(1)).bind("c", dw)
-                })
-            }
-        }
+        })
     }
 }
 

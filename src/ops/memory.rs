@@ -4,7 +4,7 @@
 
 use super::{Case, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Aliasing, Backward, Caps, Cost, GraphError, Op, Program, ShapeError};
+use crate::graph::{Aliasing, Backward, Candidate, Caps, Cost, GraphError, Op, ShapeError};
 use crate::tensor::{Array, Shape, Spec};
 
 /// Elements to which flat ranges are aligned: 64 f32 are the 256 bytes of WebGPU's default
@@ -47,8 +47,8 @@ impl Op for View {
         Cost::default()
     }
 
-    fn dispatch(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
-        Program::default()
+    fn candidates(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        Vec::new()
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -109,8 +109,8 @@ impl Op for Pack {
         Cost::default()
     }
 
-    fn dispatch(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
-        Program::default()
+    fn candidates(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        Vec::new()
     }
 
     fn aliasing(&self) -> Aliasing {

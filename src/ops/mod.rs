@@ -4,6 +4,7 @@
 //! doctor`: a new operator adds a file here, a shader, and its lines below: `mod`, `pub use`, `cases()`.
 
 mod attention;
+mod cast;
 mod ceiling;
 mod channels;
 mod conv2d;
@@ -27,6 +28,7 @@ mod sum_rows;
 mod threshold;
 
 pub use attention::{Attention, AttentionBackward};
+pub use cast::Cast;
 pub use ceiling::{CopyCeiling, FmaCeiling};
 pub use channels::{AddChannels, Concat, SliceChannels, SumPixels};
 pub use conv2d::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Padding};
@@ -52,8 +54,9 @@ pub use resample::{UpsampleNearest, UpsampleNearestBackward};
 pub use sum_rows::SumRows;
 pub use threshold::DynamicThreshold;
 
-use crate::graph::Op;
+use crate::graph::{Caps, Op};
 use crate::rng::{Philox, Stream};
+use crate::shader::{Extension, Variant};
 use crate::tensor::{Array, DType, Spec, Tolerance};
 use std::sync::Arc;
 
@@ -67,6 +70,7 @@ pub fn catalogue() -> Vec<Case> {
         matmul::cases(),
         attention::cases(),
         elementwise::cases(),
+        cast::cases(),
         channels::cases(),
         resample::cases(),
         sum_rows::cases(),
@@ -106,8 +110,8 @@ pub struct Case {
     pub op: Arc<dyn Op>,
     /// Its inputs.
     pub inputs: Vec<(Spec, Fill)>,
-    /// How far a device may be off.
-    pub tolerance: Tolerance,
+    /// How far a device may be off, where that is not the algorithm's own affair ([`crate::graph::Candidate::tolerance`]).
+    pub tolerance: Option<Tolerance>,
     /// Inputs whose gradient is checked by finite differences.
     pub gradients: Vec<usize>,
     /// Too large for the finite differences: devices only.
@@ -118,15 +122,15 @@ impl Case {
     /// A case with normal f32 inputs, all of them differentiable.
     pub fn new(name: impl Into<String>, op: impl Op + 'static, inputs: &[Spec]) -> Self {
         let fill = |s: &Spec| match s.dtype {
-            DType::F32 => Fill::Normal,
+            DType::F32 | DType::F16 => Fill::Normal,
             DType::U32 => Fill::Below(1 << 16),
         };
         Self {
             name: name.into(),
             op: Arc::new(op),
             inputs: inputs.iter().map(|s| (s.clone(), fill(s))).collect(),
-            tolerance: Tolerance::default(),
-            gradients: (0..inputs.len()).filter(|&i| inputs[i].dtype == DType::F32).collect(),
+            tolerance: None,
+            gradients: (0..inputs.len()).filter(|&i| inputs[i].dtype.is_float()).collect(),
             large: false,
         }
     }
@@ -141,8 +145,28 @@ impl Case {
     /// Sets the tolerance.
     #[must_use]
     pub fn tolerance(mut self, tolerance: Tolerance) -> Self {
-        self.tolerance = tolerance;
+        self.tolerance = Some(tolerance);
         self
+    }
+
+    /// This case, and the same one with these inputs stored as f16. That is for devices alone: its arithmetic, and with it
+    /// the gradient, is that of f32.
+    #[must_use]
+    pub fn and_in_f16(self, inputs: &[usize]) -> [Self; 2] {
+        let mut half = self.clone().no_gradient();
+        for &i in inputs {
+            half.inputs[i].0.dtype = DType::F16;
+        }
+        half.name += ", f16";
+        [self, half]
+    }
+
+    /// Whether a device can hold its tensors.
+    pub fn suits(&self, caps: &Caps) -> bool {
+        let inputs: Vec<Spec> = self.inputs.iter().map(|(spec, _)| spec.clone()).collect();
+        // Specs that the operator refuses are a defect of the case, which whoever runs it reports.
+        let outputs = self.op.infer(&inputs).unwrap_or_default();
+        inputs.iter().chain(&outputs).all(|spec| caps.stores(spec.dtype))
     }
 
     /// Checks the gradients of these inputs alone.
@@ -165,7 +189,7 @@ impl Case {
         self
     }
 
-    /// The inputs' numbers, rounded to f32: the same for every device.
+    /// The inputs' numbers, as their types hold them: the same for every device.
     pub fn arrays(&self) -> Vec<Array> {
         self.inputs
             .iter()
@@ -178,8 +202,7 @@ impl Case {
                     Fill::Below(n) => rng.below(*n) as f64,
                     Fill::Values(v) => v[k],
                 };
-                let round = |v: f64| if spec.dtype == DType::F32 { f64::from(v as f32) } else { v };
-                Array::from_fn(&spec.shape, |k| round(draw(k)))
+                Array::from_fn(&spec.shape, |k| spec.dtype.round(draw(k)))
             })
             .collect()
     }
@@ -199,12 +222,35 @@ pub(crate) fn expect_f32(op: &'static str, x: &[Spec], count: usize) -> Result<(
     Ok(())
 }
 
+/// The number of operands, and whether they are floats of one type: what an operator on activations checks first.
+pub(crate) fn expect_float(
+    op: &'static str,
+    x: &[Spec],
+    count: usize,
+) -> Result<DType, crate::graph::ShapeError> {
+    crate::ensure_shape!(op, x.len() == count, "expected {count} inputs, found {}", x.len());
+    let dtype = x.first().map_or(DType::F32, |spec| spec.dtype);
+    crate::ensure_shape!(op, dtype.is_float(), "input 0 must be f32 or f16, found {:?}", x[0]);
+    for (i, spec) in x.iter().enumerate() {
+        crate::ensure_shape!(op, spec.dtype == dtype, "input {i} must be {}, found {spec:?}", dtype.name());
+    }
+    Ok(dtype)
+}
+
+/// The variant whose activations are stored in this type: its alias `Element`.
+pub(crate) fn stored(variant: Variant, dtype: DType) -> Variant {
+    match dtype {
+        DType::F16 => variant.with("Element", "f16").enable(Extension::F16),
+        DType::F32 | DType::U32 => variant,
+    }
+}
+
 /// `lib/vector4` where four divides the innermost axis of every tensor bound as vectors, else
 /// `lib/vector1`; and the width.
-pub(crate) fn vector_width(channels: &[usize]) -> (usize, crate::shader::Variant) {
+pub(crate) fn vector_width(channels: &[usize]) -> (usize, Variant) {
     if channels.iter().all(|c| c % 4 == 0) {
-        (4, crate::shader::Variant::base())
+        (4, Variant::base())
     } else {
-        (1, crate::shader::Variant::base().link("lib/vector4", "lib/vector1"))
+        (1, Variant::base().link("lib/vector4", "lib/vector1"))
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
 use crate::rng::{self, Stream, normal4, philox4x32};
 use crate::shader::Source;
 use crate::tensor::{Array, DType, Shape, Spec, Tolerance};
@@ -135,8 +135,8 @@ impl Op for RandomBits {
         Cost::of_traffic(x, y)
     }
 
-    fn dispatch(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
-        random("random_bits", "bits", self.stream, &self.shape)
+    fn candidates(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        random("random_bits", "bits", self.stream, &self.shape).into()
     }
 }
 
@@ -161,8 +161,8 @@ impl Op for RandomNormal {
         Cost::elementwise(x, y, 30)
     }
 
-    fn dispatch(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
-        random("random_normal", "normals", self.stream, &self.shape)
+    fn candidates(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        random("random_normal", "normals", self.stream, &self.shape).into()
     }
 }
 
@@ -268,8 +268,8 @@ impl Op for AddNoise {
         Cost::elementwise(x, y, 36)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
-        ADD_NOISE.dispatch(x)
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        ADD_NOISE.dispatch(x).into()
     }
 }
 
@@ -310,8 +310,8 @@ impl Op for AddTwoNoises {
         Cost::elementwise(x, y, 70)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
-        ADD_TWO_NOISES.dispatch(x)
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        ADD_TWO_NOISES.dispatch(x).into()
     }
 }
 

@@ -6,7 +6,7 @@ use super::memory::ALIGNMENT;
 use super::noise::{expect_step, step_fill};
 use super::{Case, Fill, expect_f32, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Aliasing, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::graph::{Aliasing, Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, Shape, Spec};
 use std::ops::Range;
@@ -24,7 +24,7 @@ const NORM_CHUNK: usize = 4096;
 
 /// The ranges in which a flat vector is bound, so that none exceeds the device's limit.
 fn ranges(elements: usize, caps: &Caps) -> Vec<Range<usize>> {
-    let limit = usize::try_from(caps.max_binding_bytes / 4).unwrap_or(usize::MAX) / ALIGNMENT * ALIGNMENT;
+    let limit = usize::try_from(caps.limits.binding_bytes / 4).unwrap_or(usize::MAX) / ALIGNMENT * ALIGNMENT;
     (0..elements).step_by(limit.max(ALIGNMENT)).map(|start| start..elements.min(start + limit)).collect()
 }
 
@@ -58,7 +58,7 @@ impl Op for GradientNorm {
         Cost { other_flops: 2 * x[0].shape.elements() as u64, ..Cost::of_traffic(x, y) }
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let mut scratch = 0;
         let mut dispatches = Vec::new();
         for range in ranges(x[0].shape.elements(), caps) {
@@ -83,7 +83,7 @@ impl Op for GradientNorm {
                 .bind("hyper", Operand::Input(1))
                 .bind("norm", Operand::Output(0)),
         );
-        Program { scratch: vec![scratch], dispatches }
+        Program { scratch: vec![Spec::f32([scratch])], dispatches }.into()
     }
 }
 
@@ -141,7 +141,7 @@ impl Op for AdamW {
         Cost::elementwise(x, y, 18)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let dispatches = ranges(x[0].shape.elements(), caps)
             .into_iter()
             .map(|range| {
@@ -163,7 +163,7 @@ impl Op for AdamW {
                     .bind("hyper", Operand::Input(6))
             })
             .collect();
-        Program { scratch: vec![], dispatches }
+        Program { scratch: vec![], dispatches }.into()
     }
 
     fn aliasing(&self) -> Aliasing {
@@ -197,7 +197,7 @@ impl Op for Accumulate {
         Cost::elementwise(x, y, 1)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let dispatches = ranges(x[0].shape.elements(), caps)
             .into_iter()
             .map(|range| {
@@ -209,7 +209,7 @@ impl Op for Accumulate {
                     .bind("step", Operand::Input(2))
             })
             .collect();
-        Program { scratch: vec![], dispatches }
+        Program { scratch: vec![], dispatches }.into()
     }
 
     fn aliasing(&self) -> Aliasing {
@@ -250,7 +250,7 @@ impl Op for Record {
         Cost::of_traffic(&x[1..], &[Spec::f32([4])])
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         Dispatch::new(&ACCUMULATE, "record")
             .param("count", x[0].shape[0])
             .bind("log_rows", Operand::Output(0))

@@ -3,7 +3,7 @@
 use super::noise::{expect_step, normals, step_fill};
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Aliasing, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::graph::{Aliasing, Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
 use crate::rng::Stream;
 use crate::shader::Source;
 use crate::tensor::{Array, Spec, Tolerance};
@@ -54,7 +54,7 @@ impl Op for Renoise {
         Cost::elementwise(x, y, 40)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let items = x[0].shape[0];
         let item = x[0].shape.elements() / items;
         let blocks = item.div_ceil(4);

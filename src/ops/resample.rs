@@ -3,7 +3,7 @@
 use super::channels::{Extent, RUN_INVOCATIONS};
 use super::{Case, expect_f32, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Backward, Caps, Cost, Dispatch, GraphError, Op, Operand, Program, ShapeError};
+use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Op, Operand, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, Shape, Spec};
 
@@ -68,7 +68,7 @@ impl Op for UpsampleNearest {
         Cost::of_traffic(x, y)
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         launch("upsample", &x[0].shape).into()
     }
 
@@ -114,7 +114,7 @@ impl Op for UpsampleNearestBackward {
         Cost::elementwise(x, y, 3)
     }
 
-    fn dispatch(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         launch("upsample_backward", &y[0].shape).into()
     }
 }

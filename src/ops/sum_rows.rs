@@ -2,7 +2,7 @@
 
 use super::{Case, expect_f32, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, Spec};
 
@@ -61,7 +61,7 @@ impl Op for SumRows {
         Cost { other_flops: x[0].shape.elements() as u64, ..Cost::of_traffic(x, y) }
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let (rows, channels) = (x[0].shape.rows(), x[0].shape.last());
         // √rows splits of √rows rows: the two launches are equally deep.
         let rows_per_split = rows.isqrt().max(1);
@@ -70,12 +70,13 @@ impl Op for SumRows {
             return add_splits(Operand::Input(0), Operand::Output(0), rows, channels).into();
         }
         Program {
-            scratch: vec![splits * channels],
+            scratch: vec![Spec::f32([splits * channels])],
             dispatches: vec![
                 sum_into_splits(Operand::Input(0), Operand::Scratch(0), rows, channels, rows_per_split),
                 add_splits(Operand::Scratch(0), Operand::Output(0), splits, channels),
             ],
         }
+        .into()
     }
 }
 

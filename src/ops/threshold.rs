@@ -3,7 +3,7 @@
 use super::denoise::{Coefficients, answer_index, expect_answer, expect_coefficients};
 use super::{COEFFICIENTS, Case, Fill, expect_f32};
 use crate::ensure_shape;
-use crate::graph::{Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, Spec, Tolerance};
 
@@ -87,7 +87,7 @@ impl Op for DynamicThreshold {
         Cost { other_flops: 32 * x[0].shape.elements() as u64, ..Cost::of_traffic(x, y) }
     }
 
-    fn dispatch(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Program {
+    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let items = x[0].shape[0];
         let item = x[0].shape.elements() / items;
         let (rank, fraction) = self.place(item);

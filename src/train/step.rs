@@ -321,8 +321,8 @@ impl Trainer {
         let mut rows = Vec::new();
         for executable in [&self.micro.0, &self.update.0] {
             let plan = executable.plan();
-            for (step, seconds) in plan.steps.iter().zip(executable.profile()?) {
-                rows.push((plan.label(step), plan.graph.nodes[step.node].op.name(), seconds));
+            for (launch, seconds) in plan.launches.iter().zip(executable.profile()?) {
+                rows.push((plan.label(launch), plan.graph.nodes[launch.node].op.name(), seconds));
             }
         }
         Ok(rows)
