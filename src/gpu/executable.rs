@@ -1,21 +1,13 @@
 //! A plan made runnable: buffers allocated, parameters packed, bind groups made, once; then each run
 //! only encodes and submits.
 
-use super::{Device, GpuError, Pipeline, lock};
-use crate::graph::{Dispatch, Home, Origin, Plan, Scalar, SlotPool, ValueId};
+use super::device::Pipeline;
+use super::store::{STORAGE, from_bits};
+use super::{Device, GpuError, Store};
+use crate::graph::{Dispatch, Home, Origin, Plan, Scalar, ValueId};
 use crate::shader::{Access, Interface, ParamKind, ShaderError};
 use crate::tensor::DType;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-
-/// States shared by name among the plans of one device: parameters, moments, gradients.
-#[derive(Debug)]
-pub struct Store {
-    device: Arc<Device>,
-    states: Mutex<HashMap<String, wgpu::Buffer>>,
-    /// Working memory by rank: plans of one store run one after another on one queue, so they share it.
-    slots: Mutex<(SlotPool, Vec<wgpu::Buffer>)>,
-}
+use std::sync::Arc;
 
 /// Uniform buffers must be bound at multiples of 256 bytes (WebGPU's default limit).
 const UNIFORM_ALIGNMENT: usize = 256;
@@ -24,98 +16,10 @@ const UNIFORM_ALIGNMENT: usize = 256;
 /// of a second for it, well within the two seconds after which Windows resets a device.
 const SUBMISSION_FLOPS: u64 = 100_000_000_000;
 
-const STORAGE: wgpu::BufferUsages =
-    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
-
-impl Store {
-    /// An empty store.
-    pub fn new(device: &Arc<Device>) -> Arc<Self> {
-        Arc::new(Self { device: device.clone(), states: Mutex::default(), slots: Mutex::default() })
-    }
-
-    /// The device that holds the states.
-    pub fn device(&self) -> &Arc<Device> {
-        &self.device
-    }
-
-    fn state(&self, name: &str, bytes: u64) -> Result<wgpu::Buffer, GpuError> {
-        let mut states = lock(&self.states);
-        if let Some(buffer) = states.get(name) {
-            if buffer.size() != bytes {
-                return Err(GpuError::StateSize { name: name.into(), found: buffer.size(), needed: bytes });
-            }
-            return Ok(buffer.clone());
-        }
-        let buffer = self.device.buffer(name, bytes, STORAGE)?;
-        states.insert(name.into(), buffer.clone());
-        Ok(buffer)
-    }
-
-    /// The slot of this rank, and the bytes that were allocated for it now.
-    fn slot(&self, rank: usize, name: &str, bytes: u64) -> Result<(wgpu::Buffer, u64), GpuError> {
-        let mut slots = lock(&self.slots);
-        let (pool, buffers) = &mut *slots;
-        if pool.fits(rank, bytes) {
-            return Ok((buffers[rank].clone(), 0));
-        }
-        let buffer = self.device.buffer(name, bytes, STORAGE)?;
-        pool.add(rank, bytes);
-        match buffers.get_mut(rank) {
-            Some(slot) => *slot = buffer.clone(),
-            None => buffers.push(buffer.clone()),
-        }
-        Ok((buffer, bytes))
-    }
-
-    /// Fills a state, making it if need be. New states are zero.
-    pub fn write(&self, name: &str, data: &[f32]) -> Result<(), GpuError> {
-        let buffer = self.state(name, (data.len() as u64 * 4).max(4))?;
-        self.device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(data));
-        Ok(())
-    }
-
-    /// Reads a state; `None` if there is none of this name.
-    pub fn read(&self, name: &str) -> Result<Option<Vec<f32>>, GpuError> {
-        let buffer = lock(&self.states).get(name).cloned();
-        buffer.map(|b| self.device.read_words(&b, 0, b.size()).map(|w| from_bits(&w))).transpose()
-    }
-
-    /// Device bytes of all states.
-    pub fn bytes(&self) -> u64 {
-        lock(&self.states).values().map(wgpu::Buffer::size).sum()
-    }
-}
-
 /// Bytes up to a whole number of words, as buffers are written.
 fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
-}
-
-fn from_bits(words: &[u32]) -> Vec<f32> {
-    words.iter().map(|&w| f32::from_bits(w)).collect()
-}
-
-impl Device {
-    fn read_words(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>, GpuError> {
-        // A buffer of its own: reading through memory that the GPU also computes in is slow on most drivers.
-        let staging =
-            self.buffer("readback", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
-        self.queue.submit([encoder.finish()]);
-        let (sender, receiver) = std::sync::mpsc::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
-            let _ = sender.send(result);
-        });
-        self.wait()?;
-        receiver
-            .recv()
-            .map_err(|e| GpuError::Device(e.to_string()))?
-            .map_err(|e| GpuError::Device(e.to_string()))?;
-        let view = staging.get_mapped_range(..).map_err(|e| GpuError::Device(e.to_string()))?;
-        Ok(bytemuck::pod_collect_to_vec(&view))
-    }
 }
 
 /// A launch with what it needs on the device.
@@ -137,21 +41,22 @@ pub struct Executable {
 
 impl Executable {
     /// Allocates, compiles and binds. States come from the store.
-    pub fn new(store: &Store, plan: Plan) -> Result<Self, GpuError> {
-        let device = store.device.clone();
+    pub async fn new(store: &Store, plan: Plan) -> Result<Self, GpuError> {
+        let device = store.device().clone();
+        let scopes = device.scopes();
         let mut buffers = Vec::with_capacity(plan.buffers.len());
         let (mut rank, mut bytes) = (0, 0);
         for planned in &plan.buffers {
             buffers.push(match planned.home {
                 Home::State => store.state(&planned.name, planned.bytes)?,
                 Home::Slot => {
-                    let (buffer, allocated) = store.slot(rank, &planned.name, planned.bytes)?;
+                    let (buffer, allocated) = store.slot(rank, &planned.name, planned.bytes);
                     (rank, bytes) = (rank + 1, bytes + allocated);
                     buffer
                 }
                 Home::Input | Home::Constant | Home::Output => {
                     bytes += planned.bytes;
-                    device.buffer(&planned.name, planned.bytes, STORAGE)?
+                    device.buffer(&planned.name, planned.bytes, STORAGE)
                 }
             });
         }
@@ -167,7 +72,7 @@ impl Executable {
         let mut ranges = Vec::with_capacity(plan.launches.len());
         for launch in &plan.launches {
             let d = &launch.dispatch;
-            let pipeline = device.pipeline(d.shader, d.entry, &d.variant)?;
+            let pipeline = device.pipeline(d.shader, d.entry, &d.variant).await?;
             check_bindings(d, &pipeline.interface)?;
             let packed = pack_params(d, &pipeline.interface)?;
             let start = uniforms.len();
@@ -178,10 +83,9 @@ impl Executable {
         }
         let uniform_bytes = uniforms.len().max(UNIFORM_ALIGNMENT) as u64;
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let uniform_buffer = device.buffer("parameters of launches", uniform_bytes, usage)?;
+        let uniform_buffer = device.buffer("parameters of launches", uniform_bytes, usage);
         device.queue.write_buffer(&uniform_buffer, 0, &uniforms);
 
-        let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let mut launches = Vec::with_capacity(plan.launches.len());
         for (i, (launch, pipeline)) in plan.launches.iter().zip(pipelines).enumerate() {
             let resource = |buffer, offset, size| {
@@ -203,11 +107,7 @@ impl Executable {
                     Some(wgpu::BindGroupEntry { binding: info.binding, resource })
                 })
                 .collect();
-            let bind_group = device.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(launch.dispatch.entry),
-                layout: &pipeline.layout,
-                entries: &entries,
-            });
+            let bind_group = device.bind_group(launch.dispatch.entry, &pipeline.layout, &entries);
             // The whole node's work is counted at its first launch.
             let first = i == 0 || plan.launches[i - 1].node != launch.node;
             let flops = if first {
@@ -219,9 +119,7 @@ impl Executable {
             };
             launches.push(Prepared { pipeline, bind_group, groups: launch.dispatch.groups, flops });
         }
-        if let Some(e) = pollster::block_on(scope.pop()) {
-            return Err(GpuError::Device(e.to_string()));
-        }
+        scopes.end().await?;
         Ok(Self { device, plan, buffers, bytes: bytes + uniform_bytes, launches })
     }
 
@@ -261,51 +159,43 @@ impl Executable {
         }
     }
 
-    /// Encodes and submits every launch. Does not wait.
-    pub fn run(&self) -> Result<(), GpuError> {
-        let mut next = 0;
-        while next < self.launches.len() {
-            let mut encoder =
-                self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    /// The launches of each submission, by their work and number.
+    fn submissions(&self, most: usize) -> Vec<&[Prepared]> {
+        let work = self.launches.iter().map(|launch| launch.flops);
+        ranges(work, SUBMISSION_FLOPS, most).into_iter().map(|range| &self.launches[range]).collect()
+    }
+
+    /// Encodes and submits every launch. Waits for no result, only for the device to keep up: a few runs ahead of it is
+    /// enough.
+    pub async fn run(&self) -> Result<(), GpuError> {
+        for launches in self.submissions(usize::MAX) {
+            let mut encoder = self.device.encoder();
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                let mut work = 0;
-                while let Some(launch) = self.launches.get(next) {
-                    encode(&mut pass, launch);
-                    work += launch.flops;
-                    next += 1;
-                    if work >= SUBMISSION_FLOPS {
-                        break;
-                    }
-                }
+                launches.iter().for_each(|launch| encode(&mut pass, launch));
             }
-            self.device.queue.submit([encoder.finish()]);
+            self.device.submit(encoder).await?;
         }
-        self.device.check()
+        Ok(())
     }
 
     /// Runs once and measures every launch: seconds, in the order of [`Plan::launches`]. Uses device
     /// timestamps where there are any, and otherwise waits for each launch alone.
-    pub fn profile(&self) -> Result<Vec<f64>, GpuError> {
+    pub async fn profile(&self) -> Result<Vec<f64>, GpuError> {
         if !self.device.caps.features.timestamps {
-            return self.profile_by_waiting();
+            return self.profile_by_waiting().await;
         }
         /// wgpu allows 4096 queries in a set; each launch needs two.
         const LAUNCHES_PER_SET: usize = 2048;
         let mut seconds = Vec::with_capacity(self.launches.len());
-        for chunk in self.launches.chunks(LAUNCHES_PER_SET) {
-            let count = chunk.len() as u32 * 2;
-            let queries = self.device.device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: None,
-                ty: wgpu::QueryType::Timestamp,
-                count,
-            });
+        for launches in self.submissions(LAUNCHES_PER_SET) {
+            let count = launches.len() as u32 * 2;
+            let queries = self.device.query_set(count);
             let bytes = u64::from(count) * 8;
             let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-            let resolved = self.device.buffer("timestamps", bytes, usage)?;
-            let mut encoder =
-                self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            for (i, launch) in (0u32..).zip(chunk) {
+            let resolved = self.device.buffer("timestamps", bytes, usage);
+            let mut encoder = self.device.encoder();
+            for (i, launch) in (0u32..).zip(launches) {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                     label: None,
                     timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
@@ -317,8 +207,8 @@ impl Executable {
                 encode(&mut pass, launch);
             }
             encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
-            self.device.queue.submit([encoder.finish()]);
-            let words = self.device.read_words(&resolved, 0, bytes)?;
+            self.device.submit(encoder).await?;
+            let words = self.device.read_words(&resolved, 0, bytes).await?;
             let ticks: Vec<u64> =
                 words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
             let period = f64::from(self.device.queue.get_timestamp_period()) * 1e-9;
@@ -327,35 +217,34 @@ impl Executable {
         Ok(seconds)
     }
 
-    fn profile_by_waiting(&self) -> Result<Vec<f64>, GpuError> {
+    async fn profile_by_waiting(&self) -> Result<Vec<f64>, GpuError> {
         let mut seconds = Vec::with_capacity(self.launches.len());
         for launch in &self.launches {
-            let mut encoder =
-                self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encoder = self.device.encoder();
             encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), launch);
             let start = std::time::Instant::now();
-            self.device.queue.submit([encoder.finish()]);
-            self.device.wait()?;
+            self.device.submit(encoder).await?;
+            self.device.idle().await?;
             seconds.push(start.elapsed().as_secs_f64());
         }
         Ok(seconds)
     }
 
     /// Waits, and reads an f32 tensor that outlives the run.
-    pub fn read(&self, value: ValueId) -> Result<Vec<f32>, GpuError> {
-        Ok(from_bits(&self.read_words(value)?))
+    pub async fn read(&self, value: ValueId) -> Result<Vec<f32>, GpuError> {
+        Ok(from_bits(&self.read_words(value).await?))
     }
 
     /// Waits, and reads a tensor of any type that outlives the run.
-    pub fn read_values(&self, value: ValueId) -> Result<Vec<f64>, GpuError> {
+    pub async fn read_values(&self, value: ValueId) -> Result<Vec<f64>, GpuError> {
         let spec = self.plan.graph.spec(value);
-        let mut values = spec.dtype.decode(bytemuck::cast_slice(&self.read_words(value)?));
+        let mut values = spec.dtype.decode(bytemuck::cast_slice(&self.read_words(value).await?));
         values.truncate(spec.shape.elements());
         Ok(values)
     }
 
     /// The words of a tensor. Working memory holds other tensors by the end of a run, so it cannot be read.
-    fn read_words(&self, value: ValueId) -> Result<Vec<u32>, GpuError> {
+    async fn read_words(&self, value: ValueId) -> Result<Vec<u32>, GpuError> {
         let spec = self.plan.graph.spec(value);
         let kept = self.plan.placements[value.0].filter(|p| self.plan.buffers[p.buffer].home != Home::Slot);
         let Some(place) = kept else {
@@ -364,14 +253,14 @@ impl Executable {
         if spec.shape.elements() == 0 {
             return Ok(Vec::new());
         }
-        self.device.read_words(&self.buffers[place.buffer], place.offset, spec.padded_bytes())
+        self.device.read_words(&self.buffers[place.buffer], place.offset, spec.padded_bytes()).await
     }
 
     /// Whether every guard word still holds this one.
-    pub fn guards_hold(&self, word: u32) -> Result<bool, GpuError> {
+    pub async fn guards_hold(&self, word: u32) -> Result<bool, GpuError> {
         let bytes = self.plan.guard_words as u64 * 4;
         for place in &self.plan.guards {
-            let words = self.device.read_words(&self.buffers[place.buffer], place.offset, bytes)?;
+            let words = self.device.read_words(&self.buffers[place.buffer], place.offset, bytes).await?;
             if words.iter().any(|&found| found != word) {
                 return Ok(false);
             }
@@ -388,6 +277,24 @@ impl Executable {
             }
         }
     }
+}
+
+/// Neighbouring items whose work together reaches `limit` at the last one of them, `most` items at the most.
+fn ranges(work: impl Iterator<Item = u64>, limit: u64, most: usize) -> Vec<std::ops::Range<usize>> {
+    let mut ranges = Vec::new();
+    let (mut start, mut end, mut sum) = (0, 0, 0u64);
+    for work in work {
+        end += 1;
+        sum = sum.saturating_add(work);
+        if sum >= limit || end - start == most {
+            ranges.push(start..end);
+            (start, sum) = (end, 0);
+        }
+    }
+    if start < end {
+        ranges.push(start..end);
+    }
+    ranges
 }
 
 fn encode(pass: &mut wgpu::ComputePass, launch: &Prepared) {
@@ -441,4 +348,19 @@ pub(crate) fn pack_params(d: &Dispatch, interface: &Interface) -> Result<Vec<u8>
         bytes[field.offset..field.offset + 4].copy_from_slice(&word);
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_submission_is_bounded_by_work_and_by_number() {
+        let of = |work: &[u64], limit, most| ranges(work.iter().copied(), limit, most);
+        assert_eq!(of(&[4, 4, 4, 9, 1], 8, usize::MAX), [0..2, 2..4, 4..5]);
+        // As profiles do it: neither the work nor the number of queries may be passed.
+        assert_eq!(of(&[4, 4, 1, 1, 1, 1], 8, 3), [0..2, 2..5, 5..6]);
+        assert_eq!(of(&[0; 5], 8, 2), [0..2, 2..4, 4..5]);
+        assert!(of(&[], 8, 2).is_empty());
+    }
 }

@@ -1,0 +1,381 @@
+//! An open device: its queue, its compiled pipelines, and how many submissions it is behind.
+
+use super::adapter::{Info, adapters, describe, plan_features, plan_limits, remedy};
+use super::{Choice, GpuError};
+use crate::graph::{Caps, Features, Kernels};
+use crate::shader::{self, Access, Interface, Source, Variant};
+use futures_channel::oneshot;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Submissions that may be on their way at once. A training step is two, so that the host is a few steps ahead and the
+/// device never waits, while the staging memory of uploads stays that of a few steps.
+const SUBMISSIONS_AHEAD: usize = 8;
+
+/// An open device with its compiled pipelines.
+pub struct Device {
+    device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    /// What plans for this device may ask for.
+    pub caps: Caps,
+    /// What the adapter says of itself.
+    pub info: Info,
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    failure: Arc<Mutex<Option<wgpu::Error>>>,
+    ahead: Mutex<VecDeque<Submission>>,
+}
+
+/// A submission that may still run, and what is sent when it is done.
+struct Submission {
+    index: wgpu::SubmissionIndex,
+    done: oneshot::Receiver<()>,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Device({}, {})", self.info.name, self.info.backend)
+    }
+}
+
+type PipelineKey = (&'static str, &'static str, Variant);
+
+/// A compiled entry point.
+pub(super) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+    pub interface: Arc<Interface>,
+}
+
+/// Locks whatever state a panicking thread may have left: our maps are valid at every await point.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Device {
+    /// Opens the chosen device, or the most capable one.
+    pub async fn open(choice: &Choice) -> Result<Arc<Self>, GpuError> {
+        let mut found = adapters(choice.backend.as_deref()).await?;
+        if found.is_empty() {
+            return Err(GpuError::NoAdapter(remedy()));
+        }
+        let index = match &choice.device {
+            None => 0,
+            Some(wanted) => {
+                let by_index = wanted.parse::<usize>().ok().filter(|&i| i < found.len());
+                let by_name = || {
+                    let wanted = wanted.to_lowercase();
+                    found.iter().position(|a| a.get_info().name.to_lowercase().contains(&wanted))
+                };
+                by_index.or_else(by_name).ok_or_else(|| GpuError::NoMatch {
+                    wanted: format!("`{wanted}`"),
+                    found: found
+                        .iter()
+                        .enumerate()
+                        .map(|(i, a)| format!("{i}: {}", a.get_info().name))
+                        .collect::<Vec<_>>()
+                        .join("; "),
+                })?
+            }
+        };
+        let adapter = found.swap_remove(index);
+        let limits = adapter.limits();
+        Self::request(&adapter, limits, choice.kernels).await
+    }
+
+    /// A device of wgpu's noop backend at WebGPU's default limits and with these features: it validates every call and
+    /// computes nothing.
+    pub async fn noop(caps: &Caps) -> Result<Arc<Self>, GpuError> {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = wgpu::Backends::NOOP;
+        descriptor.backend_options.noop.enable = true;
+        let adapter = wgpu::Instance::new(descriptor)
+            .enumerate_adapters(wgpu::Backends::NOOP)
+            .await
+            .into_iter()
+            .next()
+            .ok_or_else(|| GpuError::NoAdapter("wgpu was built without its noop backend".into()))?;
+        Self::request_with(&adapter, wgpu::Limits::default(), Some(caps.kernels), caps.features.clone()).await
+    }
+
+    async fn request(
+        adapter: &wgpu::Adapter,
+        limits: wgpu::Limits,
+        kernels: Option<Kernels>,
+    ) -> Result<Arc<Self>, GpuError> {
+        let features = plan_features(adapter);
+        match Self::request_with(adapter, limits.clone(), kernels, features.clone()).await {
+            // A driver may offer what it then does not give; nothing depends on an optional feature.
+            Err(GpuError::Request { .. }) if features != Features::default() => {
+                Self::request_with(adapter, limits, kernels, Features::default()).await
+            }
+            opened => opened,
+        }
+    }
+
+    async fn request_with(
+        adapter: &wgpu::Adapter,
+        limits: wgpu::Limits,
+        kernels: Option<Kernels>,
+        features: Features,
+    ) -> Result<Arc<Self>, GpuError> {
+        let info = describe(adapter);
+        let kernels =
+            kernels.unwrap_or(if info.kind == "cpu" { Kernels::Registers } else { Kernels::Workgroup });
+        let required_features = [
+            (features.timestamps, wgpu::Features::TIMESTAMP_QUERY),
+            (features.f16, wgpu::Features::SHADER_F16),
+            (features.subgroups.is_some(), wgpu::Features::SUBGROUP),
+            (!features.cooperative.is_empty(), wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        ]
+        .into_iter()
+        .filter(|(wanted, _)| *wanted)
+        .fold(wgpu::Features::empty(), |all, (_, feature)| all | feature);
+        let caps = Caps { kernels, limits: plan_limits(&limits), features };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("inkwash"),
+                required_features,
+                required_limits: limits,
+                memory_hints: wgpu::MemoryHints::MemoryUsage,
+                experimental_features: experimental(&caps.features),
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| GpuError::Request { adapter: info.name.clone(), message: e.to_string() })?;
+        let failure = Arc::new(Mutex::new(None));
+        let slot = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            lock(&slot).get_or_insert(e);
+        }));
+        Ok(Arc::new(Self {
+            device,
+            queue,
+            caps,
+            info,
+            pipelines: Mutex::default(),
+            failure,
+            ahead: Mutex::default(),
+        }))
+    }
+
+    /// Fails if wgpu has reported an error since the device was opened.
+    pub fn check(&self) -> Result<(), GpuError> {
+        match &*lock(&self.failure) {
+            Some(wgpu::Error::OutOfMemory { source }) => Err(GpuError::OutOfMemory(source.to_string())),
+            Some(error) => Err(GpuError::Device(error.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until everything submitted has run.
+    pub async fn idle(&self) -> Result<(), GpuError> {
+        let submissions: Vec<Submission> = lock(&self.ahead).drain(..).collect();
+        self.poll(None)?;
+        for submission in submissions {
+            // A device that is lost drops the sender; `check` has the reason.
+            let _ = submission.done.await;
+        }
+        self.check()
+    }
+
+    /// Blocks until a submission, or the last one, has run and its callbacks were called. A browser calls them by itself, and
+    /// this does nothing there.
+    pub(super) fn poll(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
+        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
+        self.device.poll(wait).map(drop).map_err(|e| GpuError::Device(e.to_string()))
+    }
+
+    pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
+        self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+    }
+
+    /// Submits, and waits while more submissions are on their way than `SUBMISSIONS_AHEAD`.
+    pub(super) async fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<(), GpuError> {
+        let index = self.queue.submit([encoder.finish()]);
+        let (sender, done) = oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            let _ = sender.send(());
+        });
+        let oldest = {
+            let mut ahead = lock(&self.ahead);
+            ahead.push_back(Submission { index, done });
+            if ahead.len() > SUBMISSIONS_AHEAD { ahead.pop_front() } else { None }
+        };
+        if let Some(Submission { index, done }) = oldest {
+            self.poll(Some(index))?;
+            let _ = done.await;
+        }
+        self.check()
+    }
+
+    /// Submissions that may still be on their way.
+    pub fn submissions_ahead(&self) -> usize {
+        lock(&self.ahead).len()
+    }
+
+    /// A buffer. Errors reach the scopes that are open, or else [`Device::check`].
+    pub(super) fn buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(name),
+            size: bytes,
+            usage,
+            mapped_at_creation: false,
+        })
+    }
+
+    pub(super) fn query_set(&self, count: u32) -> wgpu::QuerySet {
+        self.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        })
+    }
+
+    pub(super) fn bind_group(
+        &self,
+        label: &str,
+        layout: &wgpu::BindGroupLayout,
+        entries: &[wgpu::BindGroupEntry],
+    ) -> wgpu::BindGroup {
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(label), layout, entries })
+    }
+
+    /// Begins to catch what goes wrong while buffers and bind groups are made.
+    pub(super) fn scopes(&self) -> Scopes {
+        Scopes {
+            memory: self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory),
+            validation: self.device.push_error_scope(wgpu::ErrorFilter::Validation),
+        }
+    }
+
+    /// Copies a range of a buffer to the host, once everything submitted has run.
+    pub(super) async fn read_words(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Vec<u32>, GpuError> {
+        // A buffer of its own: reading through memory that the GPU also computes in is slow on most drivers.
+        let staging =
+            self.buffer("readback", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
+        self.check()?;
+        let mut encoder = self.encoder();
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
+        self.submit(encoder).await?;
+        let (sender, mapped) = oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            let _ = sender.send(result);
+        });
+        self.idle().await?;
+        let lost = |e: &dyn std::fmt::Display| GpuError::Device(e.to_string());
+        mapped.await.map_err(|e| lost(&e))?.map_err(|e| lost(&e))?;
+        let view = staging.get_mapped_range(..).map_err(|e| lost(&e))?;
+        Ok(bytemuck::pod_collect_to_vec(&view))
+    }
+
+    /// Compiles an entry point, or finds it compiled.
+    pub(super) async fn pipeline(
+        &self,
+        source: &'static Source,
+        entry: &'static str,
+        variant: &Variant,
+    ) -> Result<Arc<Pipeline>, GpuError> {
+        let key = (source.name, entry, variant.clone());
+        if let Some(found) = lock(&self.pipelines).get(&key) {
+            return Ok(found.clone());
+        }
+        let expanded = shader::expand(source, variant, shader::Target::Native)?;
+        let interface = shader::interface(source, entry, variant)?;
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let label = format!("{}:{entry}", source.name);
+        // SAFETY: the text is one of the files embedded in this program, never a user's. Every loop in them
+        // is bounded by a parameter, and every kernel is run against its reference with guard words behind
+        // its outputs on every case of the catalogue. The checks cost 20 % in tight loops on lavapipe.
+        #[expect(unsafe_code, reason = "the only way to leave out checks that our own tests make")]
+        let module = unsafe {
+            self.device.create_shader_module_trusted(
+                wgpu::ShaderModuleDescriptor {
+                    label: Some(&label),
+                    source: wgpu::ShaderSource::Wgsl(expanded.text.as_str().into()),
+                },
+                wgpu::ShaderRuntimeChecks::unchecked(),
+            )
+        };
+        let entries: Vec<wgpu::BindGroupLayoutEntry> = interface
+            .bindings
+            .iter()
+            .map(|b| wgpu::BindGroupLayoutEntry {
+                binding: b.binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: match b.access {
+                        Access::Uniform => wgpu::BufferBindingType::Uniform,
+                        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                        Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(&label),
+            entries: &entries,
+        });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some(entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        let failure = scope.pop();
+        if let Some(e) = failure.await {
+            return Err(GpuError::Device(format!("{label} ({}): {e}", variant.describe())));
+        }
+        let made = Arc::new(Pipeline { pipeline, layout, interface });
+        lock(&self.pipelines).insert(key, made.clone());
+        Ok(made)
+    }
+}
+
+/// Two error scopes.
+pub(super) struct Scopes {
+    memory: wgpu::ErrorScopeGuard,
+    validation: wgpu::ErrorScopeGuard,
+}
+
+impl Scopes {
+    /// Ends them. Memory comes first: an allocation that failed leaves invalid buffers, and these more errors.
+    pub(super) async fn end(self) -> Result<(), GpuError> {
+        let Self { memory, validation } = self;
+        let (validation, memory) = (validation.pop(), memory.pop());
+        match (memory.await, validation.await) {
+            (Some(e), _) | (None, Some(e)) => Err(e.into()),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// wgpu's leave to ask for an experimental feature.
+fn experimental(features: &Features) -> wgpu::ExperimentalFeatures {
+    if features.cooperative.is_empty() {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: wgpu asks its users to expect defects in experimental features. Only cooperative matrices are asked for; no
+    // kernel uses them unless its variant enables them, and each such kernel is tested against its reference.
+    #[expect(unsafe_code, reason = "the only way to ask for cooperative matrices")]
+    unsafe {
+        wgpu::ExperimentalFeatures::enabled()
+    }
+}
