@@ -1,7 +1,7 @@
 //! Speed: a training step, a sampler step, single operators; medians over runs that are each waited for.
 
 use crate::diffusion::{Sampler, Trajectory, UNet};
-use crate::gpu::{Device, Executable, GpuError, RunError, Store};
+use crate::gpu::{Blocking as _, Device, Executable, GpuError, RunError, Store};
 use crate::graph::{Graph, Op, Plan};
 use crate::ops::{CopyCeiling, FmaCeiling};
 use crate::rng::{Philox, Stream};
@@ -75,15 +75,15 @@ pub fn op_speed(
         graph.output("y", y);
     }
     let cost = graph.cost();
-    let executable = Executable::new(&Store::new(device), Plan::new(graph, &device.caps)?)?;
+    let executable = Executable::new(&Store::new(device), Plan::new(graph, &device.caps)?).block_on()?;
     for (i, (&value, spec)) in (0u32..).zip(x.iter().zip(inputs)) {
         let mut rng = Philox::new(0, Stream::Cases, i);
         let data: Vec<f32> = (0..spec.shape.elements()).map(|_| rng.normal() as f32).collect();
         executable.write(value, &data);
     }
     let times = Times::of(warmup, runs, || -> Result<(), GpuError> {
-        executable.run()?;
-        device.wait()
+        executable.run().block_on()?;
+        device.idle().block_on()
     })?;
     let median_s = times.median();
     Ok(OpSpeed {
@@ -114,10 +114,10 @@ pub fn measure_ceilings(device: &Arc<Device>) -> Result<Ceilings, RunError> {
     let best = |mut graph: Graph, value, name: &str| -> Result<f64, RunError> {
         graph.output("y", value);
         let plan = Plan::new(graph, &device.caps).map_err(GpuError::from)?;
-        let executable = Executable::new(&Store::new(device), plan)?;
+        let executable = Executable::new(&Store::new(device), plan).block_on()?;
         let mut best = f64::INFINITY;
         for _ in 0..6 {
-            best = best.min(executable.profile()?.iter().sum());
+            best = best.min(executable.profile().block_on()?.iter().sum());
         }
         if best > 0.0 {
             Ok(best)
@@ -240,13 +240,13 @@ fn step_speed(
 ) -> Result<StepSpeed, RunError> {
     let times = Times::of(repeats.warmup, repeats.runs, || {
         submit()?;
-        Ok::<(), RunError>(device.wait()?)
+        Ok::<(), RunError>(device.idle().block_on()?)
     })?;
     let (start, cpu_start) = (Instant::now(), ProcessTime::now());
     for _ in 0..repeats.runs.max(1) {
         submit()?;
     }
-    device.wait()?;
+    device.idle().block_on()?;
     let runs = repeats.runs.max(1) as f64;
     let (mean, mean_cpu) = (start.elapsed().as_secs_f64() / runs, cpu_start.elapsed().as_secs_f64() / runs);
     Ok(StepSpeed {

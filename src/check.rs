@@ -65,43 +65,41 @@ pub enum CheckError {
 }
 
 /// Runs every candidate of a case that the launches made for `caps` have, the rule's choice first.
-pub fn on_device(case: &Case, store: &Arc<Store>, caps: &Caps) -> Result<Vec<Outcome>, CheckError> {
+pub async fn on_device(case: &Case, store: &Arc<Store>, caps: &Caps) -> Result<Vec<Outcome>, CheckError> {
     let (graph, inputs, outputs) = single(case)?;
     let (x, y) = graph.node_specs(&graph.nodes[0]);
     let arrays = case.arrays();
     let expected = case.op.reference(&arrays);
-    let candidates = case.op.candidates(&x, &y, caps);
-    candidates
-        .into_iter()
-        .map(|candidate| {
-            let choose = |_, _| Some(candidate.clone());
-            let plan = Plan::of_programs(graph.clone(), caps, GUARD_WORDS, choose).map_err(GpuError::from)?;
-            let kernels = plan.launches.iter().map(|launch| launch.dispatch.to_string()).collect::<Vec<_>>();
-            let executable = Executable::new(store, plan)?;
-            executable.poison(POISON);
-            for (&id, array) in inputs.iter().zip(&arrays) {
-                executable.write_values(id, &array.data);
+    let mut outcomes = Vec::new();
+    for candidate in case.op.candidates(&x, &y, caps) {
+        let choose = |_, _| Some(candidate.clone());
+        let plan = Plan::of_programs(graph.clone(), caps, GUARD_WORDS, choose).map_err(GpuError::from)?;
+        let kernels = plan.launches.iter().map(|launch| launch.dispatch.to_string()).collect::<Vec<_>>();
+        let executable = Executable::new(store, plan).await?;
+        executable.poison(POISON);
+        for (&id, array) in inputs.iter().zip(&arrays) {
+            executable.write_values(id, &array.data);
+        }
+        executable.run().await?;
+        let mut outcome = Outcome {
+            algorithm: candidate.algorithm,
+            deviation: Deviation::default(),
+            output: String::new(),
+            guard_broken: !executable.guards_hold(POISON).await?,
+            kernels: kernels.join(", "),
+        };
+        let tolerance = case.tolerance.unwrap_or(candidate.tolerance);
+        for (&id, array) in outputs.iter().zip(&expected) {
+            let spec = executable.plan().graph.spec(id);
+            let got = executable.read_values(id).await?;
+            let deviation = tolerance.stored_as(spec.dtype).compare(&got, &array.data);
+            if deviation.excess >= outcome.deviation.excess {
+                (outcome.deviation, outcome.output) = (deviation, format!("{spec:?}"));
             }
-            executable.run()?;
-            let mut outcome = Outcome {
-                algorithm: candidate.algorithm,
-                deviation: Deviation::default(),
-                output: String::new(),
-                guard_broken: !executable.guards_hold(POISON)?,
-                kernels: kernels.join(", "),
-            };
-            let tolerance = case.tolerance.unwrap_or(candidate.tolerance);
-            for (&id, array) in outputs.iter().zip(&expected) {
-                let spec = executable.plan().graph.spec(id);
-                let got = executable.read_values(id)?;
-                let deviation = tolerance.stored_as(spec.dtype).compare(&got, &array.data);
-                if deviation.excess >= outcome.deviation.excess {
-                    (outcome.deviation, outcome.output) = (deviation, format!("{spec:?}"));
-                }
-            }
-            Ok(outcome)
-        })
-        .collect()
+        }
+        outcomes.push(outcome);
+    }
+    Ok(outcomes)
 }
 
 /// The derivative of ⟨y, r⟩, r random, along a random direction of each checked input: the backward graph

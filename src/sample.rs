@@ -2,7 +2,7 @@
 //! reading anything back.
 
 use crate::diffusion::{NoiseLevel, Trajectory, UNet};
-use crate::gpu::{Executable, RunError, Store};
+use crate::gpu::{Blocking as _, Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
 use crate::ops::{
     COEFFICIENTS, Denoise, DynamicThreshold, Guidance, LEVEL, RandomNormal, Renoise, STEP_WORDS, Scale,
@@ -137,9 +137,9 @@ impl PictureSampler {
         let shape = shape(unet, batch);
         let caps = &store.device().caps;
         let (graph, step) = initial_graph(&shape, trajectory.initial_scale)?;
-        let initial = (Executable::new(store, Plan::new(graph, caps)?)?, step);
+        let initial = (Executable::new(store, Plan::new(graph, caps)?).block_on()?, step);
         let (graph, inputs) = update_graph(unet, &shape, weights, &trajectory, false)?;
-        let update = (Executable::new(store, Plan::new(graph, caps)?)?, inputs);
+        let update = (Executable::new(store, Plan::new(graph, caps)?).block_on()?, inputs);
         let elements = shape.elements() / batch;
         Ok(Self { trajectory, initial, update, guided: None, store: store.clone(), shape, batch, elements })
     }
@@ -152,7 +152,7 @@ impl PictureSampler {
         options: GuidanceOptions,
     ) -> Result<Self, RunError> {
         let (graph, inputs) = update_graph(unet, &self.shape, weights, &self.trajectory, true)?;
-        let executable = Executable::new(&self.store, Plan::new(graph, &self.store.device().caps)?)?;
+        let executable = Executable::new(&self.store, Plan::new(graph, &self.store.device().caps)?).block_on()?;
         if let Some((null, weight)) = inputs.guidance {
             executable.write_u32(null, &vec![options.null_label; self.batch]);
             executable.write(weight, &[options.weight as f32]);
@@ -201,7 +201,7 @@ impl PictureSampler {
         executable.write(inputs.timestep, &vec![step.timestep as f32; self.batch]);
         executable.write(inputs.coefficients, &step.coefficients.words());
         executable.write_u32(inputs.step, &words.words());
-        Ok(executable.run()?)
+        Ok(executable.run().block_on()?)
     }
 
     /// Draws pictures, channels-last in about [-1, 1]. Picture i depends on the seed and i alone. `watch` is called before
@@ -224,7 +224,7 @@ impl PictureSampler {
         for first in (0..count).step_by(self.batch) {
             let kept = self.batch.min(count - first);
             let read = || -> Result<Vec<f32>, RunError> {
-                let mut all = self.store.read(PICTURE)?.unwrap_or_default();
+                let mut all = self.store.read(PICTURE).block_on()?.unwrap_or_default();
                 all.truncate(kept * self.elements);
                 Ok(all)
             };
@@ -241,7 +241,7 @@ impl PictureSampler {
                 Start::Seed => {
                     let (initial, step) = &self.initial;
                     initial.write_u32(*step, &words.words());
-                    initial.run()?;
+                    initial.run().block_on()?;
                 }
                 Start::Noise(noise) => {
                     let scale = self.trajectory.initial_scale as f32;
@@ -365,7 +365,7 @@ impl Renoiser {
         let level = graph.input("level", Spec::f32([LEVEL]));
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
         graph.apply(Renoise, &[x, known, mask, level, step])?;
-        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?)?;
+        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).block_on()?;
         Ok(Self { executable, known, mask, level, step })
     }
 
@@ -377,7 +377,7 @@ impl Renoiser {
     fn run(&self, words: &StepWords, level: [f64; LEVEL]) -> Result<(), RunError> {
         self.executable.write(self.level, &level.map(|l| l as f32));
         self.executable.write_u32(self.step, &words.words());
-        Ok(self.executable.run()?)
+        Ok(self.executable.run().block_on()?)
     }
 }
 

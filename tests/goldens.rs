@@ -6,7 +6,7 @@
 use inkwash::diffusion::{UNet, UNetConfig};
 mod common;
 
-use inkwash::gpu::{Executable, Store};
+use inkwash::gpu::{Blocking as _, Executable, Store};
 use inkwash::graph::{Graph, Plan, ValueId, interpret};
 use inkwash::io::tensor_file::{self, TensorFile};
 use inkwash::ops::{Add, MseLoss};
@@ -201,15 +201,15 @@ fn device_agrees_with_pytorch() {
         let golden = load(name);
         let built = build(&golden);
         let plan = Plan::new(built.graph.clone(), caps).unwrap();
-        let executable = Executable::new(&Store::new(&device), plan).unwrap();
+        let executable = Executable::new(&Store::new(&device), plan).block_on().unwrap();
         for (value, data) in &built.given {
             executable.write(*value, data);
         }
         if let Some(labels) = built.labels {
             executable.write_u32(labels, &LABELS);
         }
-        executable.run().unwrap();
-        let read = |v| executable.read_values(v).unwrap();
+        executable.run().block_on().unwrap();
+        let read = |v| executable.read_values(v).block_on().unwrap();
         let (output, loss, gradient) = compare(&golden, &built, read);
         assert!(output < 1e-5 && loss < 1e-5 && gradient < 1e-4, "{name} with {caps}");
     }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use inkwash::diffusion::{Preset, Sampler, SchedulerConfig, Trajectory, UNet, UNetConfig};
-use inkwash::gpu::Device;
+use inkwash::gpu::{Blocking as _, Device};
 use inkwash::graph::{Aliasing, Caps, Graph, Home, Kernels, Origin, ValueId};
 use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::train::{EMA, TrainConfig, TrainPlans, Trainer};
@@ -28,7 +28,7 @@ fn unet(preset: Preset) -> UNet {
 fn training_steps_pass_validation() {
     for (preset, kernels) in ALL {
         for accumulate in [1, 2] {
-            let device = Device::noop(kernels).unwrap();
+            let device = Device::noop(&Caps::webgpu(kernels)).block_on().unwrap();
             let config = config(preset, accumulate);
             let mut trainer = Trainer::new(&device, unet(preset), &config).unwrap();
             let initial = trainer.unet.initial_parameters(0);
@@ -62,7 +62,7 @@ fn training_steps_pass_validation() {
 #[test]
 fn sampling_passes_validation() {
     for (preset, kernels) in ALL {
-        let device = Device::noop(kernels).unwrap();
+        let device = Device::noop(&Caps::webgpu(kernels)).block_on().unwrap();
         let store = inkwash::gpu::Store::new(&device);
         let unet = unet(preset);
         store.write(EMA, &unet.initial_parameters(0)).unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use inkwash::check;
-use inkwash::gpu::Store;
+use inkwash::gpu::{Blocking as _, Store};
 use inkwash::ops::{self, Case};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -59,7 +59,7 @@ fn check_cases(cases: &[Case], next: &AtomicUsize) -> Option<(usize, Vec<String>
         if !case.suits(&device.caps) {
             continue;
         }
-        let outcomes = match check::on_device(case, &Store::new(&device), &device.caps) {
+        let outcomes = match check::on_device(case, &Store::new(&device), &device.caps).block_on() {
             Ok(outcomes) => outcomes,
             Err(e) => {
                 failures.push(format!("{}: {e}", case.title()));

@@ -9,7 +9,7 @@
 
 mod common;
 
-use inkwash::gpu::{Device, Executable, Store};
+use inkwash::gpu::{Blocking as _, Device, Executable, Store};
 use inkwash::graph::{Graph, Plan, ValueId};
 use inkwash::ops::StepWords;
 use inkwash::ops::{AddNoise, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS};
@@ -18,7 +18,7 @@ use inkwash::tensor::{Array, Shape, Spec};
 use std::sync::Arc;
 
 fn executable(device: &Arc<Device>, graph: Graph) -> Executable {
-    Executable::new(&Store::new(device), Plan::new(graph, &device.caps).unwrap()).unwrap()
+    Executable::new(&Store::new(device), Plan::new(graph, &device.caps).unwrap()).block_on().unwrap()
 }
 
 /// Φ(x), from the complementary error function, so that the tails keep their digits.
@@ -84,8 +84,8 @@ fn normals_are_normal() {
     let draw = |seed: u64, number: u32| -> Vec<f64> {
         let words = StepWords { seed, step: number, ..StepWords::default() };
         executable.write_u32(step, &words.words());
-        executable.run().unwrap();
-        executable.read(z).unwrap().into_iter().map(f64::from).collect()
+        executable.run().block_on().unwrap();
+        executable.read(z).block_on().unwrap().into_iter().map(f64::from).collect()
     };
     let first = draw(1, 0);
     assert_normal("seed 1", &first);
@@ -132,8 +132,8 @@ fn timesteps_are_uniform() {
     for number in 0..STEPS {
         let words = StepWords { seed: 5, step: number, ..StepWords::default() };
         noising.executable.write_u32(noising.step, &words.words());
-        noising.executable.run().unwrap();
-        let t = noising.executable.read(noising.timestep).unwrap();
+        noising.executable.run().block_on().unwrap();
+        let t = noising.executable.read(noising.timestep).block_on().unwrap();
         for &t in &t {
             assert!(t.fract() == 0.0 && (0.0..TIMESTEPS as f32).contains(&t), "timestep {t}");
             counts[t as usize] += 1;
@@ -162,8 +162,8 @@ fn training_noise_is_normal_and_new_at_every_step() {
     let draw = |number: u32, first_item: u32| -> Vec<f64> {
         let words = StepWords { seed: 5, step: number, first_item, ..StepWords::default() };
         noising.executable.write_u32(noising.step, &words.words());
-        noising.executable.run().unwrap();
-        noising.executable.read(noising.noise).unwrap().into_iter().map(f64::from).collect()
+        noising.executable.run().block_on().unwrap();
+        noising.executable.read(noising.noise).block_on().unwrap().into_iter().map(f64::from).collect()
     };
     let first = draw(0, 0);
     assert_normal("training noise", &first);

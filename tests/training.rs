@@ -12,7 +12,7 @@ use inkwash::diffusion::{
     DownBlock, Objective, Prediction, Sampler, ScheduleKind, Size, Trajectory, UNet, UNetConfig, UpBlock,
     Weighting,
 };
-use inkwash::gpu::{Device, Store};
+use inkwash::gpu::{Blocking as _, Device, Store};
 use inkwash::graph::Kernels;
 use inkwash::io::jsonl;
 use inkwash::model::Model;
@@ -151,7 +151,7 @@ fn micro_batches_add_up_to_the_batch() {
             (trainer, rows)
         };
         let (whole, whole_rows) = run(8, 1);
-        let gradients = |t: &Trainer| t.store.read("gradients").unwrap().unwrap();
+        let gradients = |t: &Trainer| t.store.read("gradients").block_on().unwrap().unwrap();
         let expected = whole.states().unwrap();
         for (batch, accumulate) in [(4, 2), (2, 4)] {
             let what = format!("{kernels:?}, {accumulate} of {batch}");

@@ -2,7 +2,7 @@
 
 use super::{DeviceArgs, Failure};
 use crate::check;
-use crate::gpu::{self, Store};
+use crate::gpu::{Blocking as _, self, Store};
 use crate::ops;
 use std::process::ExitCode;
 
@@ -20,7 +20,7 @@ pub struct DoctorArgs {
 }
 
 pub fn run(args: &DoctorArgs, choice: &DeviceArgs) -> Result<ExitCode, Failure> {
-    let adapters = gpu::list(choice.backend.as_deref())?;
+    let adapters = gpu::list(choice.backend.as_deref()).block_on()?;
     for (i, info) in adapters.iter().enumerate() {
         println!("{i}: {} ({}, {}, {})", info.name, info.kind, info.backend, info.driver);
         println!("   subgroups of {} to {}; {}", info.subgroup.0, info.subgroup.1, info.features.join(", "));
@@ -40,7 +40,7 @@ pub fn run(args: &DoctorArgs, choice: &DeviceArgs) -> Result<ExitCode, Failure> 
     let (mut failed, mut ran) = (0, 0);
     let mut rows: Vec<Row> = Vec::new();
     for case in ops::catalogue().iter().filter(|c| c.title().contains(&args.case) && c.suits(&device.caps)) {
-        for outcome in check::on_device(case, &Store::new(&device), &device.caps)? {
+        for outcome in check::on_device(case, &Store::new(&device), &device.caps).block_on()? {
             let bad = !outcome.passed();
             if args.verbose || bad {
                 let d = outcome.deviation;

@@ -9,7 +9,7 @@ mod sample;
 mod train;
 mod verify;
 
-use crate::gpu::{Choice, Device, GpuError};
+use crate::gpu::{Blocking as _, Choice, Device, GpuError};
 use crate::graph::Kernels;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::process::ExitCode;
@@ -72,7 +72,7 @@ impl DeviceArgs {
             KernelsArg::Registers => Kernels::Registers,
             KernelsArg::Workgroup => Kernels::Workgroup,
         });
-        Device::open(&Choice { device: self.device.clone(), backend: self.backend.clone(), kernels })
+        Device::open(&Choice { device: self.device.clone(), backend: self.backend.clone(), kernels }).block_on()
     }
 }
 

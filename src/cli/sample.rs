@@ -3,7 +3,7 @@
 use super::{DeviceArgs, Failure, interruption};
 use crate::data::{Options, read_picture, to_unit};
 use crate::diffusion::{Sampler, SchedulerConfig, TimestepSpacing, Trajectory, VarianceType};
-use crate::gpu::{RunError, Store};
+use crate::gpu::{Blocking as _, RunError, Store};
 use crate::io::{save_grid, save_single, tensor_file};
 use crate::model::Model;
 use crate::rng::{Philox, Stream};
@@ -369,7 +369,7 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
         bar.set_length(progress.total as u64);
         // Wait now and then, so that the bar tells the truth and the queue stays short.
         if progress.done % 10 == 0 {
-            device.wait()?;
+            device.idle().block_on()?;
         }
         bar.set_position(progress.done as u64);
         if interrupted.load(Ordering::Relaxed) {

@@ -39,6 +39,14 @@ pub enum PlanError {
         /// What the device allows.
         limit: u64,
     },
+    /// The device has no such type.
+    #[error("`{tensor}` is {dtype}, which this device cannot store; use f32")]
+    Unsupported {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: &'static str,
+    },
     /// A defect in a graph: memory relations that cannot hold at once.
     #[error("`{tensor}`: {message}")]
     Aliasing {
@@ -390,7 +398,7 @@ impl Plan {
                 return Err(aliasing("its first byte is not aligned for binding"));
             }
             if !caps.stores(spec.dtype) {
-                return Err(aliasing("it is f16, which this device cannot store"));
+                return Err(PlanError::Unsupported { tensor: label.clone(), dtype: spec.dtype.name() });
             }
             bindings.push(Binding { name, buffer: place.buffer, offset, size, guard });
         }

@@ -9,7 +9,7 @@ use crate::diffusion::{
     NoiseLevel, NoiseSchedule, Prediction, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing,
     Trajectory, Weighting,
 };
-use crate::gpu::{Executable, RunError};
+use crate::gpu::{Blocking as _, Executable, RunError};
 use crate::graph::{Graph, Plan};
 use crate::io::{Chart, Series, Stroke, save_rows};
 use crate::rng::{Philox, Stream};
@@ -128,7 +128,7 @@ fn held_out_errors(trainer: &Trainer, kind: Kind, pictures: &Dataset) -> Result<
     let answer = unet.forward(&mut graph, &parameters, x, time, Some(labels))?;
     graph.output("answer", answer);
     let plan = Plan::new(graph, &trainer.store.device().caps).map_err(RunError::from)?;
-    let executable = Executable::new(&trainer.store, plan)?;
+    let executable = Executable::new(&trainer.store, plan).block_on()?;
 
     let mut errors = Vec::new();
     for (t, level) in MEASURED.into_iter().zip(measured_levels()) {
@@ -146,8 +146,8 @@ fn held_out_errors(trainer: &Trainer, kind: Kind, pictures: &Dataset) -> Result<
             executable.write(x, &noisy.iter().map(|x| (scale * x) as f32).collect::<Vec<_>>());
             executable.write_u32(labels, &batch.iter().map(|&i| pictures.label(i)).collect::<Vec<_>>());
             executable.write(time, &vec![kind.time(level, t) as f32; config.batch]);
-            executable.run()?;
-            for ((f, x), x_0) in executable.read(answer)?.iter().zip(&noisy).zip(&x_0) {
+            executable.run().block_on()?;
+            for ((f, x), x_0) in executable.read(answer).block_on()?.iter().zip(&noisy).zip(&x_0) {
                 sum += (c.k * (c.p_x * x + c.p_f * f64::from(*f)) - x_0).powi(2);
                 count += 1.0;
             }

@@ -3,7 +3,7 @@
 
 use super::{Expected, Findings, Lab, LabError};
 use crate::diffusion::{NoiseSchedule, Prediction, ScheduleKind, Weighting};
-use crate::gpu::{Executable, RunError, Store};
+use crate::gpu::{Blocking as _, Executable, RunError, Store};
 use crate::graph::{Graph, GraphError, Plan, ValueId};
 use crate::io::{Chart, Series, Stroke};
 use crate::ops::{
@@ -141,7 +141,7 @@ fn error(lab: &Lab, dimensions: usize, prediction: Prediction) -> Result<f64, La
         ..TrainConfig::default()
     };
     let (graph, inputs, hyper) = training_graph(dimensions, prediction, &config)?;
-    let training = Executable::new(&store, Plan::new(graph, caps).map_err(RunError::from)?)?;
+    let training = Executable::new(&store, Plan::new(graph, caps).map_err(RunError::from)?).block_on()?;
     for ((name, shape, fan_in), number) in parameters(dimensions).into_iter().zip(0u32..) {
         let mut rng = Philox::new(lab.seed, Stream::Parameters, number);
         let bound = 1.0 / (fan_in as f64).sqrt();
@@ -156,19 +156,19 @@ fn error(lab: &Lab, dimensions: usize, prediction: Prediction) -> Result<f64, La
         training.write(hyper, &config.hyper(step));
         training.write(inputs.points, &plane.points(&mut rng));
         training.write_u32(inputs.step, &StepWords { seed: lab.seed, step, ..StepWords::default() }.words());
-        training.run()?;
+        training.run().block_on()?;
     }
     let (mut graph, inputs, _) = loss_graph(dimensions, prediction, "_average")?;
     graph.output("loss", inputs.loss);
-    let evaluation = Executable::new(&store, Plan::new(graph, caps).map_err(RunError::from)?)?;
+    let evaluation = Executable::new(&store, Plan::new(graph, caps).map_err(RunError::from)?).block_on()?;
     let mut rng = Philox::new(lab.seed, Stream::Cases, 2);
     let mut sum = 0.0;
     for step in 0..BATCHES {
         evaluation.write(inputs.points, &plane.points(&mut rng));
         evaluation
             .write_u32(inputs.step, &StepWords { seed: !lab.seed, step, ..StepWords::default() }.words());
-        evaluation.run()?;
-        sum += f64::from(evaluation.read(inputs.loss)?[0]);
+        evaluation.run().block_on()?;
+        sum += f64::from(evaluation.read(inputs.loss).block_on()?[0]);
     }
     Ok(dimensions as f64 * sum / f64::from(BATCHES))
 }

@@ -6,7 +6,7 @@ use super::training::{CLASSES, small_run};
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{AugmentOptions, Dataset, Loader, to_unit};
 use crate::diffusion::UNet;
-use crate::gpu::{Executable, RunError, Store};
+use crate::gpu::{Blocking as _, Executable, RunError, Store};
 use crate::graph::{Graph, GraphError, Plan, ValueId};
 use crate::io::{Chart, Series, save_rows};
 use crate::ops::{Add, Degrade, GradientNorm, HYPER, MseLoss, Scale, blur_matrices, downsample_matrices};
@@ -140,7 +140,7 @@ fn train(
     graph.apply_all(config.optimizer(), &[p, g, m, v, average, norm, hyper])?;
     graph.output("loss", loss);
     let store = Store::new(&lab.device);
-    let executable = Executable::new(&store, Plan::new(graph, &lab.device.caps)?)?;
+    let executable = Executable::new(&store, Plan::new(graph, &lab.device.caps)?).block_on()?;
     let initial = unet.initial_parameters(config.seed);
     store.write(PARAMETERS, &initial)?;
     store.write(EMA, &initial)?;
@@ -155,9 +155,9 @@ fn train(
         executable.write_u32(labels, &given.labels);
         executable.write(severity, &severities);
         executable.write(hyper, &config.hyper(step));
-        executable.run()?;
+        executable.run().block_on()?;
         if (step + 1) % 100 == 0 {
-            let loss = executable.read(loss)?[0];
+            let loss = executable.read(loss).block_on()?[0];
             (lab.progress)(&format!("{}: step {}, loss {loss:.4}", chain.name, step + 1));
         }
     }
@@ -180,15 +180,15 @@ impl Degrader {
         let matrices = graph.constant("matrices", matrices.clone());
         let y = graph.apply(Degrade, &[x, severity, matrices, matrices])?;
         graph.output("degraded", y);
-        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?)?;
+        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).block_on()?;
         Ok(Self { executable, x, severity, y })
     }
 
     fn apply(&self, x: &[f32], severity: usize) -> Result<Vec<f32>, RunError> {
         self.executable.write(self.x, x);
         self.executable.write(self.severity, &[severity as f32; COUNT]);
-        self.executable.run()?;
-        Ok(self.executable.read(self.y)?)
+        self.executable.run().block_on()?;
+        Ok(self.executable.read(self.y).block_on()?)
     }
 }
 
@@ -231,7 +231,7 @@ impl Restorer {
         for (name, value) in [("answer", answer), ("naive", naive), ("improved", improved)] {
             graph.output(name, value);
         }
-        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?)?;
+        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).block_on()?;
         Ok(Self { executable, x, labels, severity, before, answer, naive, improved })
     }
 
@@ -240,13 +240,13 @@ impl Restorer {
         self.executable.write_u32(self.labels, &labels());
         self.executable.write(self.severity, &[severity as f32; COUNT]);
         self.executable.write(self.before, &[(severity - 1) as f32; COUNT]);
-        Ok(self.executable.run()?)
+        Ok(self.executable.run().block_on()?)
     }
 
     /// R(x_s, s).
     fn directly(&self, x: &[f32], severity: usize) -> Result<Vec<f32>, RunError> {
         self.evaluate(x, severity)?;
-        Ok(self.executable.read(self.answer)?)
+        Ok(self.executable.read(self.answer).block_on()?)
     }
 
     /// x_s, x_{s-1}, …, x_0.
@@ -257,7 +257,7 @@ impl Restorer {
             way.push(self.executable.read(match algorithm {
                 Algorithm::Naive => self.naive,
                 Algorithm::Improved => self.improved,
-            })?);
+            }).block_on()?);
         }
         Ok(way)
     }

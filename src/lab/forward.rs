@@ -6,7 +6,7 @@ use super::statistics::{
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{Dataset, Options, to_unit};
 use crate::diffusion::{NoiseLevel, NoiseSchedule, ScheduleKind};
-use crate::gpu::{Device, Executable, RunError, Store};
+use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
 use crate::graph::{Graph, Plan, ValueId};
 use crate::io::{Chart, Series, Stroke, save_rows};
 use crate::ops::{COEFFICIENTS, Coefficients, Denoise, STEP_WORDS, StepWords};
@@ -65,7 +65,7 @@ impl Kernel {
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
         graph.apply_all(Denoise, &[x, f, history, threshold, coefficients, step])?;
         let plan = Plan::new(graph, &device.caps).map_err(RunError::from)?;
-        Ok(Self { executable: Executable::new(&store, plan)?, coefficients, step, store })
+        Ok(Self { executable: Executable::new(&store, plan).block_on()?, coefficients, step, store })
     }
 
     fn set(&self, x: &[f32]) -> Result<(), LabError> {
@@ -76,11 +76,11 @@ impl Kernel {
     fn apply(&self, coefficients: &Coefficients, seed: u64, step: u32) -> Result<(), LabError> {
         self.executable.write(self.coefficients, &coefficients.words());
         self.executable.write_u32(self.step, &StepWords { seed, step, ..StepWords::default() }.words());
-        Ok(self.executable.run()?)
+        Ok(self.executable.run().block_on()?)
     }
 
     fn get(&self) -> Result<Vec<f32>, LabError> {
-        Ok(self.store.read("x")?.unwrap_or_default())
+        Ok(self.store.read("x").block_on()?.unwrap_or_default())
     }
 }
 

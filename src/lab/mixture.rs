@@ -1,7 +1,7 @@
 //! Points of the plane from a mixture of Gaussians, whose score is known: moved by the samplers' own kernel, and compared.
 
 use crate::diffusion::{NoiseLevel, Trajectory};
-use crate::gpu::{Device, Executable, RunError, Store};
+use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
 use crate::graph::{Graph, Op, Plan, ValueId};
 use crate::ops::{COEFFICIENTS, Coefficients, Denoise, GaussianMixture, RandomNormal, STEP_WORDS, StepWords};
 use crate::rng::{Philox, Stream};
@@ -58,7 +58,7 @@ impl Cloud {
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
         let x = graph.apply(RandomNormal { stream: Stream::Initial, shape: shape.clone() }, &[step])?;
         graph.persist(STATE, x);
-        let initial = (Executable::new(&store, Plan::new(graph, caps)?)?, step);
+        let initial = (Executable::new(&store, Plan::new(graph, caps)?).block_on()?, step);
 
         let mut graph = Graph::new();
         let x = graph.state(STATE, Spec::f32(shape.axes()));
@@ -70,7 +70,7 @@ impl Cloud {
         let threshold = graph.constant("threshold", Array::new([1], vec![1.0]));
         let f = graph.apply(GaussianMixture, &[x, mixture, level])?;
         graph.apply_all(Denoise, &[x, f, history, threshold, coefficients, step])?;
-        let update = Executable::new(&store, Plan::new(graph, caps)?)?;
+        let update = Executable::new(&store, Plan::new(graph, caps)?).block_on()?;
         Ok(Self { store, initial, update, level, coefficients, step })
     }
 
@@ -78,7 +78,7 @@ impl Cloud {
     pub(super) fn start(&self, seed: u64) -> Result<(), RunError> {
         let (initial, step) = &self.initial;
         initial.write_u32(*step, &StepWords { seed, ..StepWords::default() }.words());
-        Ok(initial.run()?)
+        Ok(initial.run().block_on()?)
     }
 
     pub(super) fn place(&self, points: &[Point]) -> Result<(), RunError> {
@@ -90,11 +90,11 @@ impl Cloud {
         self.update.write_u32(self.step, &StepWords { seed, step: number, ..StepWords::default() }.words());
         self.update.write(self.level, &[update.level.signal as f32, update.level.noise as f32]);
         self.update.write(self.coefficients, &update.coefficients.words());
-        Ok(self.update.run()?)
+        Ok(self.update.run().block_on()?)
     }
 
     pub(super) fn points(&self) -> Result<Vec<Point>, RunError> {
-        let x = self.store.read(STATE)?.unwrap_or_default();
+        let x = self.store.read(STATE).block_on()?.unwrap_or_default();
         Ok(x.chunks_exact(2).map(|p| (f64::from(p[0]), f64::from(p[1]))).collect())
     }
 

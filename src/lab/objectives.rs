@@ -4,7 +4,7 @@ use super::training::{CLASSES, in_turn, small_run, trained, variance_within_clas
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{AugmentOptions, Dataset, batch_at};
 use crate::diffusion::{NoiseSchedule, Objective, Prediction, Sampler, ScheduleKind, Trajectory};
-use crate::gpu::{Executable, RunError};
+use crate::gpu::{Blocking as _, Executable, RunError};
 use crate::graph::{Graph, Plan};
 use crate::io::{Chart, Series, save_rows};
 use crate::ops::{AddNoise, STEP_WORDS, StepWords};
@@ -93,7 +93,7 @@ fn held_out_errors(trainer: &Trainer, pictures: &Dataset) -> Result<Vec<f64>, La
         graph.output(name, value);
     }
     let plan = Plan::new(graph, &trainer.store.device().caps).map_err(RunError::from)?;
-    let executable = Executable::new(&trainer.store, plan)?;
+    let executable = Executable::new(&trainer.store, plan).block_on()?;
 
     let bins = config.timesteps / BIN;
     let (mut sums, mut counts) = (vec![0.0; bins], vec![0.0; bins]);
@@ -103,9 +103,9 @@ fn held_out_errors(trainer: &Trainer, pictures: &Dataset) -> Result<Vec<f64>, La
         executable.write(x_0, &batch.images);
         executable.write_u32(labels, &batch.labels);
         executable.write_u32(step, &words.words());
-        executable.run()?;
+        executable.run().block_on()?;
         let [x_t, noise, t, answer] = [x_t, noise, t, answer].map(|value| executable.read(value));
-        let (x_t, noise, t, answer) = (x_t?, noise?, t?, answer?);
+        let (x_t, noise, t, answer) = (x_t.block_on()?, noise.block_on()?, t.block_on()?, answer.block_on()?);
         let item = x_t.len() / config.batch;
         for (n, &t) in t.iter().enumerate() {
             let t = t as usize;

@@ -3,7 +3,7 @@
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{AugmentOptions, Dataset, Options, batch_at, glyphs};
 use crate::diffusion::{NoiseSchedule, UNet};
-use crate::gpu::{Executable, RunError, Store};
+use crate::gpu::{Blocking as _, Executable, RunError, Store};
 use crate::graph::{Graph, Plan, ValueId};
 use crate::io::{Chart, Series, Stroke};
 use crate::model::Model;
@@ -119,7 +119,7 @@ impl Probe {
             graph.output("gradient", gradient);
         }
         let plan = Plan::new(graph, &store.device().caps).map_err(RunError::from)?;
-        let executable = Executable::new(store, plan)?;
+        let executable = Executable::new(store, plan).block_on()?;
         Ok(Self { executable, table, step, labels, loss, gradients, read })
     }
 }
@@ -143,7 +143,7 @@ impl Walk {
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
         graph.apply_all(Denoise, &[x, answer, history, threshold, coefficients, step])?;
         let plan = Plan::new(graph, &store.device().caps).map_err(RunError::from)?;
-        Ok(Self { executable: Executable::new(store, plan)?, coefficients, step })
+        Ok(Self { executable: Executable::new(store, plan).block_on()?, coefficients, step })
     }
 }
 
@@ -194,10 +194,10 @@ impl Bench {
                     words.step = i as u32;
                     self.walk.executable.write(self.walk.coefficients, &forwards.words());
                     self.walk.executable.write_u32(self.walk.step, &words.words());
-                    self.walk.executable.run()?;
+                    self.walk.executable.run().block_on()?;
                 }
                 words.step = last as u32;
-                self.store.device().wait()?;
+                self.store.device().idle().block_on()?;
                 // What was walked to is x_{t-1}.
                 (row[0], row[1]) = (1.0, 0.0);
                 &self.two
@@ -213,13 +213,13 @@ impl Bench {
         if let Some(labels) = probe.labels {
             run.write_u32(labels, &batch.labels);
         }
-        run.run()?;
+        run.run().block_on()?;
         let mut gradient = Vec::new();
         for &value in &probe.gradients {
-            gradient.extend(run.read(value)?.into_iter().map(f64::from));
+            gradient.extend(run.read(value).block_on()?.into_iter().map(f64::from));
         }
         let [x_t, target, answer] =
-            [run.read(probe.read[0])?, run.read(probe.read[1])?, run.read(probe.read[2])?];
+            [run.read(probe.read[0]).block_on()?, run.read(probe.read[1]).block_on()?, run.read(probe.read[2]).block_on()?];
         let mut products = [0.0; 2];
         for (i, (&x, &g)) in x_t.iter().zip(&answer).enumerate() {
             let merged = (f64::from(x) - signal * f64::from(batch.images[i])) / noise;
@@ -227,7 +227,7 @@ impl Bench {
             products[0] += f64::from(g) * share * f64::from(target[i]) / x_t.len() as f64;
             products[1] += f64::from(g) * merged / x_t.len() as f64;
         }
-        Ok(Estimate { loss: run.read(probe.loss)?[0].into(), gradient, products, walking })
+        Ok(Estimate { loss: run.read(probe.loss).block_on()?[0].into(), gradient, products, walking })
     }
 }
 

@@ -5,7 +5,7 @@ use super::step::{EMA, LogRow, TrainPlans, Trainer, evaluation_graph};
 use super::{Micro, TrainConfig};
 use crate::data::{AugmentOptions, DataError, Dataset, Loader, Options, batch_at};
 use crate::diffusion::{ConfigError, Sampler, Trajectory, UNet};
-use crate::gpu::{Device, Executable, GpuError, RunError};
+use crate::gpu::{Blocking as _, Device, Executable, GpuError, RunError};
 use crate::graph::{Caps, Plan};
 use crate::io::atomic::write_atomic;
 use crate::io::{Chart, FileError, JsonLines, jsonl, save_grid};
@@ -114,7 +114,7 @@ impl Evaluation {
         }
         let (graph, inputs) = evaluation_graph(&trainer.unet, &trainer.config)?;
         let plan = Plan::new(graph, &trainer.store.device().caps)?;
-        let executable = Executable::new(&trainer.store, plan)?;
+        let executable = Executable::new(&trainer.store, plan).block_on()?;
         let batches = pictures.len().min(HELD_OUT_PICTURES).div_ceil(trainer.config.batch) as u64;
         Ok(Some(Self { executable, inputs, pictures: Arc::new(pictures), batches }))
     }
@@ -131,8 +131,8 @@ impl Evaluation {
                 self.executable.write_u32(labels, &batch.labels);
             }
             self.executable.write_u32(self.inputs.step, &words.words());
-            self.executable.run()?;
-            sum += f64::from(self.executable.read(self.inputs.loss)?[0]);
+            self.executable.run().block_on()?;
+            sum += f64::from(self.executable.read(self.inputs.loss).block_on()?[0]);
         }
         Ok(sum / self.batches as f64)
     }

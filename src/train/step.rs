@@ -3,7 +3,7 @@
 
 use super::{TimestepSampling, TrainConfig};
 use crate::diffusion::{NoiseSchedule, Sampler, UNet};
-use crate::gpu::{Device, Executable, RunError, Store};
+use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
 use crate::ops::{
     Accumulate, Add, AddNoise, AddTwoNoises, GradientNorm, HYPER, MseLoss, Record, STEP_WORDS, Scale,
@@ -232,8 +232,8 @@ impl Trainer {
     pub fn new(device: &Arc<Device>, unet: UNet, config: &TrainConfig) -> Result<Self, RunError> {
         let plans = TrainPlans::new(&unet, config, &device.caps)?;
         let store = Store::new(device);
-        let micro = (Executable::new(&store, plans.micro.0)?, plans.micro.1);
-        let update = (Executable::new(&store, plans.update.0)?, plans.update.1);
+        let micro = (Executable::new(&store, plans.micro.0).block_on()?, plans.micro.1);
+        let update = (Executable::new(&store, plans.update.0).block_on()?, plans.update.1);
         Ok(Self { config: config.clone(), unet, store, micro, update, next_step: 0, unread: 0 })
     }
 
@@ -261,7 +261,7 @@ impl Trainer {
     /// Reads parameters, first moment, second moment and average.
     pub fn states(&self) -> Result<[Vec<f32>; 4], RunError> {
         let [p, m, v, ema] = [PARAMETERS, FIRST_MOMENT, SECOND_MOMENT, EMA].map(|n| self.store.read(n));
-        Ok([p?, m?, v?, ema?].map(Option::unwrap_or_default))
+        Ok([p.block_on()?, m.block_on()?, v.block_on()?, ema.block_on()?].map(Option::unwrap_or_default))
     }
 
     /// The step that comes next.
@@ -286,12 +286,12 @@ impl Trainer {
                 executable.write_u32(value, &with_some_left_out(labels, config, &words));
             }
             executable.write_u32(inputs.step, &words.words());
-            executable.run()?;
+            executable.run().block_on()?;
         }
         let (executable, inputs) = &self.update;
         executable.write_u32(inputs.step, &words.words());
         executable.write(inputs.hyper, &config.hyper(step));
-        executable.run()?;
+        executable.run().block_on()?;
         self.next_step += 1;
         self.unread += 1;
         Ok(())
@@ -304,7 +304,7 @@ impl Trainer {
 
     /// Waits for the device and reads the rows of the steps since the last call (at most `log_every`).
     pub fn read_log(&mut self) -> Result<Vec<LogRow>, RunError> {
-        let rows = self.store.read(LOG)?.unwrap_or_default();
+        let rows = self.store.read(LOG).block_on()?.unwrap_or_default();
         let first = self.next_step - self.unread.min(self.config.log_every);
         self.unread = 0;
         Ok((first..self.next_step)
@@ -321,7 +321,7 @@ impl Trainer {
         let mut rows = Vec::new();
         for executable in [&self.micro.0, &self.update.0] {
             let plan = executable.plan();
-            for (launch, seconds) in plan.launches.iter().zip(executable.profile()?) {
+            for (launch, seconds) in plan.launches.iter().zip(executable.profile().block_on()?) {
                 rows.push((plan.label(launch), plan.graph.nodes[launch.node].op.name(), seconds));
             }
         }

@@ -3,7 +3,7 @@
 use super::update::Update;
 use super::{Limit, Oracle, Report, VerifyError, channels_first, channels_last, wide};
 use crate::diffusion::{NoiseSchedule, UNet};
-use crate::gpu::{Device, Executable, RunError, Store};
+use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
 use crate::graph::{Graph, Plan, ValueId};
 use crate::io::Tensor;
 use crate::model::Model;
@@ -146,7 +146,7 @@ pub(super) fn check(
     let store = Store::new(device);
     store.write(WEIGHTS, &model.weights)?;
     let plan = Plan::new(network.graph, &device.caps).map_err(RunError::from)?;
-    let executable = Executable::new(&store, plan)?;
+    let executable = Executable::new(&store, plan).block_on()?;
     executable.write(network.x, &channels_last(sample));
     executable.write(network.timestep, &timestep.data);
     if let (Some(value), Some(labels)) = (network.labels, &labels) {
@@ -155,12 +155,12 @@ pub(super) fn check(
     if let Some((input, _, target)) = &loss {
         executable.write(*input, target);
     }
-    executable.run()?;
+    executable.run().block_on()?;
 
     // 3. Compare.
     let read = |value, name: &str| -> Result<Vec<f64>, VerifyError> {
         let shape = oracle.tensors.get(name).map_or(&[][..], |t| &t.shape);
-        Ok(channels_first(&executable.read(value)?, shape))
+        Ok(channels_first(&executable.read(value).block_on()?, shape))
     };
     let x_t = noised(device, model, oracle)?;
     if let Some(x_t) = x_t {
@@ -174,12 +174,12 @@ pub(super) fn check(
         }
         None => {
             let shape = [n, unet.config.out_channels, h, w];
-            report.keep("output", &shape, &channels_first(&executable.read(network.output)?, &shape))?;
+            report.keep("output", &shape, &channels_first(&executable.read(network.output).block_on()?, &shape))?;
         }
     }
     for (name, value) in kept {
         let elements = oracle.tensor(&name)?.data.len();
-        if executable.read(value)?.len() != elements {
+        if executable.read(value).block_on()?.len() != elements {
             return Err(oracle.error(format!("tensor `{name}` is not the shape of this network's")).into());
         }
         report.compare(oracle, &name, &read(value, &name)?, ACTIVATION)?;
@@ -191,7 +191,7 @@ pub(super) fn check(
         let mut square = 0.0;
         let mut all = Vec::with_capacity(gradients.len());
         for (p, &value) in unet.parameters.iter().zip(&gradients) {
-            let gradient = p.to_file(&executable.read(value)?);
+            let gradient = p.to_file(&executable.read(value).block_on()?);
             square += gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
             all.push(gradient);
         }

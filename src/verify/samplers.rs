@@ -6,7 +6,7 @@ use super::oracle::SamplerSetup;
 use super::update::Update;
 use super::{Limit, Oracle, Report, Row, VerifyError, channels_first, channels_last, distance, wide};
 use crate::diffusion::{Sampler, Trajectory};
-use crate::gpu::{Device, Executable, RunError, Store};
+use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
 use crate::graph::{Plan, ValueId};
 use crate::io::Tensor;
 use crate::model::Model;
@@ -224,7 +224,7 @@ impl Runner {
         let plan = Plan::new(network.graph, &device.caps).map_err(RunError::from)?;
         let config = &model.unet.config;
         Ok(Self {
-            executable: Executable::new(&store, plan)?,
+            executable: Executable::new(&store, plan).block_on()?,
             x: network.x,
             timestep: network.timestep,
             labels: network.labels,
@@ -272,8 +272,8 @@ impl Runner {
                 labels.resize(BATCH, 0);
                 self.executable.write_u32(value, &labels);
             }
-            self.executable.run()?;
-            outputs.extend(self.executable.read(self.output)?.into_iter().take(kept * h * w * f_channels));
+            self.executable.run().block_on()?;
+            outputs.extend(self.executable.read(self.output).block_on()?.into_iter().take(kept * h * w * f_channels));
         }
         let ours = channels_first(&outputs, &[calls * n, f_channels, h, w]);
         report.compare(oracle, &format!("sampler.{name}.model_output"), &ours, Limit::Relative(OUTPUT))

@@ -4,7 +4,7 @@ use super::network::{Network, WEIGHTS, add_noise, picture_shape, vanishes};
 use super::oracle::OptimizerSetup;
 use super::{Limit, Oracle, Report, Row, VerifyError, channels_last, distance, wide};
 use crate::diffusion::{NoiseSchedule, Prediction, UNet};
-use crate::gpu::{Device, Executable, RunError, Store};
+use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
 use crate::graph::{Graph, Plan, ValueId};
 use crate::io::Tensor;
 use crate::model::Model;
@@ -51,7 +51,7 @@ impl Optimizer {
         };
         graph.apply_all(adamw, &[p, g, m, v, average, norm, hyper])?;
         let plan = Plan::new(graph, &store.device().caps).map_err(RunError::from)?;
-        let executable = Executable::new(store, plan)?;
+        let executable = Executable::new(store, plan).block_on()?;
         Ok(Self { executable, hyper, store: store.clone(), setup, steps: 0 })
     }
 
@@ -82,11 +82,11 @@ impl Optimizer {
             0.0,
         ];
         self.executable.write(self.hyper, &hyper.map(|h| h as f32));
-        Ok(self.executable.run()?)
+        Ok(self.executable.run().block_on()?)
     }
 
     fn read(&self, name: &str) -> Result<Vec<f32>, VerifyError> {
-        Ok(self.store.read(name)?.unwrap_or_default())
+        Ok(self.store.read(name).block_on()?.unwrap_or_default())
     }
 }
 
@@ -131,7 +131,7 @@ pub(super) fn check(
     network.graph.persist(GRADIENTS, packed);
     network.graph.output("loss", loss);
     let plan = Plan::new(network.graph, &device.caps).map_err(RunError::from)?;
-    let executable = Executable::new(&store, plan)?;
+    let executable = Executable::new(&store, plan).block_on()?;
 
     // 2. The steps.
     let schedule = NoiseSchedule::of(&model.scheduler);
@@ -158,8 +158,8 @@ pub(super) fn check(
         if let (Some(value), Some(labels)) = (network.labels, &labels) {
             executable.write_u32(value, &labels[step * n..(step + 1) * n]);
         }
-        executable.run()?;
-        losses.extend(wide(&executable.read(loss)?));
+        executable.run().block_on()?;
+        losses.extend(wide(&executable.read(loss).block_on()?));
         if step == 0 {
             first_step(&mut optimizer, unet, oracle, stored.filter(|s| same_batch(s, &x_0)), report)?;
         }

@@ -1,7 +1,7 @@
 //! The denoising kernel by itself, with every tensor given.
 
 use super::VerifyError;
-use crate::gpu::{Device, Executable, Store};
+use crate::gpu::{Blocking as _, Device, Executable, Store};
 use crate::graph::{Graph, Plan, ValueId};
 use crate::ops::{COEFFICIENTS, Coefficients, Denoise, DynamicThreshold, STEP_WORDS};
 use crate::tensor::{Array, Spec};
@@ -45,7 +45,7 @@ impl Update {
         };
         graph.apply_all(Denoise, &[x, f, history, threshold, coefficients, step])?;
         let executable =
-            Executable::new(&store, Plan::new(graph, &device.caps).map_err(crate::gpu::RunError::from)?)?;
+            Executable::new(&store, Plan::new(graph, &device.caps).map_err(crate::gpu::RunError::from)?).block_on()?;
         executable.write_u32(step, &[0; STEP_WORDS]);
         Ok(Self { executable, f, coefficients, store })
     }
@@ -59,8 +59,8 @@ impl Update {
         self.store.write(PICTURE, x)?;
         self.executable.write(self.f, f);
         self.executable.write(self.coefficients, &coefficients.words());
-        self.executable.run()?;
-        Ok(self.store.read(PICTURE)?.unwrap_or_default())
+        self.executable.run().block_on()?;
+        Ok(self.store.read(PICTURE).block_on()?.unwrap_or_default())
     }
 
     /// signal x_0 + noise ε: the same kernel forwards.
