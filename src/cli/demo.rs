@@ -1,5 +1,6 @@
 //! `inkwash demo`: the whole road in a few minutes.
 
+use super::progress::TrainProgress;
 use super::{DeviceArgs, Failure, interruption};
 use crate::diffusion::{ScheduleKind, Trajectory};
 use crate::gpu::Store;
@@ -39,8 +40,9 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
         ..TrainConfig::default()
     };
     let interrupted = interruption();
-    let options = RunOptions { out: args.out.clone(), resume: false, quiet: false };
-    train(|| Ok(device.clone()), &config, &options, &interrupted)?;
+    let options = RunOptions { out: args.out.clone(), resume: false };
+    let mut progress = TrainProgress::new();
+    train(|| Ok(device.clone()), &config, &options, &interrupted, |event| progress.show(event))?;
     if interrupted.load(Ordering::Relaxed) {
         return Ok(ExitCode::from(130));
     }

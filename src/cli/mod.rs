@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod export;
 mod lab;
+mod progress;
 mod sample;
 mod train;
 mod verify;

@@ -1,10 +1,11 @@
 //! `inkwash train`.
 
+use super::progress::{TrainProgress, describe};
 use super::{DeviceArgs, Failure, interruption};
 use crate::diffusion::UNet;
 use crate::graph::{Caps, Kernels, Limits};
 use crate::train::{
-    ModelFolder, RunOptions, TrainConfig, TrainPlans, describe, open_data, planned_bytes, read_config, train,
+    ModelFolder, RunOptions, TrainConfig, TrainPlans, open_data, planned_bytes, read_config, train,
 };
 use clap::ArgMatches;
 use clap::parser::ValueSource;
@@ -68,8 +69,19 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         (None, None) => return Err("give --out DIR or --resume DIR".into()),
     };
     let interrupted = interruption();
-    let options = RunOptions { out: out.clone(), resume, quiet: args.quiet };
-    train(|| device.open(), &config, &options, &interrupted)?;
+    let options = RunOptions { out: out.clone(), resume };
+    let mut progress = (!args.quiet).then(TrainProgress::new);
+    train(
+        || device.open(),
+        &config,
+        &options,
+        &interrupted,
+        |event| {
+            if let Some(progress) = &mut progress {
+                progress.show(event);
+            }
+        },
+    )?;
     if interrupted.load(Ordering::Relaxed) {
         eprintln!("stopped early; go on with: inkwash train --resume {}", out.display());
         return Ok(ExitCode::from(130));
