@@ -6,7 +6,6 @@
 
 mod common;
 
-use clap::ValueEnum;
 use inkwash::data::{Dataset, Options, glyphs, to_unit};
 use inkwash::diffusion::{
     DownBlock, Objective, Prediction, Sampler, ScheduleKind, Size, Trajectory, UNet, UNetConfig, UpBlock,
@@ -492,7 +491,7 @@ fn improvements_combine() {
         assert_eq!(null_label, config.class_conditional.then_some(10));
         let store = Store::new(&device);
         store.write(EMA, &weights).unwrap();
-        for &sampler in Sampler::value_variants() {
+        for sampler in Sampler::ALL {
             let trajectory = Trajectory::new(&scheduler.with_sampler(sampler), 3, 0.0).unwrap();
             let drawing = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
             let pictures = drawing.draw(&Drawing::new(2, 0, &[0, 1]), |_| Ok(())).unwrap();

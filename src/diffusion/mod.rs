@@ -17,3 +17,11 @@ pub use schedule::{NoiseSchedule, Objective, Prediction, ScheduleKind};
 pub use scheduler::{FinalSigma, Sampler, SchedulerConfig, SolverType, TimestepSpacing, VarianceType};
 pub use training_table::Weighting;
 pub use unet::{Layout, Parameter, UNet};
+
+/// What a value without fields is called in files; the command line has the same names.
+fn name_in_files(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}

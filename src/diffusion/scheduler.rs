@@ -4,7 +4,8 @@ use super::{ConfigError, Objective, Prediction, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
 /// A way back from noise to a picture. In files it is the name of diffusers' class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Sampler {
     /// Ancestral sampling from the posterior (DDPM, arXiv 2006.11239, eq. 6 and 7).
     #[serde(rename = "DDPMScheduler")]
@@ -14,7 +15,7 @@ pub enum Sampler {
     Ddim,
     /// DPM-Solver++, multistep, of second order (2M, arXiv 2211.01095, algorithm 2).
     #[serde(rename = "DPMSolverMultistepScheduler")]
-    #[value(name = "dpmpp-2m")]
+    #[cfg_attr(feature = "cli", value(name = "dpmpp-2m"))]
     DpmSolver,
     /// Euler's method on the probability-flow ODE in σ (EDM, arXiv 2206.00364, algorithm 1 without line 7).
     #[serde(rename = "EulerDiscreteScheduler")]
@@ -27,8 +28,15 @@ pub enum Sampler {
     Heun,
 }
 
+impl Sampler {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Ddpm, Self::Ddim, Self::DpmSolver, Self::Euler, Self::EulerAncestral, Self::Heun];
+}
+
 /// Which timesteps a sampler visits (arXiv 2305.08891, table 2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
     /// Multiples of ⌊T/S⌋, from 0 up.
@@ -43,9 +51,10 @@ pub enum TimestepSpacing {
 }
 
 /// The variance of DDPM's step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
+#[cfg_attr(feature = "cli", value(rename_all = "snake_case"))]
 pub enum VarianceType {
     /// β̃, the posterior's (DDPM, eq. 7). diffusers' `fixed_small_log` is the same number by way of its logarithm.
     #[serde(alias = "fixed_small_log")]

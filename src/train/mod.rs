@@ -4,6 +4,7 @@ mod checkpoint;
 mod config;
 mod evaluation;
 mod grid;
+#[cfg(feature = "charts")]
 mod loss_curve;
 mod run;
 mod step;
@@ -11,6 +12,7 @@ mod step;
 pub use checkpoint::{Checkpoint, FolderError, ModelFolder, built_in_model, open_model, read_config};
 pub use config::{EmaWarmup, LearningRate, TimestepSampling, TrainConfig};
 pub use grid::grid_columns;
+#[cfg(feature = "charts")]
 pub use loss_curve::loss_curve;
 pub use run::{RunOptions, TrainError, TrainEvent, open_data, planned_bytes, train};
 pub use step::{

@@ -1,11 +1,11 @@
 //! The training loop: pictures in, run folder out, with interruption and resumption. What it does is told to an
 //! observer; nothing is printed here.
 
+use super::TrainConfig;
 use super::checkpoint::{Checkpoint, FolderError, ModelFolder};
 use super::evaluation::Evaluation;
 use super::grid::GridSampler;
 use super::step::{LogRow, TrainPlans, Trainer, evaluation_graph};
-use super::{TrainConfig, loss_curve};
 use crate::data::{AugmentOptions, DataError, Dataset, Loader, Options};
 use crate::diffusion::{ConfigError, UNet};
 use crate::gpu::{Device, GpuError, Info, RunError};
@@ -190,7 +190,8 @@ pub fn train(
     accepted.announce(&device, &mut observe)?;
     let (mut run, mut loader) = Run::start(accepted, &device, &mut observe)?;
     run.steps(&mut loader, interrupted)?;
-    run.draw_loss_curve()?;
+    #[cfg(feature = "charts")]
+    super::loss_curve(&run.folder.path().join(LOG), &run.folder.path().join("loss.png"))?;
     Ok(run.folder)
 }
 
@@ -384,11 +385,6 @@ impl<'a> Run<'a> {
         self.folder.save_checkpoint(&self.trainer.unet, &checkpoint)?;
         (self.observe)(&TrainEvent::CheckpointSaved { step });
         Ok(())
-    }
-
-    fn draw_loss_curve(&self) -> Result<(), TrainError> {
-        let folder = self.folder.path();
-        Ok(loss_curve(&folder.join(LOG), &folder.join("loss.png"))?)
     }
 }
 
