@@ -12,6 +12,8 @@ use inkwash::diffusion::{Prediction, Preset, Sampler, ScheduleKind, SchedulerCon
 use inkwash::train::{Checkpoint, ModelFolder, built_in_model, open_model};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 /// The command without the user's own choice of device.
 fn inkwash(folder: &Path) -> Command {
@@ -383,4 +385,44 @@ fn a_missing_driver_is_named_with_its_remedy() {
     ] {
         refused(without_driver(at), at, arguments, &["no graphics adapter", "nstall", "ulkan driver"]);
     }
+}
+
+/// Ctrl-C says what it leads to: there is no checkpoint in `sample`.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_interruption_says_what_it_does() {
+    if common::open_device(None).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let train = ["train", "--out", "run", "--glyph-count", "100", "--held-out", "0", "--steps", "100000"];
+    let sample = ["sample", "--out", "drawn", "--steps", "1000", "--n", "64"];
+    for (arguments, words, others, written) in [
+        (&train[..], "interrupted: writing a checkpoint", "without a picture", "run/model.safetensors"),
+        (&sample[..], "interrupted: ending without a picture written", "checkpoint", ""),
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_inkwash"));
+        let child =
+            command.args(arguments).current_dir(at).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        // Ready once SIGINT, the second bit, is among the signals that the process catches.
+        let caught = |status: String| {
+            let mask = status.lines().find_map(|l| l.strip_prefix("SigCgt:")).unwrap().trim().to_string();
+            u64::from_str_radix(&mask, 16).unwrap() & 2 != 0
+        };
+        let status = format!("/proc/{}/status", child.id());
+        while !caught(std::fs::read_to_string(&status).unwrap()) {
+            assert!(child.try_wait().unwrap().is_none(), "{arguments:?} ended by itself");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(killed.unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(130), "{arguments:?}: {message}");
+        assert!(message.contains(words) && !message.contains(others), "{arguments:?}: {message}");
+        assert!(written.is_empty() || at.join(written).is_file(), "{arguments:?}: no {written}");
+    }
+    assert!(!at.join("drawn").exists());
 }

@@ -360,7 +360,13 @@ fn a_resumed_run_logs_every_step_once() {
     let before = losses(&out);
     // Back to step 3, with a log that goes on to step 6.
     std::fs::remove_file(out.join("checkpoints/step-000006.safetensors")).unwrap();
+    // And what a killed write leaves in each folder.
+    let left = ["", "checkpoints", "samples"].map(|sub| out.join(sub).join(".inkwash-0123456789ab.tmp"));
+    for path in &left {
+        std::fs::write(path, "half of").unwrap();
+    }
     run(&device, &config, &out, true, false);
+    assert!(left.iter().all(|path| !path.exists()), "temporary files are left");
     assert_eq!(losses(&out), before);
 }
 

@@ -116,18 +116,19 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Set by the first Ctrl-C, which asks for a checkpoint and an early end; the second one ends at once.
-fn interruption() -> Arc<AtomicBool> {
+/// Set by the first Ctrl-C, which asks for an early end; the second one ends at once. `then` says what the first one
+/// leads to.
+fn interruption(then: &'static str) -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = flag.clone();
     let handler = ctrlc::set_handler(move || {
         if seen.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\ninterrupted: writing a checkpoint (press again to stop at once)");
+        eprintln!("\ninterrupted: {then} (press again to stop at once)");
     });
     if let Err(e) = handler {
-        eprintln!("warning: Ctrl-C will not write a checkpoint: {e}");
+        eprintln!("warning: Ctrl-C will stop at once, and not end by {then}: {e}");
     }
     flag
 }

@@ -68,7 +68,7 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         (None, Some(out)) => (out.clone(), false),
         (None, None) => return Err("give --out DIR or --resume DIR".into()),
     };
-    let interrupted = interruption();
+    let interrupted = interruption("writing a checkpoint");
     let options = RunOptions { out: out.clone(), resume };
     let mut progress = (!args.quiet).then(TrainProgress::new);
     train(

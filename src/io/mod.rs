@@ -21,6 +21,7 @@ mod open;
 mod png;
 pub mod tensor_file;
 
+pub use atomic::remove_abandoned;
 #[cfg(feature = "charts")]
 pub use chart::{Chart, Series, Stroke, smooth};
 pub use error::FileError;

@@ -11,7 +11,7 @@ use crate::diffusion::{ConfigError, UNet};
 use crate::gpu::{Device, GpuError, Info, RunError};
 use crate::graph::{Caps, Plan};
 use crate::io::atomic::write_atomic;
-use crate::io::{FileError, JsonLines};
+use crate::io::{FileError, JsonLines, remove_abandoned};
 use serde_json::json;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -394,8 +394,10 @@ const LOG: &str = "log.jsonl";
 /// Makes the run folder with its configuration, if it is not there, and opens the log, from which whatever was logged
 /// after `step` is taken off: those steps will be taken again.
 fn open_folder(folder: &ModelFolder, config: &TrainConfig, step: u32) -> Result<JsonLines, TrainError> {
+    remove_abandoned(folder.path());
     for sub in ["checkpoints", "samples"] {
         let path = folder.path().join(sub);
+        remove_abandoned(&path);
         std::fs::create_dir_all(&path).map_err(|source| FolderError::Io { path, source })?;
     }
     let path = folder.path().join("config.toml");
