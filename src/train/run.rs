@@ -178,6 +178,10 @@ pub fn planned_bytes(
 /// Trains, and returns the run folder. `observe` is told what happens. `interrupted` is looked at after every
 /// step; when it is set, a checkpoint is written and the run ends early. The device is opened once the pictures and
 /// the configuration are known to be good, and nothing is written before all that can be refused has been.
+///
+/// # Errors
+/// Whatever is refused, a device or disk that fails, and a loss that is not finite 50 steps in a row. The last
+/// checkpoint is then untouched.
 pub fn train(
     open_device: impl FnOnce() -> Result<Arc<Device>, GpuError>,
     config: &TrainConfig,
