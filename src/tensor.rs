@@ -203,12 +203,6 @@ impl Array {
         Self { data: (0..shape.elements()).map(f).collect(), shape: shape.clone() }
     }
 
-    /// The same elements under another shape of equal size.
-    pub fn reshaped(self, shape: &Shape) -> Self {
-        assert_eq!(shape.elements(), self.data.len(), "a reshape keeps the number of elements");
-        Self { shape: shape.clone(), data: self.data }
-    }
-
     /// Applies a function to every element.
     pub fn map(&self, f: impl Fn(f64) -> f64) -> Self {
         Self { shape: self.shape.clone(), data: self.data.iter().map(|&v| f(v)).collect() }
