@@ -368,6 +368,26 @@ fn a_folder_with_files_is_not_written_over() {
     refused(inkwash(at), at, &["--device", "Voodoo", "train", "--out", "run"], &["Voodoo", "--device"]);
 }
 
+/// Mesa's Wayland library complains of a missing `XDG_RUNTIME_DIR` on standard error, where it looks like ours.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_server_without_a_session_is_no_error() {
+    if common::open_device(None).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for set in [None, Some("")] {
+        let mut command = inkwash(folder.path());
+        match set {
+            Some(value) => command.env("XDG_RUNTIME_DIR", value),
+            None => command.env_remove("XDG_RUNTIME_DIR"),
+        };
+        let output = command.args(["doctor", "--list"]).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{errors}");
+    }
+}
+
 /// What to install, where there is no driver. OpenGL, the last resort, is left out of this.
 #[test]
 #[cfg(target_os = "linux")]
