@@ -100,6 +100,19 @@ fn unknown_words_are_refused() {
     refused(without_driver(at), at, &["train"], &["--out"]);
     refused(without_driver(at), at, &["train", "--dry-run", "--batch", "0"], &["batch", "between 1 and"]);
     refused(without_driver(at), at, &["bench", "op", "conv2d", "--shape", "3x3"], &["3x3", "8x32x32x64"]);
+    refused(without_driver(at), at, &["bench", "op", "conv3d"], &["conv3d", "conv2d", "adamw"]);
+    refused(
+        without_driver(at),
+        at,
+        &["bench", "op", "adamw", "--case", "zzz"],
+        &["zzz", "adamw", "not finite"],
+    );
+    refused(
+        without_driver(at),
+        at,
+        &["bench", "op", "adamw", "--shape", "3x3"],
+        &["adamw", "linear", "--case"],
+    );
     refused(without_driver(at), at, &["--backend", "glide", "doctor"], &["glide", "vulkan"]);
 }
 
@@ -368,6 +381,48 @@ fn a_folder_with_files_is_not_written_over() {
     refused(inkwash(at), at, &["train", "--out", "taken"], &words);
     refused(inkwash(at), at, &["demo", "--out", "taken"], &words);
     refused(inkwash(at), at, &["--device", "Voodoo", "train", "--out", "run"], &["Voodoo", "--device"]);
+}
+
+/// Any operator of the catalogue: one with labels, one that works in place, one with several algorithms.
+#[test]
+fn every_operator_can_be_timed() {
+    if common::open_device(None).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bench = |arguments: &[&str]| {
+        let all = [&["bench", "op"], arguments, &["--warmup", "0", "--runs", "1"]].concat();
+        stdout(inkwash(folder.path()), &all)
+    };
+    for op in ["embedding", "adamw", "random_bits"] {
+        assert!(bench(&[op]).contains(" ms "), "{op}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&bench(&["linear", "--shape", "64x64", "--json"])).unwrap();
+    for pass in ["forward", "backward_input", "backward_weight"] {
+        let of_pass = json.as_object().unwrap().keys().filter(|key| key.starts_with(pass));
+        assert!(of_pass.count() >= 2 && json[pass]["median_s"].as_f64().unwrap() > 0.0, "{json}");
+    }
+}
+
+/// Mesa's Wayland library complains of a missing `XDG_RUNTIME_DIR` on standard error, where it looks like ours.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_server_without_a_session_is_no_error() {
+    if common::open_device(None).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for set in [None, Some("")] {
+        let mut command = inkwash(folder.path());
+        match set {
+            Some(value) => command.env("XDG_RUNTIME_DIR", value),
+            None => command.env_remove("XDG_RUNTIME_DIR"),
+        };
+        let output = command.args(["doctor", "--list"]).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{errors}");
+    }
 }
 
 /// What to install, where there is no driver. OpenGL, the last resort, is left out of this.

@@ -101,7 +101,7 @@ fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failur
     let unet = UNet::new(&config.network(classes))?;
     let kernels = match device.kernels {
         Some(super::KernelsArg::Registers) => Kernels::Registers,
-        _ => Kernels::Workgroup,
+        Some(super::KernelsArg::Workgroup) | None => Kernels::Workgroup,
     };
     // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
     let base = Caps::webgpu(kernels);

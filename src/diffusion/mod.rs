@@ -1,6 +1,9 @@
 //! The mathematics of diffusion on the host: noise schedules, what the network predicts, samplers as
 //! coefficients of one kernel, and the U-Net from its configuration.
 
+// A new sampler, schedule or prediction must be decided on wherever there is a choice, not fall into another's arm.
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod config;
 mod notation;
 mod sampler;

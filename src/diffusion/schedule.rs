@@ -38,7 +38,10 @@ impl ScheduleKind {
 
     /// Whether it is a function of a continuous time, of which any level can be sampled, and not a chain.
     pub fn is_continuous(self) -> bool {
-        matches!(self, Self::Edm | Self::Flow)
+        match self {
+            Self::Edm | Self::Flow => true,
+            Self::Linear | Self::ScaledLinear | Self::Cosine | Self::Sigmoid => false,
+        }
     }
 
     /// What a network is told at a level of a continuous schedule; of a chain it is told the step.
@@ -105,7 +108,10 @@ impl Objective {
 
     /// Whether the network answers with the picture one step before.
     pub fn predicts_previous(self) -> bool {
-        matches!(self, Self::PreviousWithoutTime | Self::Previous)
+        match self {
+            Self::PreviousWithoutTime | Self::Previous => true,
+            Self::MergedNoise | Self::LastNoiseWeighted | Self::LastNoise => false,
+        }
     }
 }
 

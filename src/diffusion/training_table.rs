@@ -42,7 +42,7 @@ impl Weighting {
         let share = match prediction {
             // k is infinite without signal, where such a network is refused.
             Prediction::Epsilon => level.sigma(),
-            _ => c.k * c.p_f,
+            Prediction::Sample | Prediction::VPrediction | Prediction::Edm | Prediction::Flow => c.k * c.p_f,
         };
         let snr = (level.signal / level.noise).powi(2);
         let weight = match self {
