@@ -2,8 +2,8 @@
 
 use crate::diffusion::{Sampler, Trajectory, UNet};
 use crate::gpu::{Blocking as _, Device, Executable, GpuError, RunError, Store};
-use crate::graph::{Graph, Op, Plan};
-use crate::ops::{CopyCeiling, FmaCeiling};
+use crate::graph::{Candidate, Graph, Plan};
+use crate::ops::{Case, CopyCeiling, FmaCeiling};
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
 use crate::tensor::Spec;
@@ -50,9 +50,11 @@ impl Times {
     }
 }
 
-/// The speed of one kernel or one operator.
+/// The speed of one algorithm for one operator.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct OpSpeed {
+    /// The candidate's name.
+    pub algorithm: &'static str,
     /// Seconds, median.
     pub median_s: f64,
     /// 1e9 operations per second.
@@ -61,36 +63,35 @@ pub struct OpSpeed {
     pub gbps: f64,
 }
 
-/// Times one operator on normal inputs.
-pub fn op_speed(
-    device: &Arc<Device>,
-    op: Arc<dyn Op>,
-    inputs: &[Spec],
-    warmup: usize,
-    runs: usize,
-) -> Result<OpSpeed, RunError> {
+/// Times every candidate that a device has for a case, the rule's choice first.
+pub fn op_speeds(device: &Arc<Device>, case: &Case, repeats: Repeats) -> Result<Vec<OpSpeed>, RunError> {
     let mut graph = Graph::new();
-    let x: Vec<_> = inputs.iter().map(|s| graph.input("x", s.clone())).collect();
-    for y in graph.apply_shared(op, &x)? {
+    let x: Vec<_> = case.inputs.iter().map(|(spec, _)| graph.input("x", spec.clone())).collect();
+    for y in graph.apply_shared(case.op.clone(), &x)? {
         graph.output("y", y);
     }
     let cost = graph.cost();
-    let executable = Executable::new(&Store::new(device), Plan::new(graph, &device.caps)?).block_on()?;
-    for (i, (&value, spec)) in (0u32..).zip(x.iter().zip(inputs)) {
-        let mut rng = Philox::new(0, Stream::Cases, i);
-        let data: Vec<f32> = (0..spec.shape.elements()).map(|_| rng.normal() as f32).collect();
-        executable.write(value, &data);
-    }
-    let times = Times::of(warmup, runs, || -> Result<(), GpuError> {
-        executable.run().block_on()?;
-        device.idle().block_on()
-    })?;
-    let median_s = times.median();
-    Ok(OpSpeed {
-        median_s,
-        gflops: cost.flops() as f64 / median_s * 1e-9,
-        gbps: (cost.bytes_read + cost.bytes_written) as f64 / median_s * 1e-9,
-    })
+    let arrays = case.arrays();
+    let (inputs, outputs) = graph.node_specs(&graph.nodes[0]);
+    let speed = |candidate: Candidate| -> Result<OpSpeed, RunError> {
+        let plan = Plan::of_programs(graph.clone(), &device.caps, 0, |_, _| Some(candidate.clone()))?;
+        let executable = Executable::new(&Store::new(device), plan).block_on()?;
+        for (&value, array) in x.iter().zip(&arrays) {
+            executable.write_values(value, &array.data);
+        }
+        let times = Times::of(repeats.warmup, repeats.runs, || -> Result<(), GpuError> {
+            executable.run().block_on()?;
+            device.idle().block_on()
+        })?;
+        let median_s = times.median();
+        Ok(OpSpeed {
+            algorithm: candidate.algorithm,
+            median_s,
+            gflops: cost.flops() as f64 / median_s * 1e-9,
+            gbps: (cost.bytes_read + cost.bytes_written) as f64 / median_s * 1e-9,
+        })
+    };
+    case.op.candidates(&inputs, &outputs, &device.caps).into_iter().map(speed).collect()
 }
 
 /// What the device reaches in the two simplest kernels there are.

@@ -16,14 +16,17 @@
 //! - [`lab`]: the article's experiments.
 //! - [`cli`]: one file per command.
 
+#[cfg(not(target_arch = "wasm32"))]
 pub mod bench;
 pub mod check;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
 pub mod diffusion;
 pub mod gpu;
 pub mod graph;
 pub mod io;
+#[cfg(feature = "charts")]
 pub mod lab;
 pub mod model;
 pub mod ops;

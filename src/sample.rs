@@ -152,7 +152,8 @@ impl PictureSampler {
         options: GuidanceOptions,
     ) -> Result<Self, RunError> {
         let (graph, inputs) = update_graph(unet, &self.shape, weights, &self.trajectory, true)?;
-        let executable = Executable::new(&self.store, Plan::new(graph, &self.store.device().caps)?).block_on()?;
+        let executable =
+            Executable::new(&self.store, Plan::new(graph, &self.store.device().caps)?).block_on()?;
         if let Some((null, weight)) = inputs.guidance {
             executable.write_u32(null, &vec![options.null_label; self.batch]);
             executable.write(weight, &[options.weight as f32]);

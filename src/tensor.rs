@@ -203,12 +203,6 @@ impl Array {
         Self { data: (0..shape.elements()).map(f).collect(), shape: shape.clone() }
     }
 
-    /// The same elements under another shape of equal size.
-    pub fn reshaped(self, shape: &Shape) -> Self {
-        assert_eq!(shape.elements(), self.data.len(), "a reshape keeps the number of elements");
-        Self { shape: shape.clone(), data: self.data }
-    }
-
     /// Applies a function to every element.
     pub fn map(&self, f: impl Fn(f64) -> f64) -> Self {
         Self { shape: self.shape.clone(), data: self.data.iter().map(|&v| f(v)).collect() }
@@ -220,7 +214,7 @@ impl Array {
 pub struct Deviation {
     /// Largest absolute difference.
     pub max_abs: f64,
-    /// ‖got - reference‖₂ / ‖reference‖₂ (0/0 counts as 0).
+    /// ‖got - reference‖₂ / ‖reference‖₂ over the finite references (0/0 counts as 0).
     pub relative_l2: f64,
     /// Flat index of the largest excess over the tolerance.
     pub worst: usize,
@@ -228,7 +222,8 @@ pub struct Deviation {
     pub got: f64,
     /// Reference value there.
     pub expected: f64,
-    /// Largest ratio of difference to tolerance; at most 1 passes. Infinite for NaN.
+    /// Largest ratio of difference to tolerance; at most 1 passes. Infinite for NaN, and for an infinity on one
+    /// side alone.
     pub excess: f64,
 }
 
@@ -268,24 +263,27 @@ impl Tolerance {
         }
     }
 
-    /// Compares element by element. Lengths must agree.
+    /// Compares element by element. Lengths must agree. Equal infinities agree; any other disagreement that
+    /// an infinity or a NaN has part in is an infinite excess. The root mean square is that of the finite
+    /// references: one infinity among them would allow everything.
     pub fn compare(&self, got: &[f64], expected: &[f64]) -> Deviation {
         assert_eq!(got.len(), expected.len(), "compared tensors have equal length");
-        let square = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>();
-        let norm = square(expected).sqrt();
-        let rms = norm / (expected.len().max(1) as f64).sqrt();
+        let finite = || expected.iter().filter(|e| e.is_finite());
+        let norm = finite().map(|e| e * e).sum::<f64>().sqrt();
+        let rms = norm / (finite().count().max(1) as f64).sqrt();
         let mut out = Deviation::default();
         let mut difference = 0.0;
         for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
-            let d = (g - e).abs();
-            difference += d * d;
-            let allowed = self.absolute * rms + self.relative * e.abs();
-            let excess = match (d == 0.0, d.is_nan()) {
-                (true, _) => 0.0,
-                (_, true) => f64::INFINITY,
-                _ => d / allowed,
+            let (d, excess) = if g == e {
+                (0.0, 0.0)
+            } else if g.is_finite() && e.is_finite() {
+                let d = (g - e).abs();
+                (d, d / (self.absolute * rms + self.relative * e.abs()))
+            } else {
+                (f64::INFINITY, f64::INFINITY)
             };
-            out.max_abs = if d.is_nan() { f64::INFINITY } else { out.max_abs.max(d) };
+            difference += d * d;
+            out.max_abs = out.max_abs.max(d);
             if excess > out.excess {
                 (out.excess, out.worst, out.got, out.expected) = (excess, i, g, e);
             }
@@ -328,5 +326,19 @@ mod tests {
         assert!(d.excess > 1.0 && d.worst == 1);
         assert!(t.compare(&[f64::NAN], &[1.0]).excess.is_infinite());
         assert_eq!(Tolerance::EXACT.compare(&[0.0], &[0.0]).excess, 0.0);
+    }
+
+    #[test]
+    fn an_infinite_reference_allows_nothing_but_itself() {
+        let (inf, t) = (f64::INFINITY, Tolerance::default());
+        for got in [0.0, 1e30, -inf, f64::NAN] {
+            assert_eq!(t.compare(&[got, 1.0], &[inf, 1.0]).excess, inf, "{got}");
+        }
+        assert_eq!(t.compare(&[inf], &[1.0]).excess, inf);
+        // Two infinities agree, and the finite elements beside them are judged as if alone.
+        let d = t.compare(&[inf, -inf, 2.0], &[inf, -inf, 1.0]);
+        assert_eq!((d.worst, d.max_abs, d.relative_l2), (2, 1.0, 1.0));
+        assert_eq!(d.excess, t.compare(&[2.0], &[1.0]).excess);
+        assert_eq!(t.compare(&[inf, 1.0], &[inf, 1.0]).excess, 0.0);
     }
 }

@@ -12,6 +12,8 @@ use inkwash::diffusion::{Prediction, Preset, Sampler, ScheduleKind, SchedulerCon
 use inkwash::train::{Checkpoint, ModelFolder, built_in_model, open_model};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 /// The command without the user's own choice of device.
 fn inkwash(folder: &Path) -> Command {
@@ -98,6 +100,19 @@ fn unknown_words_are_refused() {
     refused(without_driver(at), at, &["train"], &["--out"]);
     refused(without_driver(at), at, &["train", "--dry-run", "--batch", "0"], &["batch", "between 1 and"]);
     refused(without_driver(at), at, &["bench", "op", "conv2d", "--shape", "3x3"], &["3x3", "8x32x32x64"]);
+    refused(without_driver(at), at, &["bench", "op", "conv3d"], &["conv3d", "conv2d", "adamw"]);
+    refused(
+        without_driver(at),
+        at,
+        &["bench", "op", "adamw", "--case", "zzz"],
+        &["zzz", "adamw", "not finite"],
+    );
+    refused(
+        without_driver(at),
+        at,
+        &["bench", "op", "adamw", "--shape", "3x3"],
+        &["adamw", "linear", "--case"],
+    );
     refused(without_driver(at), at, &["--backend", "glide", "doctor"], &["glide", "vulkan"]);
 }
 
@@ -368,6 +383,48 @@ fn a_folder_with_files_is_not_written_over() {
     refused(inkwash(at), at, &["--device", "Voodoo", "train", "--out", "run"], &["Voodoo", "--device"]);
 }
 
+/// Any operator of the catalogue: one with labels, one that works in place, one with several algorithms.
+#[test]
+fn every_operator_can_be_timed() {
+    if common::open_device(None).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bench = |arguments: &[&str]| {
+        let all = [&["bench", "op"], arguments, &["--warmup", "0", "--runs", "1"]].concat();
+        stdout(inkwash(folder.path()), &all)
+    };
+    for op in ["embedding", "adamw", "random_bits"] {
+        assert!(bench(&[op]).contains(" ms "), "{op}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&bench(&["linear", "--shape", "64x64", "--json"])).unwrap();
+    for pass in ["forward", "backward_input", "backward_weight"] {
+        let of_pass = json.as_object().unwrap().keys().filter(|key| key.starts_with(pass));
+        assert!(of_pass.count() >= 2 && json[pass]["median_s"].as_f64().unwrap() > 0.0, "{json}");
+    }
+}
+
+/// Mesa's Wayland library complains of a missing `XDG_RUNTIME_DIR` on standard error, where it looks like ours.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_server_without_a_session_is_no_error() {
+    if common::open_device(None).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for set in [None, Some("")] {
+        let mut command = inkwash(folder.path());
+        match set {
+            Some(value) => command.env("XDG_RUNTIME_DIR", value),
+            None => command.env_remove("XDG_RUNTIME_DIR"),
+        };
+        let output = command.args(["doctor", "--list"]).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{errors}");
+    }
+}
+
 /// What to install, where there is no driver. OpenGL, the last resort, is left out of this.
 #[test]
 #[cfg(target_os = "linux")]
@@ -383,4 +440,44 @@ fn a_missing_driver_is_named_with_its_remedy() {
     ] {
         refused(without_driver(at), at, arguments, &["no graphics adapter", "nstall", "ulkan driver"]);
     }
+}
+
+/// Ctrl-C says what it leads to: there is no checkpoint in `sample`.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_interruption_says_what_it_does() {
+    if common::open_device(None).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let train = ["train", "--out", "run", "--glyph-count", "100", "--held-out", "0", "--steps", "100000"];
+    let sample = ["sample", "--out", "drawn", "--steps", "1000", "--n", "64"];
+    for (arguments, words, others, written) in [
+        (&train[..], "interrupted: writing a checkpoint", "without a picture", "run/model.safetensors"),
+        (&sample[..], "interrupted: ending without a picture written", "checkpoint", ""),
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_inkwash"));
+        let child =
+            command.args(arguments).current_dir(at).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        // Ready once SIGINT, the second bit, is among the signals that the process catches.
+        let caught = |status: String| {
+            let mask = status.lines().find_map(|l| l.strip_prefix("SigCgt:")).unwrap().trim().to_string();
+            u64::from_str_radix(&mask, 16).unwrap() & 2 != 0
+        };
+        let status = format!("/proc/{}/status", child.id());
+        while !caught(std::fs::read_to_string(&status).unwrap()) {
+            assert!(child.try_wait().unwrap().is_none(), "{arguments:?} ended by itself");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(killed.unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(130), "{arguments:?}: {message}");
+        assert!(message.contains(words) && !message.contains(others), "{arguments:?}: {message}");
+        assert!(written.is_empty() || at.join(written).is_file(), "{arguments:?}: no {written}");
+    }
+    assert!(!at.join("drawn").exists());
 }

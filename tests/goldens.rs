@@ -3,9 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use inkwash::diffusion::{UNet, UNetConfig};
 mod common;
 
+use inkwash::diffusion::{UNet, UNetConfig};
 use inkwash::gpu::{Blocking as _, Executable, Store};
 use inkwash::graph::{Graph, Plan, ValueId, interpret};
 use inkwash::io::tensor_file::{self, TensorFile};

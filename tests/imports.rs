@@ -51,7 +51,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// Crates that one module alone may name.
-const CONFINED: &[(&str, &str)] = &[("wgpu", "gpu"), ("naga", "shader")];
+const CONFINED: &[(&str, &str)] = &[
+    ("wgpu", "gpu"),
+    ("naga", "shader"),
+    ("cpu_time", "bench"),
+    ("plotters", "io"),
+    ("dejavu", "io"),
+    ("indicatif", "cli"),
+    ("ctrlc", "cli"),
+    ("sigpipe", "cli"),
+];
+
+/// What has to do with a terminal or the process, for the command alone.
+const TERMINAL: &[&str] =
+    &["println", "eprintln", "print", "eprint", "dbg", "clap", "exit", "stdout", "stderr"];
 
 /// Macros stand at the crate's root, wherever they are defined.
 const MACROS: &[(&str, &str)] = &[("ensure_shape", "graph"), ("wgsl", "shader")];
@@ -115,6 +128,54 @@ fn references<'a>(code: &'a str, prefix: &str) -> Vec<&'a str> {
     found
 }
 
+/// Whether `word` stands in the code by itself, not as a part of a longer one.
+fn names(code: &str, word: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(i, _)| {
+        !code[..i].chars().next_back().is_some_and(part)
+            && !code[i + word.len()..].chars().next().is_some_and(part)
+    })
+}
+
+/// The code without `#[cfg_attr(feature = "cli", …)]`, which the library is built without.
+fn without_flags(code: &str) -> String {
+    let mut rest = code;
+    let mut kept = String::new();
+    while let Some(at) = rest.find("#[cfg_attr(") {
+        kept.push_str(&rest[..at]);
+        let end = at + rest[at..].find(")]").unwrap() + 2;
+        if !rest[at..end].contains("feature = \"cli\"") {
+            kept.push_str(&rest[at..end]);
+        }
+        rest = &rest[end..];
+    }
+    kept + rest
+}
+
+#[test]
+fn the_library_has_no_terminal() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    files(&source, &mut paths);
+    let mut failures = Vec::new();
+    for path in &paths {
+        let (module, _) = place(&source, path);
+        if module == "cli" || module == "main" {
+            continue;
+        }
+        let code = without_flags(&code(path));
+        for word in TERMINAL.iter().filter(|word| names(&code, word)) {
+            let shown = path.strip_prefix(&source).unwrap().display();
+            failures.push(format!("{shown} names {word}; only src/cli may"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let flags =
+        "#[cfg_attr(feature = \"cli\", derive(clap::Args))]\nstruct A; #[cfg_attr(x, y)] fn sprint() {}";
+    assert_eq!(without_flags(flags), "\nstruct A; #[cfg_attr(x, y)] fn sprint() {}");
+    assert!(names("std::println!()", "println") && !names("sprint() print_", "print"));
+}
+
 #[test]
 fn references_are_found_however_they_are_written() {
     let code = "use crate::graph::{Op, plan::Plan};\nuse crate::{\n    io::{a, b},\n    ops as o,\n};\n\
@@ -163,12 +224,7 @@ fn modules_use_only_what_stands_before_them() {
         let code = code(path);
         let (module, depth) = place(&source, path);
         for (name, home) in CONFINED {
-            let named = code.match_indices(name).any(|(i, _)| {
-                let part = |c: char| c.is_alphanumeric() || c == '_';
-                !code[..i].chars().next_back().is_some_and(part)
-                    && !code[i + name.len()..].chars().next().is_some_and(part)
-            });
-            if named && module != *home {
+            if names(&code, name) && module != *home {
                 failures.push(format!("{shown} names {name}; only src/{home} may"));
             }
         }

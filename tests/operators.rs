@@ -3,8 +3,9 @@
 mod common;
 
 use inkwash::check;
-use inkwash::gpu::{Blocking as _, Store};
+use inkwash::gpu::{Blocking as _, Device, Store};
 use inkwash::ops::{self, Case};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Central differences with h = 1e-5 in f64 are good to about h² + 1e-16/h = 1e-10 of the scale.
@@ -32,34 +33,37 @@ fn values_agree_with_references() {
     let filter = std::env::var("INKWASH_CASE").unwrap_or_default();
     let cases: Vec<_> = ops::catalogue().into_iter().filter(|c| c.title().contains(&filter)).collect();
     assert!(!cases.is_empty(), "no case has a title that contains `{filter}`");
+    let devices = (0..2).map(|_| common::open_device(None)).collect::<Option<Vec<_>>>();
+    let Some(devices) = devices else { return };
     let next = AtomicUsize::new(0);
-    let (checked, failures, f16) = std::thread::scope(|scope| {
-        let workers = [(); 2].map(|()| scope.spawn(|| check_cases(&cases, &next)));
-        workers.into_iter().map(|w| w.join().expect("a worker panicked")).fold(
-            (0, Vec::new(), false),
-            |(checked, mut failures, f16), worker| {
-                let Some((count, found, has)) = worker else { return (checked, failures, f16) };
-                failures.extend(found);
-                (checked + count, failures, f16 || has)
-            },
-        )
+    let (checked, failures) = std::thread::scope(|scope| {
+        let check = |device| {
+            let (cases, next) = (&cases, &next);
+            scope.spawn(move || check_cases(device, cases, next))
+        };
+        let workers: Vec<_> = devices.iter().map(check).collect();
+        workers
+            .into_iter()
+            .map(|w| w.join().expect("a worker panicked"))
+            .fold((0, Vec::new()), |(checked, failures), (count, found)| {
+                (checked + count, [failures, found].concat())
+            })
     });
-    if checked > 0 && !f16 {
-        eprintln!("SKIPPED, the device does not store f16: cases of f16");
+    if !devices[0].caps.features.f16 {
+        common::skip("the device does not store f16: cases of f16");
     }
     println!("{checked} candidates of {} cases", cases.len());
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Takes cases until none is left: how many candidates were checked, what failed, and whether f16 was among them.
-fn check_cases(cases: &[Case], next: &AtomicUsize) -> Option<(usize, Vec<String>, bool)> {
-    let device = common::open_device(None)?;
+/// Takes cases until none is left: how many candidates were checked, and what failed.
+fn check_cases(device: &Arc<Device>, cases: &[Case], next: &AtomicUsize) -> (usize, Vec<String>) {
     let (mut checked, mut failures) = (0, Vec::new());
     while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
         if !case.suits(&device.caps) {
             continue;
         }
-        let outcomes = match check::on_device(case, &Store::new(&device), &device.caps).block_on() {
+        let outcomes = match check::on_device(case, &Store::new(device), &device.caps).block_on() {
             Ok(outcomes) => outcomes,
             Err(e) => {
                 failures.push(format!("{}: {e}", case.title()));
@@ -84,5 +88,5 @@ fn check_cases(cases: &[Case], next: &AtomicUsize) -> Option<(usize, Vec<String>
             ));
         }
     }
-    Some((checked, failures, device.caps.features.f16))
+    (checked, failures)
 }

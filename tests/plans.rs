@@ -7,7 +7,8 @@ mod common;
 use inkwash::check;
 use inkwash::gpu::{Blocking as _, Device, Executable, GpuError, Store};
 use inkwash::graph::{
-    Candidate, Caps, Cost, Dispatch, Graph, Kernels, Limits, Op, Operand, Plan, PlanError, Program, ShapeError,
+    Candidate, Caps, Cost, Dispatch, Graph, Kernels, Limits, Op, Operand, Plan, PlanError, Program,
+    ShapeError,
 };
 use inkwash::ops::{Accumulate, Case, STEP_WORDS, Scale, Silu, View};
 use inkwash::shader::Source;

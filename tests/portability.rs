@@ -1,7 +1,8 @@
 //! Every kernel on every platform, without any of them: each launch of the catalogue and of whole training
 //! steps lives within WebGPU's default limits, and each shader becomes SPIR-V (Vulkan), MSL (Metal) and HLSL
-//! (Direct3D 12). Where `spirv-val` and `tint` are installed they judge the result too; tint is what browsers
-//! compile WGSL with, and its uniformity check refuses barriers that naga lets pass.
+//! (Direct3D 12). Where `spirv-val`, `tint` and `dxc` are installed they judge the result too; tint is what browsers
+//! compile WGSL with, and its uniformity check refuses barriers that naga lets pass. `INKWASH_DXC` names another dxc,
+//! such as `scripts/dxc`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -13,9 +14,12 @@ use inkwash::tensor::Spec;
 use inkwash::train::{TrainConfig, evaluation_graph, micro_graph, update_graph};
 use naga::back::{hlsl, msl, spv};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+
+mod common;
 
 /// WebGPU's default limits; the last is for each dimension of a workgroup.
 const STORAGE_BUFFERS: usize = 8;
@@ -169,30 +173,99 @@ fn every_preset_plans_within_webgpu() {
     }
 }
 
-/// Runs a checker on every file of a folder; the words of those that it refuses. `None` if it is missing.
-fn judge(program: &str, arguments: &[&str], files: &[std::path::PathBuf]) -> Option<Vec<String>> {
-    let mut refusals = Vec::new();
-    for file in files {
-        match Command::new(program).args(arguments).arg(file).output() {
-            Ok(output) if output.status.success() => {}
-            Ok(output) => refusals.push(format!(
-                "{program} on {}: {}{}",
-                file.file_stem().unwrap_or_default().to_string_lossy(),
+/// Runs a checker with each of these lists of arguments, whose last is the file, on all processors; the words of
+/// those that it refuses. Empty, and said aloud, if the checker is missing.
+fn judge(program: &OsStr, calls: &[Vec<OsString>]) -> Vec<String> {
+    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
+    if let Err(e) = Command::new(program).arg("--version").output() {
+        assert_eq!(e.kind(), std::io::ErrorKind::NotFound, "{name}: {e}");
+        common::skip(format_args!("{} was not found", program.display()));
+        return Vec::new();
+    }
+    let refusal = |arguments: &Vec<OsString>| {
+        let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{name}: {e}"));
+        let file = arguments.last().and_then(|file| Path::new(file).file_stem()).unwrap_or_default();
+        (!output.status.success()).then(|| {
+            format!(
+                "{name} on {}: {}{}",
+                file.display(),
                 String::from_utf8_lossy(&output.stdout),
                 String::from_utf8_lossy(&output.stderr)
-            )),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                println!("SKIPPED: {program} not found");
-                return None;
-            }
-            Err(e) => panic!("{program}: {e}"),
-        }
-    }
-    println!("{program}: {} of {} files accepted", files.len() - refusals.len(), files.len());
-    Some(refusals)
+            )
+        })
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let refusals: Vec<String> = std::thread::scope(|scope| {
+        let parts = calls.chunks(calls.len().div_ceil(threads).max(1));
+        let running: Vec<_> =
+            parts.map(|part| scope.spawn(|| part.iter().filter_map(refusal).collect::<Vec<_>>())).collect();
+        running.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    println!("{name}: {} of {} files accepted", calls.len() - refusals.len(), calls.len());
+    refusals
 }
 
-/// The three translations of one entry point; SPIR-V is written to `folder` for spirv-val.
+/// Arguments for [`judge`].
+fn call(arguments: &[&str], file: &Path) -> Vec<OsString> {
+    arguments.iter().map(OsString::from).chain([file.into()]).collect()
+}
+
+/// HLSL of one entry point, as wgpu has it written for shaders without run-time checks, and the entry point's name in it.
+fn to_hlsl(
+    module: &naga::Module,
+    info: &naga::valid::ModuleInfo,
+    entry: &str,
+    shader_model: hlsl::ShaderModel,
+) -> Result<(String, String), String> {
+    let options = hlsl::Options {
+        shader_model,
+        restrict_indexing: false,
+        force_loop_bounding: false,
+        ..hlsl::Options::default()
+    };
+    let entry_point = Some((naga::ShaderStage::Compute, entry));
+    let constants = naga::back::PipelineConstants::default();
+    // As wgpu does: what the other entry points use is left out.
+    let (module, info) =
+        naga::back::pipeline_constants::process_overrides(module, info, entry_point, &constants)
+            .map_err(|e| format!("HLSL: {e}"))?;
+    let pipeline = hlsl::PipelineOptions { entry_point: Some((naga::ShaderStage::Compute, entry.into())) };
+    let mut text = String::new();
+    let mut names = hlsl::Writer::new(&mut text, &options, &pipeline)
+        .write(&module, &info, None)
+        .map_err(|e| format!("HLSL: {e}"))?
+        .entry_point_names;
+    let name = names.pop().ok_or("HLSL: no entry point came out")?.map_err(|e| format!("HLSL: {e}"))?;
+    if !names.is_empty() || !text.contains("[numthreads(") {
+        return Err("HLSL: not one kernel came out".into());
+    }
+    Ok((text, name))
+}
+
+/// HLSL of one entry point for DXC, and the arguments that wgpu gives it.
+///
+/// wgpu asks for shader model 6.0 where it finds DXC (6.2 for f16), and for 5.1 where there is only FXC, which nothing
+/// outside Windows stands in for. The text for both is the same, so that what DXC says of grammar and types holds for 5.1
+/// too. That FXC gets along with its loops, barriers and registers is not proven.
+fn to_direct3d(
+    module: &naga::Module,
+    info: &naga::valid::ModuleInfo,
+    entry: &str,
+    f16: bool,
+) -> Result<(String, Vec<String>), String> {
+    let (model, profile) =
+        if f16 { (hlsl::ShaderModel::V6_2, "cs_6_2") } else { (hlsl::ShaderModel::V6_0, "cs_6_0") };
+    let (text, name) = to_hlsl(module, info, entry, model)?;
+    if !f16 && to_hlsl(module, info, entry, hlsl::ShaderModel::V5_1)? != (text.clone(), name.clone()) {
+        return Err("HLSL: the text for shader model 5.1 is another than for 6.0".into());
+    }
+    // No validation, for which DXC needs a library that is for Windows alone.
+    let options = ["-T", profile, "-HV", "2018", "-no-warnings", "-Ges", "-Vd", "-E", &name];
+    let types = f16.then_some("-enable-16bit-types");
+    Ok((text, options.into_iter().chain(types).map(String::from).collect()))
+}
+
+/// One entry point in SPIR-V, which is written for spirv-val, and in MSL.
 fn translate(
     module: &naga::Module,
     info: &naga::valid::ModuleInfo,
@@ -217,21 +290,6 @@ fn translate(
         return Err("MSL: no kernel came out".into());
     }
 
-    // Shader model 6.0 is what Direct3D 12 asks for at least.
-    let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, ..hlsl::Options::default() };
-    let pipeline = hlsl::PipelineOptions { entry_point: Some((stage, entry.into())) };
-    let mut text = String::new();
-    let names = hlsl::Writer::new(&mut text, &options, &pipeline)
-        .write(module, info, None)
-        .map_err(|e| format!("HLSL: {e}"))?;
-    names
-        .entry_point_names
-        .iter()
-        .try_for_each(|n| n.as_ref().map(drop))
-        .map_err(|e| format!("HLSL: {e}"))?;
-    if !text.contains("[numthreads(") {
-        return Err("HLSL: no kernel came out".into());
-    }
     Ok(())
 }
 
@@ -243,7 +301,7 @@ fn every_kernel_translates_to_every_platform() {
         let module = modules.entry((d.shader.name, d.variant)).or_insert((d.shader, BTreeSet::new()));
         module.1.insert(d.entry);
     }
-    let (mut spirv, mut wgsl, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut spirv, mut wgsl, mut hlsl, mut failures) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (number, ((name, variant), (source, entries))) in modules.iter().enumerate() {
         let expanded = shader::expand(source, variant, Target::Native).unwrap();
         let (module, info) = shader::parse(source, variant, &expanded).unwrap_or_else(|e| panic!("{e}"));
@@ -251,21 +309,84 @@ fn every_kernel_translates_to_every_platform() {
         // tint judges for browsers.
         let browser = shader::expand(source, variant, Target::Browser).unwrap();
         std::fs::write(&path, &browser.text).unwrap();
-        wgsl.push(path);
+        wgsl.push(call(&["--format", "wgsl", "--output-name", "/dev/null"], &path));
         for entry in entries {
+            let what = format!("{name}.wgsl:{entry} [{}]", variant.describe());
             let path = folder.path().join(format!("{number}-{name}-{entry}.spv"));
             if let Err(message) = translate(&module, &info, entry, &path) {
-                failures.push(format!("{name}.wgsl:{entry} [{}]: {message}", variant.describe()));
+                failures.push(format!("{what}: {message}"));
             }
-            spirv.push(path);
+            spirv.push(call(&["--target-env", "vulkan1.1"], &path));
+            match to_direct3d(&module, &info, entry, expanded.text.contains("enable f16;")) {
+                Ok((text, arguments)) => {
+                    let path = path.with_extension("hlsl");
+                    std::fs::write(&path, format!("// {what}\n{text}")).unwrap();
+                    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                    hlsl.push(call(&arguments, &path));
+                }
+                Err(message) => failures.push(format!("{what}: {message}")),
+            }
         }
     }
     println!("{} kernels of {} modules to SPIR-V, MSL and HLSL", spirv.len(), modules.len());
     assert!(spirv.len() >= FEWEST_KERNELS, "only {} kernels were found", spirv.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    failures.extend(judge("spirv-val", &["--target-env", "vulkan1.1"], &spirv).unwrap_or_default());
-    failures.extend(
-        judge("tint", &["--format", "wgsl", "--output-name", "/dev/null"], &wgsl).unwrap_or_default(),
-    );
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let dxc = std::env::var_os("INKWASH_DXC").unwrap_or("dxc".into());
+    failures.extend(judge("spirv-val".as_ref(), &spirv));
+    failures.extend(judge("tint".as_ref(), &wgsl));
+    failures.extend(judge(&dxc, &hlsl));
+    assert!(failures.is_empty(), "{} refused\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Run once more as a process of its own, whose output is looked at as that of `cargo test` is.
+#[test]
+fn what_is_skipped_is_seen() {
+    const AGAIN: &str = "INKWASH_SKIP_AGAIN";
+    if std::env::var_os(AGAIN).is_some() {
+        common::skip("there is nothing to test");
+        return;
+    }
+    let again = Command::new(std::env::current_exe().unwrap())
+        .args(["what_is_skipped_is_seen", "--exact"])
+        .env(AGAIN, "1")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&again.stderr);
+    assert!(again.status.success() && errors.contains("SKIPPED"), "{errors}");
+    assert!(errors.contains("what_is_skipped_is_seen: there is nothing to test"), "{errors}");
+}
+
+/// Functions of shaders that nothing calls. Where one is linked in place of another they have one name.
+#[test]
+fn every_function_of_the_shaders_is_called() {
+    let shaders = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let mut text = String::new();
+    for folder in [shaders.clone(), shaders.join("lib")] {
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|e| e == "wgsl") {
+                text += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let code: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
+    let name = |definition: &str| definition.split('(').next().map(str::to_owned);
+    // An entry point stands below its attribute, or behind it.
+    let defined: BTreeSet<String> = code
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i == 0 || !code[i - 1].trim_start().starts_with('@'))
+        .filter_map(|(_, line)| line.strip_prefix("fn ").and_then(name))
+        .collect();
+    let called = |function: &str| {
+        code.iter().any(|line| {
+            line.match_indices(&format!("{function}(")).any(|(at, _)| {
+                let before = &line[..at];
+                !before.ends_with("fn ") && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+            })
+        })
+    };
+    assert!(defined.len() > 20, "only {} functions were found", defined.len());
+    let dead: Vec<&String> = defined.iter().filter(|function| !called(function)).collect();
+    assert!(dead.is_empty(), "nothing calls {dead:?}");
 }

@@ -28,8 +28,7 @@ fn same_numbers(name: &str, graph: &Graph, given: &Given) -> usize {
 fn graph_of(case: &Case) -> (Graph, Given) {
     let mut graph = Graph::new();
     let arrays = case.arrays();
-    let inputs: Vec<ValueId> =
-        case.inputs.iter().map(|(spec, _)| graph.input("x", spec.clone())).collect();
+    let inputs: Vec<ValueId> = case.inputs.iter().map(|(spec, _)| graph.input("x", spec.clone())).collect();
     let mut given: Given = inputs.iter().copied().zip(arrays).collect();
     let y = graph.apply_shared(case.op.clone(), &inputs).unwrap()[0];
     graph.output("y", y);

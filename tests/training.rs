@@ -6,7 +6,6 @@
 
 mod common;
 
-use clap::ValueEnum;
 use inkwash::data::{Dataset, Options, glyphs, to_unit};
 use inkwash::diffusion::{
     DownBlock, Objective, Prediction, Sampler, ScheduleKind, Size, Trajectory, UNet, UNetConfig, UpBlock,
@@ -18,8 +17,8 @@ use inkwash::io::jsonl;
 use inkwash::model::Model;
 use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::train::{
-    EMA, LearningRate, LogRow, ModelFolder, RunOptions, TimestepSampling, TrainConfig, Trainer, open_model,
-    read_config, train,
+    EMA, LearningRate, LogRow, ModelFolder, RunOptions, TimestepSampling, TrainConfig, TrainEvent, Trainer,
+    open_model, read_config, train,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -206,8 +205,8 @@ fn run_config() -> TrainConfig {
 }
 
 fn run(device: &Arc<Device>, config: &TrainConfig, out: &Path, resume: bool, interrupted: bool) {
-    let options = RunOptions { out: out.into(), resume, quiet: true };
-    train(|| Ok(device.clone()), config, &options, &AtomicBool::new(interrupted)).unwrap();
+    let options = RunOptions { out: out.into(), resume };
+    train(|| Ok(device.clone()), config, &options, &AtomicBool::new(interrupted), |_| ()).unwrap();
 }
 
 /// The newest checkpoint's states and the averaged weights.
@@ -280,10 +279,74 @@ fn runs_leave_their_folder_and_resume_bit_for_bit() {
     assert!(end_of(&killed) == expected, "a killed run ends elsewhere");
 
     // 4. A folder with a run in it is not written over.
-    let options = RunOptions { out: straight.clone(), resume: false, quiet: true };
-    let e = train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false)).unwrap_err().to_string();
+    let options = RunOptions { out: straight.clone(), resume: false };
+    let e = train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false), |_| ())
+        .unwrap_err()
+        .to_string();
     assert!(e.contains("already holds files") && e.contains("--resume"), "{e}");
     assert!(end_of(&straight) == expected);
+}
+
+/// What a run of six steps tells, interrupted after its first and then resumed.
+#[test]
+fn an_observer_is_told_what_happens_in_order() {
+    let Some(device) = common::open_device(None) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let told = |resume: bool, interrupted: bool| {
+        let mut told = Vec::new();
+        let options = RunOptions { out: out.clone(), resume };
+        let flag = AtomicBool::new(interrupted);
+        train(
+            || Ok(device.clone()),
+            &run_config(),
+            &options,
+            &flag,
+            |event| {
+                // What is told to be done is done.
+                let exists = |name: String| assert!(out.join(&name).is_file(), "{name}");
+                told.push(match *event {
+                    TrainEvent::Planned { training, held_out, bytes, .. } => {
+                        assert!(training > held_out && held_out > 0 && bytes > 0);
+                        assert_eq!(out.exists(), resume, "a plan was told after something was written");
+                        "planned".to_string()
+                    }
+                    TrainEvent::Started { step, steps, allocated_bytes } => {
+                        assert!(allocated_bytes > 0);
+                        exists("config.toml".into());
+                        format!("started {step}/{steps}")
+                    }
+                    TrainEvent::Logged { rows, images_per_s } => {
+                        assert!(images_per_s > 0.0);
+                        format!("logged {}", rows.len())
+                    }
+                    TrainEvent::Step { step } => format!("step {step}"),
+                    TrainEvent::HeldOutLoss { step, loss } => {
+                        assert!(loss > 0.0);
+                        format!("held-out {step}")
+                    }
+                    TrainEvent::GridSaved { step } => {
+                        exists(format!("samples/step-{step:06}.png"));
+                        format!("grid {step}")
+                    }
+                    TrainEvent::CheckpointSaved { step } => {
+                        exists(format!("checkpoints/step-{step:06}.safetensors"));
+                        format!("checkpoint {step}")
+                    }
+                    TrainEvent::Interrupted { step } => format!("interrupted {step}"),
+                    TrainEvent::Finished { step } => format!("finished {step}"),
+                });
+            },
+        )
+        .unwrap();
+        told.join(", ")
+    };
+    assert_eq!(told(false, true), "planned, started 0/6, logged 1, step 1, checkpoint 1, interrupted 1");
+    assert_eq!(
+        told(true, false),
+        "planned, started 1/6, step 2, logged 2, step 3, held-out 3, grid 3, checkpoint 3, step 4, step 5, \
+         logged 3, step 6, held-out 6, grid 6, checkpoint 6, finished 6"
+    );
 }
 
 /// A run that died between two checkpoints logged steps that it will take again.
@@ -297,7 +360,13 @@ fn a_resumed_run_logs_every_step_once() {
     let before = losses(&out);
     // Back to step 3, with a log that goes on to step 6.
     std::fs::remove_file(out.join("checkpoints/step-000006.safetensors")).unwrap();
+    // And what a killed write leaves in each folder.
+    let left = ["", "checkpoints", "samples"].map(|sub| out.join(sub).join(".inkwash-0123456789ab.tmp"));
+    for path in &left {
+        std::fs::write(path, "half of").unwrap();
+    }
     run(&device, &config, &out, true, false);
+    assert!(left.iter().all(|path| !path.exists()), "temporary files are left");
     assert_eq!(losses(&out), before);
 }
 
@@ -356,8 +425,8 @@ fn every_objective_trains_and_draws() {
             time_conditioning: objective != Objective::LastNoise,
             ..tiny()
         };
-        let options = RunOptions { out: folder.path().join("run"), resume: false, quiet: true };
-        train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false)).unwrap();
+        let options = RunOptions { out: folder.path().join("run"), resume: false };
+        train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false), |_| ()).unwrap();
         assert!(options.out.join("samples/step-000030.png").is_file());
         let losses: Vec<f64> = losses(&options.out).into_iter().map(|(_, loss)| loss).collect();
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
@@ -412,8 +481,8 @@ fn improvements_combine() {
     for config in combinations {
         let what = format!("{:?} {:?} {:?}", config.noise_schedule, config.prediction, config.weighting);
         let folder = tempfile::tempdir().unwrap();
-        let options = RunOptions { out: folder.path().join("run"), resume: false, quiet: true };
-        train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false)).unwrap();
+        let options = RunOptions { out: folder.path().join("run"), resume: false };
+        train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false), |_| ()).unwrap();
         let losses: Vec<f64> = losses(&options.out).into_iter().map(|(_, loss)| loss).collect();
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         println!("{what}: {:.4} to {:.4}", mean(&losses[..6]), mean(&losses[18..]));
@@ -428,7 +497,7 @@ fn improvements_combine() {
         assert_eq!(null_label, config.class_conditional.then_some(10));
         let store = Store::new(&device);
         store.write(EMA, &weights).unwrap();
-        for &sampler in Sampler::value_variants() {
+        for sampler in Sampler::ALL {
             let trajectory = Trajectory::new(&scheduler.with_sampler(sampler), 3, 0.0).unwrap();
             let drawing = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
             let pictures = drawing.draw(&Drawing::new(2, 0, &[0, 1]), |_| Ok(())).unwrap();
@@ -451,9 +520,10 @@ fn labels_left_out_need_a_label_of_their_own() {
         ..tiny()
     };
     let folder = tempfile::tempdir().unwrap();
-    let options = RunOptions { out: folder.path().join("run"), resume: false, quiet: true };
-    let error =
-        train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false)).unwrap_err().to_string();
+    let options = RunOptions { out: folder.path().join("run"), resume: false };
+    let error = train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false), |_| ())
+        .unwrap_err()
+        .to_string();
     for words in ["label 9", "has 9 classes", "standing for none", "num_class_embeds"] {
         assert!(error.contains(words), "{error}");
     }

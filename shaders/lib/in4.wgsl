@@ -6,7 +6,3 @@ const IN_WIDTH: u32 = 4u;
 fn in_component(v: In, i: u32) -> f32 {
     return v[i];
 }
-
-fn in_dot(a: In, b: In) -> f32 {
-    return dot(a, b);
-}

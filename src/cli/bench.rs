@@ -1,16 +1,15 @@
 //! `inkwash bench`.
 
 use super::{DeviceArgs, Failure};
-use crate::bench::{OpSpeed, Repeats, bench_step, measure_ceilings, op_speed};
+use crate::bench::{Repeats, bench_step, measure_ceilings, op_speeds};
 use crate::diffusion::Preset;
 use crate::graph::Op;
-use crate::ops;
-use crate::tensor::Spec;
+use crate::ops::{self, Case};
+use crate::tensor::{DType, Spec};
 use crate::train::TrainConfig;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
@@ -37,14 +36,17 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// One operator: forward, and for all but group_norm backward
+    /// One operator, with every algorithm that there is for it on this device
     Op {
-        /// Operator
-        #[arg(value_enum)]
-        op: OpName,
-        /// Input: BxHxWxC for conv2d and group_norm, MxK for linear, BxTxC for attention
+        /// Operator, as `doctor -v` names it: conv2d, attention_backward, adamw, ...
+        op: String,
+        /// Test cases of the operator whose name contains this; its largest case if left out
+        #[arg(long, value_name = "TEXT", conflicts_with = "shape")]
+        case: Option<String>,
+        /// An input of your own, forward and (but for group_norm) backward: BxHxWxC for conv2d and group_norm, MxK for
+        /// linear, BxTxC for attention
         #[arg(long)]
-        shape: String,
+        shape: Option<String>,
         /// Output channels of conv2d and linear; as many as go in if left out
         #[arg(long)]
         out_channels: Option<usize>,
@@ -88,15 +90,6 @@ impl From<RepeatArgs> for Repeats {
     fn from(r: RepeatArgs) -> Self {
         Self { warmup: r.warmup, runs: r.runs }
     }
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum OpName {
-    Conv2d,
-    Linear,
-    Attention,
-    GroupNorm,
 }
 
 fn parse_shape(text: &str, rank: usize) -> Result<Vec<usize>, Failure> {
@@ -161,24 +154,34 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
                 }
             }
         }
-        What::Op { op, shape, out_channels, kernel, stride, heads, groups, repeats, json } => {
+        What::Op { op, case, shape, out_channels, kernel, stride, heads, groups, repeats, json } => {
             if *kernel == 0 || *stride == 0 || *heads == 0 || *groups == 0 {
                 return Err("--kernel, --stride, --heads and --groups must be at least 1".into());
             }
-            let (names, list) = op_list(*op, shape, *out_channels, (*kernel, *stride), *heads, *groups)?;
+            let cases = match shape {
+                Some(shape) => cases_of_shape(op, shape, *out_channels, (*kernel, *stride), *heads, *groups)?,
+                None => cases_of_catalogue(op, case.as_deref())?,
+            };
             let device = device.open()?;
             let mut table = Map::new();
-            for (name, (op, inputs)) in names.iter().zip(list) {
-                let speed: OpSpeed = op_speed(&device, op, &inputs, repeats.warmup, repeats.runs)?;
-                if !json {
-                    println!(
-                        "{name:<16} {:>9.3} ms {:>9.2} GFLOP/s {:>8.2} GB/s",
-                        speed.median_s * 1e3,
-                        speed.gflops,
-                        speed.gbps
-                    );
+            for case in cases {
+                if !case.suits(&device.caps) {
+                    return Err(format!("{}: this device cannot store its tensors", case.title()).into());
                 }
-                table.insert((*name).into(), serde_json::to_value(speed)?);
+                for (i, speed) in op_speeds(&device, &case, (*repeats).into())?.into_iter().enumerate() {
+                    let (name, algorithm) = (&case.name, speed.algorithm);
+                    if !json {
+                        println!(
+                            "{name:<24} {algorithm:<12} {:>9.3} ms {:>9.2} GFLOP/s {:>8.2} GB/s",
+                            speed.median_s * 1e3,
+                            speed.gflops,
+                            speed.gbps
+                        );
+                    }
+                    // The rule's choice has the case's name alone.
+                    let key = if i == 0 { name.clone() } else { format!("{name}, {algorithm}") };
+                    table.insert(key, serde_json::to_value(speed)?);
+                }
             }
             if *json {
                 table.insert("device".into(), device.info.name.clone().into());
@@ -208,20 +211,46 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-type OpAndInputs = (Arc<dyn Op>, Vec<Spec>);
+/// The cases of an operator whose name contains `text`, or the one with the most work.
+fn cases_of_catalogue(op: &str, text: Option<&str>) -> Result<Vec<Case>, Failure> {
+    let (mut cases, others): (Vec<Case>, Vec<Case>) =
+        ops::catalogue().into_iter().partition(|case| case.op.name() == op);
+    let list = |names: Vec<&str>| Vec::from_iter(BTreeSet::from_iter(names)).join("; ");
+    if cases.is_empty() {
+        let names = list(others.iter().map(|case| case.op.name()).collect());
+        return Err(format!("there is no operator `{op}`; expected one of {names}").into());
+    }
+    let Some(text) = text else {
+        // Those in f16 last, which not every device stores; traffic decides between those that multiply no matrices.
+        let size = |case: &Case| {
+            let inputs: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();
+            let outputs = case.op.infer(&inputs).unwrap_or_default();
+            let cost = case.op.cost(&inputs, &outputs);
+            let f16 = inputs.iter().chain(&outputs).any(|spec| spec.dtype == DType::F16);
+            (!f16, cost.matrix_flops, cost.bytes_read + cost.bytes_written)
+        };
+        return Ok(cases.into_iter().max_by_key(size).into_iter().collect());
+    };
+    let names = list(cases.iter().map(|case| case.name.as_str()).collect());
+    cases.retain(|case| case.name.contains(text));
+    if cases.is_empty() {
+        return Err(format!("no case of {op} contains `{text}`; its cases are: {names}").into());
+    }
+    Ok(cases)
+}
 
-/// The operator and its backward operators with their inputs.
-fn op_list(
-    op: OpName,
+/// An operator on an input of this shape, and its backward operators.
+fn cases_of_shape(
+    op: &str,
     shape: &str,
     out_channels: Option<usize>,
     (kernel, stride): (usize, usize),
     heads: usize,
     groups: usize,
-) -> Result<(Vec<&'static str>, Vec<OpAndInputs>), Failure> {
+) -> Result<Vec<Case>, Failure> {
     let infer = |op: &dyn Op, x: &[Spec]| -> Result<Vec<Spec>, Failure> { Ok(op.infer(x)?) };
     Ok(match op {
-        OpName::Conv2d => {
+        "conv2d" => {
             let axes = parse_shape(shape, 4)?;
             let (c, k) = (axes[3], out_channels.unwrap_or(axes[3]));
             let conv = ops::Conv2d { kernel, stride, padding: ops::Padding::Symmetric(kernel / 2) };
@@ -229,52 +258,46 @@ fn op_list(
             let dy = infer(&conv, &[x.clone(), w.clone(), b.clone()])?.remove(0);
             let input = ops::Conv2dBackwardInput { conv: conv.clone(), height: axes[1], width: axes[2] };
             let weight = ops::Conv2dBackwardWeight { conv: conv.clone() };
-            (
-                vec!["forward", "backward_input", "backward_weight"],
-                vec![
-                    (Arc::new(conv), vec![x.clone(), w.clone(), b]),
-                    (Arc::new(input), vec![dy.clone(), w]),
-                    (Arc::new(weight), vec![x, dy]),
-                ],
-            )
+            vec![
+                Case::new("forward", conv, &[x.clone(), w.clone(), b]),
+                Case::new("backward_input", input, &[dy.clone(), w]),
+                Case::new("backward_weight", weight, &[x, dy]),
+            ]
         }
-        OpName::Linear => {
+        "linear" => {
             let axes = parse_shape(shape, 2)?;
             let n = out_channels.unwrap_or(axes[1]);
             let (x, w, b) = (Spec::f32(axes.clone()), Spec::f32([axes[1], n]), Spec::f32([n]));
             let dy = Spec::f32([axes[0], n]);
-            (
-                vec!["forward", "backward_input", "backward_weight"],
-                vec![
-                    (Arc::new(ops::Linear), vec![x.clone(), w.clone(), b]),
-                    (Arc::new(ops::MatmulBackwardInput), vec![dy.clone(), w]),
-                    (Arc::new(ops::MatmulBackwardWeight), vec![x, dy]),
-                ],
-            )
+            vec![
+                Case::new("forward", ops::Linear, &[x.clone(), w.clone(), b]),
+                Case::new("backward_input", ops::MatmulBackwardInput, &[dy.clone(), w]),
+                Case::new("backward_weight", ops::MatmulBackwardWeight, &[x, dy]),
+            ]
         }
-        OpName::Attention => {
+        "attention" => {
             let x = Spec::f32(parse_shape(shape, 3)?);
             let forward = ops::Attention { heads };
-            let outputs = infer(&forward, &[x.clone(), x.clone(), x.clone()])?;
-            let backward = ops::AttentionBackward { heads };
-            (
-                vec!["forward", "backward"],
-                vec![
-                    (Arc::new(forward), vec![x.clone(); 3]),
-                    (
-                        Arc::new(backward),
-                        vec![x.clone(), x.clone(), x.clone(), outputs[0].clone(), outputs[1].clone(), x],
-                    ),
-                ],
-            )
+            let y = infer(&forward, &[x.clone(), x.clone(), x.clone()])?;
+            let inputs = [x.clone(), x.clone(), x.clone(), y[0].clone(), y[1].clone(), x.clone()];
+            vec![
+                Case::new("forward", forward, &[x.clone(), x.clone(), x]),
+                Case::new("backward", ops::AttentionBackward { heads }, &inputs),
+            ]
         }
-        OpName::GroupNorm => {
+        "group_norm" => {
             let axes = parse_shape(shape, 4)?;
             let c = Spec::f32([axes[3]]);
             let x = Spec::f32(axes);
             let norm = ops::GroupNorm { groups, eps: 1e-5, silu: true, scale_shift: false };
             infer(&norm, &[x.clone(), c.clone(), c.clone()])?;
-            (vec!["forward"], vec![(Arc::new(norm), vec![x, c.clone(), c])])
+            vec![Case::new("forward", norm, &[x, c.clone(), c])]
+        }
+        _ => {
+            return Err(format!(
+                "--shape is for conv2d, linear, attention and group_norm; for `{op}` choose one of its cases with --case"
+            )
+            .into());
         }
     })
 }

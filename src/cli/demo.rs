@@ -1,5 +1,6 @@
 //! `inkwash demo`: the whole road in a few minutes.
 
+use super::progress::TrainProgress;
 use super::{DeviceArgs, Failure, interruption};
 use crate::diffusion::{ScheduleKind, Trajectory};
 use crate::gpu::Store;
@@ -38,9 +39,10 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
         log_every: 10,
         ..TrainConfig::default()
     };
-    let interrupted = interruption();
-    let options = RunOptions { out: args.out.clone(), resume: false, quiet: false };
-    train(|| Ok(device.clone()), &config, &options, &interrupted)?;
+    let interrupted = interruption("ending, with a checkpoint if the training is still under way");
+    let options = RunOptions { out: args.out.clone(), resume: false };
+    let mut progress = TrainProgress::new();
+    train(|| Ok(device.clone()), &config, &options, &interrupted, |event| progress.show(event))?;
     if interrupted.load(Ordering::Relaxed) {
         return Ok(ExitCode::from(130));
     }
@@ -55,6 +57,9 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     let mut rows = Vec::new();
     let labels: Vec<u32> = (0..).take(COUNT).collect();
     let pictures = sampler.draw(&Drawing::new(COUNT, 1, &labels), |progress| {
+        if interrupted.load(Ordering::Relaxed) {
+            std::process::exit(130);
+        }
         for (done, label) in [(0, "noise"), (50, "half-way")] {
             if progress.done == done {
                 rows.push((label.to_string(), (progress.read)()?));

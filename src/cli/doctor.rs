@@ -2,7 +2,7 @@
 
 use super::{DeviceArgs, Failure};
 use crate::check;
-use crate::gpu::{Blocking as _, self, Store};
+use crate::gpu::{self, Blocking as _, Store};
 use crate::ops;
 use std::process::ExitCode;
 

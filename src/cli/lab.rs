@@ -32,6 +32,7 @@ fn one(experiment: &Experiment, folder: &Path, seed: u64, choice: &DeviceArgs) -
     if result.exists() {
         return Err(format!("{} already exists; choose another --out, or remove it", result.display()).into());
     }
+    crate::io::remove_abandoned(folder);
     std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let device = choice.open()?;
     println!("\n{}: {}\n{}\n", experiment.name, experiment.title, experiment.equation);

@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod export;
 mod lab;
+mod progress;
 mod sample;
 mod train;
 mod verify;
@@ -72,7 +73,8 @@ impl DeviceArgs {
             KernelsArg::Registers => Kernels::Registers,
             KernelsArg::Workgroup => Kernels::Workgroup,
         });
-        Device::open(&Choice { device: self.device.clone(), backend: self.backend.clone(), kernels }).block_on()
+        Device::open(&Choice { device: self.device.clone(), backend: self.backend.clone(), kernels })
+            .block_on()
     }
 }
 
@@ -115,18 +117,19 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Set by the first Ctrl-C, which asks for a checkpoint and an early end; the second one ends at once.
-fn interruption() -> Arc<AtomicBool> {
+/// Set by the first Ctrl-C, which asks for an early end; the second one ends at once. `then` says what the first one
+/// leads to.
+fn interruption(then: &'static str) -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = flag.clone();
     let handler = ctrlc::set_handler(move || {
         if seen.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\ninterrupted: writing a checkpoint (press again to stop at once)");
+        eprintln!("\ninterrupted: {then} (press again to stop at once)");
     });
     if let Err(e) = handler {
-        eprintln!("warning: Ctrl-C will not write a checkpoint: {e}");
+        eprintln!("warning: Ctrl-C will stop at once, and not end by {then}: {e}");
     }
     flag
 }

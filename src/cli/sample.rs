@@ -4,7 +4,7 @@ use super::{DeviceArgs, Failure, interruption};
 use crate::data::{Options, read_picture, to_unit};
 use crate::diffusion::{Sampler, SchedulerConfig, TimestepSpacing, Trajectory, VarianceType};
 use crate::gpu::{Blocking as _, RunError, Store};
-use crate::io::{save_grid, save_single, tensor_file};
+use crate::io::{remove_abandoned, save_grid, save_single, tensor_file};
 use crate::model::Model;
 use crate::rng::{Philox, Stream};
 use crate::sample::{Drawing, GuidanceOptions, Inpaint, PictureSampler, Start};
@@ -361,7 +361,7 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     if let Some(options) = guidance {
         sampler = sampler.guided_by(&unet, EMA, options)?;
     }
-    let interrupted = interruption();
+    let interrupted = interruption("ending without a picture written");
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{bar:32} step {pos}/{len}  {elapsed} gone, {eta} left")?;
     bar.set_style(style);
@@ -380,6 +380,7 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     bar.finish_and_clear();
 
     // 3. Write.
+    remove_abandoned(&args.out);
     std::fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
     let columns = grid_columns(args.n, if args.class.is_none() { classes.len() } else { 1 });
     let grid = args.out.join("grid.png");

@@ -1,10 +1,11 @@
 //! `inkwash train`.
 
+use super::progress::{TrainProgress, describe};
 use super::{DeviceArgs, Failure, interruption};
 use crate::diffusion::UNet;
 use crate::graph::{Caps, Kernels, Limits};
 use crate::train::{
-    ModelFolder, RunOptions, TrainConfig, TrainPlans, describe, open_data, planned_bytes, read_config, train,
+    ModelFolder, RunOptions, TrainConfig, TrainPlans, open_data, planned_bytes, read_config, train,
 };
 use clap::ArgMatches;
 use clap::parser::ValueSource;
@@ -67,9 +68,20 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         (None, Some(out)) => (out.clone(), false),
         (None, None) => return Err("give --out DIR or --resume DIR".into()),
     };
-    let interrupted = interruption();
-    let options = RunOptions { out: out.clone(), resume, quiet: args.quiet };
-    train(|| device.open(), &config, &options, &interrupted)?;
+    let interrupted = interruption("writing a checkpoint");
+    let options = RunOptions { out: out.clone(), resume };
+    let mut progress = (!args.quiet).then(TrainProgress::new);
+    train(
+        || device.open(),
+        &config,
+        &options,
+        &interrupted,
+        |event| {
+            if let Some(progress) = &mut progress {
+                progress.show(event);
+            }
+        },
+    )?;
     if interrupted.load(Ordering::Relaxed) {
         eprintln!("stopped early; go on with: inkwash train --resume {}", out.display());
         return Ok(ExitCode::from(130));
@@ -89,7 +101,7 @@ fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failur
     let unet = UNet::new(&config.network(classes))?;
     let kernels = match device.kernels {
         Some(super::KernelsArg::Registers) => Kernels::Registers,
-        _ => Kernels::Workgroup,
+        Some(super::KernelsArg::Workgroup) | None => Kernels::Workgroup,
     };
     // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
     let base = Caps::webgpu(kernels);

@@ -146,14 +146,15 @@ impl Default for UNetConfig {
 }
 
 /// A named configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// 16x16 grey, 0.7 M parameters, 0.4 GFLOP per picture and training step.
     TinyGray,
     /// 32x32 RGB, 4.4 M parameters, 6.4 GFLOP per picture and training step.
     #[serde(rename = "small-32")]
-    #[value(name = "small-32")]
+    #[cfg_attr(feature = "cli", value(name = "small-32"))]
     Small32,
     /// 32x32 RGB, 35.7 M parameters, the shape of google/ddpm-cifar10-32; 37.3 GFLOP.
     Cifar,

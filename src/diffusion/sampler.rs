@@ -125,10 +125,14 @@ impl Trajectory {
             });
         }
         let schedule = NoiseSchedule::of(config);
-        let mut trajectory = match config.sampler {
-            _ if config.beta_schedule.is_continuous() => continuous(config, steps, eta)?,
-            Sampler::Ddpm | Sampler::Ddim => ancestral(config, &schedule, steps, eta)?,
-            _ => by_sigma(config, &schedule, steps)?,
+        let method = method(config.sampler);
+        let mut trajectory = if config.beta_schedule.is_continuous() {
+            continuous(config, method, steps, eta)?
+        } else {
+            match method {
+                Method::Ancestral(update) => ancestral(config, update, &schedule, steps, eta)?,
+                Method::BySigma(solve) => by_sigma(config, solve, &schedule, steps)?,
+            }
         };
         adapt(config, &schedule, &mut trajectory.steps)?;
         trajectory.rescale(config.prediction_type);
@@ -169,7 +173,7 @@ fn adapt(
         }
         Objective::PreviousWithoutTime | Objective::Previous => {
             let name = config.objective.name();
-            if !matches!(config.sampler, Sampler::Ddpm | Sampler::Ddim) {
+            if config.sampler.is_by_sigma() {
                 let message = format!(
                     "found {:?}, which needs an estimate of x_0 or of the noise; this model ({name}) answers with the \
                      picture one step before: give ddim (as in the article) or ddpm (with noise)",
@@ -196,40 +200,76 @@ fn adapt(
     Ok(())
 }
 
-/// Coefficients of DDPM and DDIM from one level to ᾱ = `next`, by the step of the chain between them.
-fn ancestral_update(
-    config: &SchedulerConfig,
-    (level, next): (NoiseLevel, f64),
+/// Coefficients from one level to ᾱ of another, by the step of the chain between them.
+struct AncestralStep {
+    level: NoiseLevel,
+    next: f64,
     step: ChainStep,
+    /// DDIM's share of noise.
     eta: f64,
+    /// Whether DDPM adds noise.
     adds_noise: bool,
-) -> Coefficients {
-    let ChainStep { beta, variance, mean_x, mean_0, .. } = step;
-    let mut c = level.x_0(config.prediction_type);
-    if config.sampler == Sampler::Ddpm {
-        (c.c_x, c.c_0) = (mean_x, mean_0);
-        if adds_noise {
-            // diffusers' bound, so that the logarithm exists.
-            let small = variance.max(1e-20);
-            (c.c_z, c.c_v) = match config.variance_type {
-                VarianceType::FixedSmall => (small.sqrt(), 0.0),
-                VarianceType::FixedLarge => (beta.sqrt(), 0.0),
-                // exp(½ (u ln β + (1-u) ln β̃)) with u = (v + 1) / 2.
-                VarianceType::LearnedRange => ((beta * small).powf(0.25), 0.25 * (beta / small).ln()),
-            };
-        }
-    } else {
-        let (e_x, e_f) = level.epsilon(config.prediction_type);
-        c.c_z = eta * variance.max(0.0).sqrt();
-        let direction = (1.0 - next - c.c_z * c.c_z).max(0.0).sqrt();
-        (c.c_x, c.c_f, c.c_0) = (direction * e_x, direction * e_f, next.sqrt());
+}
+
+type AncestralUpdate = fn(&SchedulerConfig, AncestralStep) -> Coefficients;
+
+/// The steps between the stops, and the level before each and after the last.
+type Solve = fn(&SchedulerConfig, &Stops) -> (Vec<SamplerStep>, Vec<NoiseLevel>);
+
+/// What a sampler computes.
+#[derive(Clone, Copy)]
+enum Method {
+    /// Along the chain, from a timestep to another.
+    Ancestral(AncestralUpdate),
+    /// Along the probability-flow ODE or with noise beside it, from σ to σ.
+    BySigma(Solve),
+}
+
+fn method(sampler: Sampler) -> Method {
+    match sampler {
+        Sampler::Ddpm => Method::Ancestral(ddpm),
+        Sampler::Ddim => Method::Ancestral(ddim),
+        Sampler::DpmSolver => Method::BySigma(multistep),
+        Sampler::Euler => Method::BySigma(|config, stops| each(config, stops, straight)),
+        Sampler::EulerAncestral => Method::BySigma(|config, stops| each(config, stops, euler_ancestral)),
+        Sampler::Heun => Method::BySigma(heun),
     }
+}
+
+/// DDPM: the mean of the posterior, and noise of the variance that was chosen.
+fn ddpm(config: &SchedulerConfig, ancestral: AncestralStep) -> Coefficients {
+    let AncestralStep { level, step: ChainStep { beta, variance, mean_x, mean_0, .. }, adds_noise, .. } =
+        ancestral;
+    let mut c = level.x_0(config.prediction_type);
+    (c.c_x, c.c_0) = (mean_x, mean_0);
+    if adds_noise {
+        // diffusers' bound, so that the logarithm exists.
+        let small = variance.max(1e-20);
+        (c.c_z, c.c_v) = match config.variance_type {
+            VarianceType::FixedSmall => (small.sqrt(), 0.0),
+            VarianceType::FixedLarge => (beta.sqrt(), 0.0),
+            // exp(½ (u ln β + (1-u) ln β̃)) with u = (v + 1) / 2.
+            VarianceType::LearnedRange => ((beta * small).powf(0.25), 0.25 * (beta / small).ln()),
+        };
+    }
+    c
+}
+
+/// DDIM: the estimated x_0 and ε at the next level, η of the noise drawn anew.
+fn ddim(config: &SchedulerConfig, ancestral: AncestralStep) -> Coefficients {
+    let AncestralStep { level, next, step, eta, .. } = ancestral;
+    let mut c = level.x_0(config.prediction_type);
+    let (e_x, e_f) = level.epsilon(config.prediction_type);
+    c.c_z = eta * step.variance.max(0.0).sqrt();
+    let direction = (1.0 - next - c.c_z * c.c_z).max(0.0).sqrt();
+    (c.c_x, c.c_f, c.c_0) = (direction * e_x, direction * e_f, next.sqrt());
     c
 }
 
 /// DDPM and DDIM on a chain.
 fn ancestral(
     config: &SchedulerConfig,
+    update: AncestralUpdate,
     schedule: &NoiseSchedule,
     steps: usize,
     eta: f64,
@@ -247,15 +287,13 @@ fn ancestral(
             true => t.checked_sub(total / steps),
         };
         let now = schedule.alpha_bar(Some(t));
-        let next = match (previous, config.sampler) {
-            (None, Sampler::Ddim) if !config.set_alpha_to_one => schedule.alpha_bar(Some(0)),
-            _ => schedule.alpha_bar(previous),
-        };
+        let beyond = (config.sampler == Sampler::Ddim && !config.set_alpha_to_one).then_some(0);
+        let next = schedule.alpha_bar(previous.or(beyond));
         if now <= 0.0 && config.prediction_type == Prediction::Epsilon {
             return Err(no_signal(&format!("at timestep {t}")));
         }
-        let ends = (NoiseLevel::of_alpha_bar(now), next);
-        let coefficients = ancestral_update(config, ends, ChainStep::rounded(now, next), eta, t > 0);
+        let (level, step) = (NoiseLevel::of_alpha_bar(now), ChainStep::rounded(now, next));
+        let coefficients = update(config, AncestralStep { level, next, step, eta, adds_noise: t > 0 });
         list.push(SamplerStep { timestep, coefficients });
     }
     let levels = (0..=times.len()).map(|i| schedule.level(times.get(i).map(|&t| t as usize))).collect();
@@ -288,61 +326,65 @@ fn estimate(config: &SchedulerConfig, level: NoiseLevel) -> Coefficients {
 /// DPM-Solver++, Euler and Heun on a chain.
 fn by_sigma(
     config: &SchedulerConfig,
+    solve: Solve,
     schedule: &NoiseSchedule,
     steps: usize,
 ) -> Result<Trajectory, ConfigError> {
     let stops = spacing::by_sigma(config, schedule, steps)?;
     let (list, levels) = solve(config, &stops);
-    let multistep = config.sampler == Sampler::DpmSolver;
-    let from_sigma = matches!(config.timestep_spacing, TimestepSpacing::Linspace | TimestepSpacing::Trailing)
-        && !multistep;
+    let variance_exploding = config.sampler.is_variance_exploding();
+    let from_sigma = variance_exploding
+        && match config.timestep_spacing {
+            TimestepSpacing::Linspace | TimestepSpacing::Trailing => true,
+            TimestepSpacing::Leading | TimestepSpacing::Quadratic => false,
+        };
     Ok(Trajectory {
         initial_scale: if from_sigma { levels[0].noise } else { 1.0 },
         sigmas: Some(levels.iter().map(|level| level.sigma()).collect()),
-        variance_exploding: !multistep,
+        variance_exploding,
         ..Trajectory::of(list, levels)
     })
 }
 
 /// Every sampler on a continuous schedule.
-fn continuous(config: &SchedulerConfig, steps: usize, eta: f64) -> Result<Trajectory, ConfigError> {
+fn continuous(
+    config: &SchedulerConfig,
+    method: Method,
+    steps: usize,
+    eta: f64,
+) -> Result<Trajectory, ConfigError> {
     let stops = spacing::continuous(config, steps);
     if stops.levels[0].signal == 0.0 && config.prediction_type == Prediction::Epsilon {
         return Err(no_signal("at its start"));
     }
-    let (list, levels) = match config.sampler {
-        Sampler::Ddpm | Sampler::Ddim => {
-            let update = |(&timestep, pair): (&f64, &[NoiseLevel])| {
-                let (now, next) = (pair[0], pair[1]);
-                let step = ChainStep::between(now.alpha_bar(), next.alpha_bar());
-                let ends = (now, next.alpha_bar());
-                let coefficients = ancestral_update(config, ends, step, eta, next.noise > 0.0);
+    let (list, levels) = match method {
+        Method::Ancestral(update) => {
+            let step = |(&timestep, pair): (&f64, &[NoiseLevel])| {
+                let (level, next) = (pair[0], pair[1].alpha_bar());
+                let step = ChainStep::between(level.alpha_bar(), next);
+                let adds_noise = pair[1].noise > 0.0;
+                let coefficients = update(config, AncestralStep { level, next, step, eta, adds_noise });
                 SamplerStep { timestep, coefficients }
             };
-            let list = stops.times.iter().zip(stops.levels.windows(2)).map(update).collect();
+            let list = stops.times.iter().zip(stops.levels.windows(2)).map(step).collect();
             (list, stops.levels)
         }
-        _ => solve(config, &stops),
+        Method::BySigma(solve) => solve(config, &stops),
     };
     Ok(Trajectory { initial_scale: levels[0].noise, ..Trajectory::of(list, levels) })
 }
 
-/// The steps of the samplers that solve the probability-flow ODE, or follow it and add noise, and the level before each
-/// and after the last.
-fn solve(config: &SchedulerConfig, stops: &Stops) -> (Vec<SamplerStep>, Vec<NoiseLevel>) {
-    let each = |update: &dyn Fn(NoiseLevel, NoiseLevel) -> Coefficients| {
-        let step = |(&timestep, pair): (&f64, &[NoiseLevel])| SamplerStep {
-            timestep,
-            coefficients: update(pair[0], pair[1]),
-        };
-        (stops.times.iter().zip(stops.levels.windows(2)).map(step).collect(), stops.levels.clone())
+/// One update from each level to the next.
+fn each(
+    config: &SchedulerConfig,
+    stops: &Stops,
+    update: fn(&SchedulerConfig, NoiseLevel, NoiseLevel) -> Coefficients,
+) -> (Vec<SamplerStep>, Vec<NoiseLevel>) {
+    let step = |(&timestep, pair): (&f64, &[NoiseLevel])| SamplerStep {
+        timestep,
+        coefficients: update(config, pair[0], pair[1]),
     };
-    match config.sampler {
-        Sampler::DpmSolver => (multistep(config, stops), stops.levels.clone()),
-        Sampler::Heun => heun(config, stops),
-        Sampler::EulerAncestral => each(&|from, to| euler_ancestral(config, from, to)),
-        _ => each(&|from, to| straight(config, from, to)),
-    }
+    (stops.times.iter().zip(stops.levels.windows(2)).map(step).collect(), stops.levels.clone())
 }
 
 /// From one level to another along the straight line to x_0: x' = c_x x + c_0 x_0. Euler's method in σ or in flow
@@ -367,7 +409,7 @@ fn euler_ancestral(config: &SchedulerConfig, from: NoiseLevel, to: NoiseLevel) -
 }
 
 /// DPM-Solver++ 2M: the history is x_0 of the step before.
-fn multistep(config: &SchedulerConfig, stops: &Stops) -> Vec<SamplerStep> {
+fn multistep(config: &SchedulerConfig, stops: &Stops) -> (Vec<SamplerStep>, Vec<NoiseLevel>) {
     let (times, levels) = (&stops.times, &stops.levels);
     let count = times.len();
     let step = |i: usize| {
@@ -394,7 +436,7 @@ fn multistep(config: &SchedulerConfig, stops: &Stops) -> Vec<SamplerStep> {
         c.h_0 = 1.0;
         SamplerStep { timestep: times[i], coefficients: c }
     };
-    (0..count).map(step).collect()
+    ((0..count).map(step).collect(), levels.clone())
 }
 
 /// The picture's scale and the time in which Heun's method takes its steps: in both, x over the scale moves by
@@ -402,7 +444,11 @@ fn multistep(config: &SchedulerConfig, stops: &Stops) -> Vec<SamplerStep> {
 fn clock(config: &SchedulerConfig, level: NoiseLevel) -> (f64, f64) {
     match config.beta_schedule {
         ScheduleKind::Flow => (level.signal + level.noise, level.flow_time()),
-        _ => (level.signal, level.sigma()),
+        ScheduleKind::Linear
+        | ScheduleKind::ScaledLinear
+        | ScheduleKind::Cosine
+        | ScheduleKind::Sigmoid
+        | ScheduleKind::Edm => (level.signal, level.sigma()),
     }
 }
 

@@ -1,5 +1,4 @@
 use super::*;
-use clap::ValueEnum;
 
 const PREDICTIONS: [Prediction; 3] = [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction];
 
@@ -254,7 +253,7 @@ fn a_trajectory_begins_at_any_step() {
 #[test]
 fn the_last_noise_leads_where_all_noise_leads() {
     let (x_0, e) = (0.4, -0.9);
-    for &sampler in Sampler::value_variants() {
+    for sampler in Sampler::ALL {
         let config = |objective| SchedulerConfig { objective, ..free(sampler) };
         let schedule = NoiseSchedule::of(&config(Objective::LastNoise));
         let shares: Vec<f64> = (0..1000).map(|t| schedule.last_noise_share(t)).collect();
@@ -408,7 +407,7 @@ fn spacings_are_those_of_the_paper() {
 #[test]
 fn any_configuration_is_finite_or_refused() {
     let mut refused = 0;
-    for &sampler in Sampler::value_variants() {
+    for sampler in Sampler::ALL {
         for beta_schedule in
             [ScheduleKind::Linear, ScheduleKind::ScaledLinear, ScheduleKind::Cosine, ScheduleKind::Sigmoid]
         {

@@ -3,22 +3,23 @@
 //! The article writes x_{t+1} = a_t x_t + b_t ε_t with a_t² + b_t² = 1 and ā_t = a_0 … a_t. DDPM (arXiv
 //! 2006.11239) writes α_t = a_t², β_t = b_t² and ᾱ_t = ā_t². Both say the same; everything here is f64.
 
-use super::{ChainStep, NoiseLevel, SchedulerConfig};
+use super::{ChainStep, NoiseLevel, SchedulerConfig, name_in_files};
 use crate::rng::normal_quantile;
 use serde::{Deserialize, Serialize};
 
 /// How the noise grows from the first step to the last. The first four are chains of β_t; the other two are continuous,
 /// and their steps are levels that training draws from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
+#[cfg_attr(feature = "cli", value(rename_all = "snake_case"))]
 pub enum ScheduleKind {
     /// β from 1e-4 to 0.02 in equal steps (DDPM, section 4).
     Linear,
     /// √β in equal steps between the same ends (latent diffusion, arXiv 2112.10752).
     ScaledLinear,
     /// ᾱ_t as a squared cosine, β at most 0.999 (arXiv 2102.09672, eq. 17).
-    #[value(name = "squaredcos_cap_v2")]
+    #[cfg_attr(feature = "cli", value(name = "squaredcos_cap_v2"))]
     #[serde(rename = "squaredcos_cap_v2")]
     Cosine,
     /// β along a logistic curve from -6 to 6 between the same ends (GeoDiff, arXiv 2203.02923).
@@ -32,13 +33,15 @@ pub enum ScheduleKind {
 impl ScheduleKind {
     /// Its name on the command line and in files.
     pub fn name(self) -> String {
-        let value = clap::ValueEnum::to_possible_value(&self);
-        value.map_or_else(String::new, |value| value.get_name().to_string())
+        name_in_files(&self)
     }
 
     /// Whether it is a function of a continuous time, of which any level can be sampled, and not a chain.
     pub fn is_continuous(self) -> bool {
-        matches!(self, Self::Edm | Self::Flow)
+        match self {
+            Self::Edm | Self::Flow => true,
+            Self::Linear | Self::ScaledLinear | Self::Cosine | Self::Sigmoid => false,
+        }
     }
 
     /// What a network is told at a level of a continuous schedule; of a chain it is told the step.
@@ -53,9 +56,10 @@ impl ScheduleKind {
 }
 
 /// What the network is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
+#[cfg_attr(feature = "cli", value(rename_all = "snake_case"))]
 pub enum Prediction {
     /// The noise ε (DDPM, eq. 12).
     Epsilon,
@@ -73,14 +77,14 @@ pub enum Prediction {
 impl Prediction {
     /// Its name on the command line and in files.
     pub fn name(self) -> String {
-        let value = clap::ValueEnum::to_possible_value(&self);
-        value.map_or_else(String::new, |value| value.get_name().to_string())
+        name_in_files(&self)
     }
 }
 
 /// What the loss compares the network's answer with. All but the first are the article's, which looks at the last
 /// step alone, x_t = a x_{t-1} + b ε; the first is what every paper since DDPM does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {
     /// All of the noise in one draw, or what --prediction makes of it.
@@ -99,13 +103,15 @@ pub enum Objective {
 impl Objective {
     /// Its name on the command line and in files.
     pub fn name(self) -> String {
-        let value = clap::ValueEnum::to_possible_value(&self);
-        value.map_or_else(String::new, |value| value.get_name().to_string())
+        name_in_files(&self)
     }
 
     /// Whether the network answers with the picture one step before.
     pub fn predicts_previous(self) -> bool {
-        matches!(self, Self::PreviousWithoutTime | Self::Previous)
+        match self {
+            Self::PreviousWithoutTime | Self::Previous => true,
+            Self::MergedNoise | Self::LastNoiseWeighted | Self::LastNoise => false,
+        }
     }
 }
 

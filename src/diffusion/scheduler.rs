@@ -4,7 +4,8 @@ use super::{ConfigError, Objective, Prediction, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
 /// A way back from noise to a picture. In files it is the name of diffusers' class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Sampler {
     /// Ancestral sampling from the posterior (DDPM, arXiv 2006.11239, eq. 6 and 7).
     #[serde(rename = "DDPMScheduler")]
@@ -14,7 +15,7 @@ pub enum Sampler {
     Ddim,
     /// DPM-Solver++, multistep, of second order (2M, arXiv 2211.01095, algorithm 2).
     #[serde(rename = "DPMSolverMultistepScheduler")]
-    #[value(name = "dpmpp-2m")]
+    #[cfg_attr(feature = "cli", value(name = "dpmpp-2m"))]
     DpmSolver,
     /// Euler's method on the probability-flow ODE in σ (EDM, arXiv 2206.00364, algorithm 1 without line 7).
     #[serde(rename = "EulerDiscreteScheduler")]
@@ -27,8 +28,55 @@ pub enum Sampler {
     Heun,
 }
 
+impl Sampler {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Ddpm, Self::Ddim, Self::DpmSolver, Self::Euler, Self::EulerAncestral, Self::Heun];
+
+    /// Whether it steps from σ to σ, not from timestep to timestep of the chain.
+    pub(super) fn is_by_sigma(self) -> bool {
+        match self {
+            Self::Ddpm | Self::Ddim => false,
+            Self::DpmSolver | Self::Euler | Self::EulerAncestral | Self::Heun => true,
+        }
+    }
+
+    /// Whether x is x_0 + σ ε in diffusers.
+    pub(super) fn is_variance_exploding(self) -> bool {
+        match self {
+            Self::Ddpm | Self::Ddim | Self::DpmSolver => false,
+            Self::Euler | Self::EulerAncestral | Self::Heun => true,
+        }
+    }
+
+    /// Whether its class in diffusers has `clip_sample`.
+    fn has_clip(self) -> bool {
+        match self {
+            Self::Ddpm | Self::Ddim | Self::Heun => true,
+            Self::DpmSolver | Self::Euler | Self::EulerAncestral => false,
+        }
+    }
+
+    /// Whether its class has `thresholding`.
+    fn has_thresholding(self) -> bool {
+        match self {
+            Self::Ddpm | Self::Ddim | Self::DpmSolver => true,
+            Self::Euler | Self::EulerAncestral | Self::Heun => false,
+        }
+    }
+
+    /// Whether its class has `use_karras_sigmas`.
+    fn has_karras_sigmas(self) -> bool {
+        match self {
+            Self::DpmSolver | Self::Euler | Self::Heun => true,
+            Self::Ddpm | Self::Ddim | Self::EulerAncestral => false,
+        }
+    }
+}
+
 /// Which timesteps a sampler visits (arXiv 2305.08891, table 2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
     /// Multiples of ⌊T/S⌋, from 0 up.
@@ -43,9 +91,10 @@ pub enum TimestepSpacing {
 }
 
 /// The variance of DDPM's step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
+#[cfg_attr(feature = "cli", value(rename_all = "snake_case"))]
 pub enum VarianceType {
     /// β̃, the posterior's (DDPM, eq. 7). diffusers' `fixed_small_log` is the same number by way of its logarithm.
     #[serde(alias = "fixed_small_log")]
@@ -174,8 +223,13 @@ mod or_minus_infinity {
 impl SchedulerConfig {
     /// The defaults of the sampler's class in diffusers.
     pub fn new(sampler: Sampler) -> Self {
-        let ancestral = matches!(sampler, Sampler::Ddpm | Sampler::Ddim);
-        let (beta_start, beta_end) = if sampler == Sampler::Heun { (0.00085, 0.012) } else { (1e-4, 0.02) };
+        let by_sigma = sampler.is_by_sigma();
+        let (beta_start, beta_end) = match sampler {
+            Sampler::Heun => (0.00085, 0.012),
+            Sampler::Ddpm | Sampler::Ddim | Sampler::DpmSolver | Sampler::Euler | Sampler::EulerAncestral => {
+                (1e-4, 0.02)
+            }
+        };
         Self {
             sampler,
             num_train_timesteps: 1000,
@@ -187,9 +241,9 @@ impl SchedulerConfig {
             prediction_type: Prediction::Epsilon,
             objective: Objective::default(),
             without_time: false,
-            timestep_spacing: if ancestral { TimestepSpacing::Leading } else { TimestepSpacing::Linspace },
+            timestep_spacing: if by_sigma { TimestepSpacing::Linspace } else { TimestepSpacing::Leading },
             steps_offset: 0,
-            clip_sample: ancestral,
+            clip_sample: !by_sigma,
             clip_sample_range: 1.0,
             thresholding: false,
             dynamic_thresholding_ratio: 0.995,
@@ -215,12 +269,7 @@ impl SchedulerConfig {
         if sampler == self.sampler {
             return self.clone();
         }
-        let has_clip = |s| matches!(s, Sampler::Ddpm | Sampler::Ddim | Sampler::Heun);
-        let has_thresholding = |s| matches!(s, Sampler::Ddpm | Sampler::Ddim | Sampler::DpmSolver);
-        let has_karras = |s| {
-            self.beta_schedule.is_continuous()
-                || matches!(s, Sampler::DpmSolver | Sampler::Euler | Sampler::Heun)
-        };
+        let both = |has: fn(Sampler) -> bool| has(self.sampler) && has(sampler);
         let mut to = Self::new(sampler);
         to.num_train_timesteps = self.num_train_timesteps;
         to.beta_schedule = self.beta_schedule;
@@ -232,15 +281,15 @@ impl SchedulerConfig {
         (to.timestep_spacing, to.steps_offset) = (self.timestep_spacing, self.steps_offset);
         // What a network puts out does not change with the sampler.
         to.variance_type = self.variance_type;
-        if has_clip(self.sampler) && has_clip(sampler) {
+        if both(Sampler::has_clip) {
             (to.clip_sample, to.clip_sample_range) = (self.clip_sample, self.clip_sample_range);
         }
-        if has_thresholding(self.sampler) && has_thresholding(sampler) {
+        if both(Sampler::has_thresholding) {
             to.thresholding = self.thresholding;
             to.dynamic_thresholding_ratio = self.dynamic_thresholding_ratio;
             to.sample_max_value = self.sample_max_value;
         }
-        if has_karras(self.sampler) && has_karras(sampler) {
+        if self.beta_schedule.is_continuous() || both(Sampler::has_karras_sigmas) {
             to.use_karras_sigmas = self.use_karras_sigmas;
         }
         to
@@ -281,7 +330,11 @@ impl SchedulerConfig {
                     format!("found true with the schedule {name}, which has no β to rescale; leave it out"),
                 );
             }
-            if !matches!(self.timestep_spacing, TimestepSpacing::Trailing | TimestepSpacing::Quadratic) {
+            let from_the_end = match self.timestep_spacing {
+                TimestepSpacing::Trailing | TimestepSpacing::Quadratic => true,
+                TimestepSpacing::Leading | TimestepSpacing::Linspace => false,
+            };
+            if !from_the_end {
                 return fail(
                     "timestep_spacing",
                     format!(

@@ -34,7 +34,7 @@ pub(super) fn timesteps(config: &SchedulerConfig, steps: usize) -> Vec<f64> {
             (0..steps).rev().map(|i| (i * (total / steps) + config.steps_offset) as f64).collect()
         }
         TimestepSpacing::Linspace => {
-            let round = matches!(config.sampler, Sampler::Ddpm | Sampler::Ddim);
+            let round = !config.sampler.is_by_sigma();
             let exact = evenly((total - 1) as f64, steps);
             exact.map(|t| if round { t.round_ties_even() } else { f64::from(t as f32) }).collect()
         }
@@ -168,7 +168,7 @@ pub(super) fn by_sigma(
     }
     let last = match config.final_sigmas_type {
         FinalSigma::SigmaMin if config.sampler != Sampler::Heun => table[0],
-        _ => 0.0,
+        FinalSigma::SigmaMin | FinalSigma::Zero => 0.0,
     };
     sigmas.push(last);
     sigmas.iter_mut().for_each(|s| *s = f64::from(*s as f32));
@@ -194,12 +194,20 @@ pub(super) fn continuous(config: &SchedulerConfig, steps: usize) -> Stops {
     } else {
         let part = |i: usize| {
             let left = 1.0 - i as f64 / steps as f64;
-            if config.timestep_spacing == TimestepSpacing::Quadratic { left * left } else { left }
+            match config.timestep_spacing {
+                TimestepSpacing::Quadratic => left * left,
+                TimestepSpacing::Leading | TimestepSpacing::Linspace | TimestepSpacing::Trailing => left,
+            }
         };
-        let level = |i| match (kind, config.sigma_max) {
-            (ScheduleKind::Flow, None) => NoiseLevel::of_flow_time(part(i)),
-            (ScheduleKind::Flow, Some(s)) => NoiseLevel::of_flow_time(s / (1.0 + s) * part(i)),
-            _ => NoiseLevel::of_sigma(largest * part(i)),
+        let level = |i| match kind {
+            ScheduleKind::Flow => {
+                NoiseLevel::of_flow_time(config.sigma_max.map_or(1.0, |s| s / (1.0 + s)) * part(i))
+            }
+            ScheduleKind::Edm
+            | ScheduleKind::Linear
+            | ScheduleKind::ScaledLinear
+            | ScheduleKind::Cosine
+            | ScheduleKind::Sigmoid => NoiseLevel::of_sigma(largest * part(i)),
         };
         (0..steps).map(level).collect()
     };

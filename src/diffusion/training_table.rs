@@ -3,7 +3,7 @@
 //! [`AddNoise`]: crate::ops::AddNoise
 //! [`AddTwoNoises`]: crate::ops::AddTwoNoises
 
-use super::{ChainStep, NoiseLevel, NoiseSchedule, Objective, Prediction};
+use super::{ChainStep, NoiseLevel, NoiseSchedule, Objective, Prediction, name_in_files};
 use crate::ops::{SCHEDULE_COLUMNS, TWO_NOISE_COLUMNS};
 use crate::rng::normal_quantile;
 use crate::tensor::Array;
@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// How much the loss of each noise level counts. SNR is (signal / noise)², and a weight of x_0 is one of ‖x̂_0 - x_0‖²
 /// whatever the network predicts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Weighting {
     /// 1 for the error of what is predicted (DDPM, eq. 14; of EDM's prediction it is EDM's λ(σ) = 1 / c_out²).
@@ -31,8 +32,7 @@ pub enum Weighting {
 impl Weighting {
     /// Its name on the command line and in files.
     pub fn name(self) -> String {
-        let value = clap::ValueEnum::to_possible_value(&self);
-        value.map_or_else(String::new, |value| value.get_name().to_string())
+        name_in_files(&self)
     }
 
     /// The weight of ‖f̂ - f‖² at a level. `gamma` is min-SNR's.
@@ -42,7 +42,7 @@ impl Weighting {
         let share = match prediction {
             // k is infinite without signal, where such a network is refused.
             Prediction::Epsilon => level.sigma(),
-            _ => c.k * c.p_f,
+            Prediction::Sample | Prediction::VPrediction | Prediction::Edm | Prediction::Flow => c.k * c.p_f,
         };
         let snr = (level.signal / level.noise).powi(2);
         let weight = match self {

@@ -85,7 +85,7 @@ pub struct Cost {
 impl Cost {
     /// The traffic of reading every input and writing every output once.
     pub fn of_traffic(x: &[Spec], y: &[Spec]) -> Self {
-        let bytes = |s: &[Spec]| s.iter().map(|s| s.bytes() as u64).sum();
+        let bytes = |s: &[Spec]| s.iter().map(|s| s.shape.elements() as u64 * s.dtype.bytes() as u64).sum();
         Self { bytes_read: bytes(x), bytes_written: bytes(y), ..Self::default() }
     }
 

@@ -1,13 +1,19 @@
 //! Writing a file so that a crash leaves the old one or the new one, never a torn one.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::fs::{File, TryLockError};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 
 use super::FileError;
 
+const PREFIX: &str = ".inkwash-";
+const SUFFIX: &str = ".tmp";
+/// Letters and digits between the two.
+const RANDOM: usize = 12;
+
 /// Writes `path` through a temporary file beside it, which is flushed to the disk and then renamed into place.
-/// On any failure the temporary file is removed and whatever was at `path` is untouched.
+/// On any failure the temporary file is removed and whatever was at `path` is untouched. If the process is killed,
+/// the temporary file stays until [`remove_abandoned`].
 pub(crate) fn write_atomic(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
@@ -16,11 +22,11 @@ pub(crate) fn write_atomic(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    // `File::create_new` gives the permissions of an ordinary file; tempfile's own would be for the owner alone.
     let temporary = tempfile::Builder::new()
-        .prefix(".inkwash-")
-        .suffix(".tmp")
-        .make_in(folder, |name| File::create_new(name))
+        .prefix(PREFIX)
+        .suffix(SUFFIX)
+        .rand_bytes(RANDOM)
+        .make_in(folder, create_locked)
         .map_err(FileError::io("create a file beside", path))?;
 
     let mut writer = BufWriter::new(temporary.as_file());
@@ -37,9 +43,106 @@ pub(crate) fn write_atomic(
     Ok(())
 }
 
+/// A new file, locked for as long as it is open: by the lock others know that its writer is alive. The operating
+/// system takes it off a dead one, whatever has become of its process number and wherever it ran.
+fn create_locked(name: &Path) -> std::io::Result<File> {
+    // This gives the permissions of an ordinary file; tempfile's own would be for the owner alone.
+    let file = File::create_new(name)?;
+    match file.try_lock() {
+        // It was taken for abandoned before it was locked: try another name.
+        Err(TryLockError::WouldBlock) => Err(ErrorKind::AlreadyExists.into()),
+        Ok(()) if !name.exists() => Err(ErrorKind::AlreadyExists.into()),
+        // Where a file system has no locks, nothing is ever taken for abandoned.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Removes the temporary files that killed writers have left in `folder`. Those of living ones, of this process or
+/// another, stay, and so does every other file. Does nothing where the folder cannot be read.
+pub fn remove_abandoned(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let ours =
+            name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)).is_some_and(|random| {
+                random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric())
+            });
+        if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let path = entry.path();
+        // For writing, which locks of network file systems ask for.
+        let opened = File::options().write(true).open(&path);
+        if let Ok(file) = opened
+            && file.try_lock().is_ok()
+        {
+            // Left in place if it cannot be removed; the next start tries again.
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Names in a folder, sorted.
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// A process that is killed while it writes: this same test, started once more.
+    #[test]
+    fn what_a_killed_writer_leaves_is_removed_later() {
+        const FOLDER: &str = "INKWASH_TEST_KILLED_WRITER";
+        if let Some(folder) = std::env::var_os(FOLDER) {
+            let _ = write_atomic(&Path::new(&folder).join("weights"), |out| {
+                out.write_all(b"half of the ne")?;
+                out.flush()?;
+                std::process::abort();
+            });
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        std::fs::write(folder.join("weights"), "old").unwrap();
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "io::atomic::tests::what_a_killed_writer_leaves_is_removed_later"])
+            .env(FOLDER, folder)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(!status.success());
+        assert_eq!(names(folder).len(), 2, "the killed writer left no file: {:?}", names(folder));
+        remove_abandoned(folder);
+        assert_eq!(names(folder), ["weights"]);
+        assert_eq!(std::fs::read(folder.join("weights")).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_living_writers_file_and_a_users_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let mine =
+            [".inkwash-.tmp", ".inkwash-notes.tmp", ".inkwash-twelve.chars.tmp", "inkwash-abcdefghijkl.tmp"];
+        for name in mine {
+            std::fs::write(folder.join(name), "mine").unwrap();
+        }
+        std::fs::create_dir(folder.join(".inkwash-abcdefghijkl.tmp")).unwrap();
+        write_atomic(&folder.join("weights"), |out| {
+            let before = names(folder);
+            remove_abandoned(folder);
+            assert_eq!(names(folder), before);
+            out.write_all(b"new")
+        })
+        .unwrap();
+        assert_eq!(std::fs::read(folder.join("weights")).unwrap(), b"new");
+        assert_eq!(names(folder).len(), mine.len() + 2);
+        remove_abandoned(&folder.join("no such folder"));
+    }
 
     #[test]
     fn a_failed_write_keeps_the_old_file_and_leaves_no_litter() {

@@ -16,7 +16,8 @@ use plotters::style::{Color, RGBColor, ShapeStyle, WHITE};
 use super::FileError;
 use super::atomic::write_atomic;
 use super::axis::Axis;
-use super::drawing::{font, one_line, save_png, text_width};
+use super::drawing::{font, one_line, text_width};
+use super::png::save_png;
 
 /// The chart's size in units: pixels of the SVG.
 const SIZE: (u32, u32) = (800, 500);

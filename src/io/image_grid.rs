@@ -1,4 +1,4 @@
-//! Pictures as PNG files: one alone, many in a grid, or labelled rows of them.
+//! Pictures as PNG files: one alone, or many in a grid.
 //!
 //! Pictures are f32 in [-1, 1], row-major and channels-last: `count × height × width × channels`, with one
 //! channel (grey) or three (red, green, blue). Values beyond the range are drawn as its ends.
@@ -6,19 +6,14 @@
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
-use plotters::prelude::{BitMapBackend, IntoDrawingArea, TextStyle};
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::FileError;
-use super::drawing::{font, one_line, save_png, text_width};
+use super::png::save_png;
 
 /// Pixels around each picture.
-const BORDER: u32 = 2;
+pub(super) const BORDER: u32 = 2;
 /// A light grey, so that white pictures still show their edges.
-const BACKGROUND: Rgb<u8> = Rgb([228, 228, 228]);
-const LABEL_SIZE: u32 = 18;
-/// Pixels to either side of a label.
-const LABEL_MARGIN: u32 = 8;
+pub(super) const BACKGROUND: Rgb<u8> = Rgb([228, 228, 228]);
 /// The most pixels a side of a drawing may have: larger ones are a mistake, and few viewers open them.
 const MAX_SIDE: u32 = 16_384;
 
@@ -67,47 +62,8 @@ pub fn save_single(
     save_png(path, &canvas)
 }
 
-/// Saves rows of pictures with a label at the left of each, such as "noise", "half-way" and "end". Rows may differ
-/// in length. Enlarged as by [`save_grid`].
-///
-/// # Errors
-/// As [`save_grid`].
-pub fn save_rows(
-    path: &Path,
-    rows: &[(String, Vec<f32>)],
-    height: usize,
-    width: usize,
-    channels: usize,
-    min_side: usize,
-) -> Result<(), FileError> {
-    let layout = Layout::new(path, height, width, channels, min_side)?;
-    let pictures = rows.iter().map(|(_, images)| layout.split(images)).collect::<Result<Vec<_>, _>>()?;
-    let labels: Vec<String> = rows.iter().map(|(label, _)| one_line(label)).collect();
-
-    let font = font(f64::from(LABEL_SIZE));
-    let widest = labels.iter().map(|label| text_width(label, &font)).max().unwrap_or(0);
-    let gutter = widest.saturating_add(2 * LABEL_MARGIN);
-    let columns = pictures.iter().map(Vec::len).max().unwrap_or(0);
-    let row_height = layout.cell_height().max(LABEL_SIZE + BORDER);
-    let mut canvas = layout.canvas(gutter, columns, rows.len(), row_height)?;
-    for (top, row) in layout.positions(0, row_height).zip(&pictures) {
-        layout.draw_row(&mut canvas, row, gutter, top);
-    }
-
-    let size = canvas.dimensions();
-    let area = BitMapBackend::with_buffer(&mut canvas, size).into_drawing_area();
-    let style = TextStyle::from(font).pos(Pos::new(HPos::Right, VPos::Center));
-    for (top, label) in layout.positions(0, row_height).zip(&labels) {
-        // Below MAX_SIDE, so both fit.
-        let at = ((gutter - LABEL_MARGIN).cast_signed(), (top + layout.drawn_height() / 2).cast_signed());
-        area.draw_text(label, &style, at).map_err(FileError::encoding(path))?;
-    }
-    drop(area);
-    save_png(path, &canvas)
-}
-
 /// The size of the pictures, and how much they are enlarged.
-struct Layout<'a> {
+pub(super) struct Layout<'a> {
     path: &'a Path,
     height: u32,
     width: u32,
@@ -118,7 +74,7 @@ struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    fn new(
+    pub(super) fn new(
         path: &'a Path,
         height: usize,
         width: usize,
@@ -143,7 +99,7 @@ impl<'a> Layout<'a> {
     }
 
     /// The pictures one by one, once they are known to be whole and finite.
-    fn split<'b>(&self, images: &'b [f32]) -> Result<Vec<&'b [f32]>, FileError> {
+    pub(super) fn split<'b>(&self, images: &'b [f32]) -> Result<Vec<&'b [f32]>, FileError> {
         let pictures = images.chunks_exact(self.values);
         if !pictures.remainder().is_empty() {
             return Err(self.unfit(format!("{} values", images.len()), "a whole number of pictures"));
@@ -156,12 +112,12 @@ impl<'a> Layout<'a> {
         Ok(pictures.collect())
     }
 
-    fn drawn_height(&self) -> u32 {
+    pub(super) fn drawn_height(&self) -> u32 {
         self.height.saturating_mul(self.scale)
     }
 
     /// From the top of one picture to the top of the next.
-    fn cell_height(&self) -> u32 {
+    pub(super) fn cell_height(&self) -> u32 {
         self.drawn_height().saturating_add(BORDER)
     }
 
@@ -170,12 +126,12 @@ impl<'a> Layout<'a> {
     }
 
     /// Where pictures begin along one direction, after `start` pixels and a border.
-    fn positions(&self, start: u32, step: u32) -> impl Iterator<Item = u32> + use<> {
+    pub(super) fn positions(&self, start: u32, step: u32) -> impl Iterator<Item = u32> + use<> {
         (0..).map(move |index: u32| start + BORDER + index * step)
     }
 
     /// An empty drawing with `gutter` pixels at the left, for `rows` of up to `columns` pictures.
-    fn canvas(
+    pub(super) fn canvas(
         &self,
         gutter: u32,
         columns: usize,
@@ -196,7 +152,7 @@ impl<'a> Layout<'a> {
         Ok(RgbImage::from_pixel(width, height, BACKGROUND))
     }
 
-    fn draw_row(&self, canvas: &mut RgbImage, pictures: &[&[f32]], gutter: u32, top: u32) {
+    pub(super) fn draw_row(&self, canvas: &mut RgbImage, pictures: &[&[f32]], gutter: u32, top: u32) {
         for (left, picture) in self.positions(gutter, self.cell_width()).zip(pictures) {
             self.draw(canvas, picture, left, top);
         }
@@ -261,40 +217,21 @@ mod tests {
         assert_eq!(image[(13, 10)], BACKGROUND);
     }
 
-    #[test]
-    fn labelled_rows_have_text_at_the_left() {
-        let rows =
-            [("noise".to_owned(), vec![1.0; 8]), ("half\nway, and then some".to_owned(), vec![1.0; 4])];
-        let image = saved(|path| save_rows(path, &rows, 2, 2, 1, 4));
-        let gutter = image.width() - 2 * (4 + BORDER) - BORDER;
-        let inked = |rows: std::ops::Range<u32>| {
-            rows.flat_map(|y| (0..gutter).map(move |x| (x, y))).filter(|&at| image[at].0[0] < 100).count()
-        };
-        assert!(inked(0..LABEL_SIZE + BORDER) > 20 && inked(LABEL_SIZE + BORDER..image.height()) > 40);
-        assert!((0..image.height()).all(|y| image[(0, y)] == BACKGROUND), "no text is clipped at the left");
-    }
-
     /// For looking at: `INKWASH_SAMPLES=folder cargo test --lib io -- samples`.
     #[test]
     fn samples() {
         let Some(folder) = std::env::var_os("INKWASH_SAMPLES") else { return };
         let folder = Path::new(&folder);
         let side = 28_u16;
-        let blob = |index: u16, channel: u16| {
+        let blob = |index: u16| {
             let pixels = (0..side).flat_map(move |y| (0..side).map(move |x| (x, y)));
             pixels.map(move |(x, y)| {
-                let (dx, dy) =
-                    (f32::from(x) - 4.0 - f32::from(index), f32::from(y) - 14.0 + 4.0 * f32::from(channel));
+                let (dx, dy) = (f32::from(x) - 4.0 - f32::from(index), f32::from(y) - 14.0);
                 2.0 * (-(dx * dx + dy * dy) / 40.0).exp() - 1.0
             })
         };
-        let colour =
-            |index: u16| (0..784).flat_map(move |at| (0..3).map(move |c| blob(index, c).nth(at).unwrap()));
-        let grey: Vec<f32> = (0..20).flat_map(|index| blob(index, 0)).collect();
+        let grey: Vec<f32> = (0..20).flat_map(blob).collect();
         save_grid(&folder.join("grid.png"), &grey, 28, 28, 1, 8, 64).unwrap();
-        let row = |label: &str, from: u16| (label.to_owned(), (from..from + 6).flat_map(colour).collect());
-        let rows = [row("noise", 0), row("half-way", 6), row("end", 12)];
-        save_rows(&folder.join("rows.png"), &rows, 28, 28, 3, 64).unwrap();
     }
 
     #[test]
@@ -313,7 +250,6 @@ mod tests {
         refuses(save_grid(path, &[0.0; 100_000], 1, 1, 1, 1, 1), "100000 rows");
         refuses(save_grid(path, &[0.0, 0.0, f32::NAN, 0.0], 1, 2, 1, 1, 1), "NaN in picture 1");
         refuses(save_single(path, &[0.0; 8], 2, 2, 1), "one picture");
-        refuses(save_rows(path, &[], 2, 2, 1, 1), "0 rows");
         refuses(save_grid(path, &[0.0; 4], 2, 2, 1, 1, 1), "folder exists");
     }
 }

@@ -38,7 +38,9 @@ impl JsonLines {
     /// What [`read`] says of a log with a bad line, and whatever the disk says.
     pub fn open_append(path: impl Into<PathBuf>) -> Result<JsonLines, FileError> {
         let path = path.into();
-        let opened = OpenOptions::new().read(true).append(true).create(true).open(&path);
+        // Not in append mode, in which Windows refuses to cut a file (rust-lang/rust#105437). Reading leaves the
+        // position at the end, where it stays.
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(FileError::io("open", &path))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(FileError::io("read", &path))?;
@@ -151,6 +153,32 @@ mod tests {
         assert_eq!(read(&path).unwrap(), [json!({"a": 1})]);
         JsonLines::open_append(&path).unwrap().write(&json!({"c": 3})).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"{\"a\":1}\n\n{\"c\":3}\n");
+    }
+
+    /// As Windows needs it: cutting takes a file that is not open for appending, which then has no mode to bring each
+    /// write to the end.
+    #[test]
+    fn records_follow_each_other_from_the_end_of_what_is_whole() {
+        for cut in ["", "{\"a cut line, longer than all that will be written after it\":"] {
+            let (_folder, path) = log_with(format!("{{\"a\":1}}\n{cut}").as_bytes());
+            let mut log = JsonLines::open_append(&path).unwrap();
+            log.write(&json!({"b": 2})).unwrap();
+            log.write(&json!({"c": 3})).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(text, "{\"a\":1}\n{\"b\":2}\n{\"c\":3}\n", "{cut}");
+            #[cfg(target_os = "linux")]
+            {
+                use std::os::fd::AsRawFd;
+                let about =
+                    std::fs::read_to_string(format!("/proc/self/fdinfo/{}", log.file.as_raw_fd())).unwrap();
+                let flags = about.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+                assert_eq!(
+                    u32::from_str_radix(flags, 8).unwrap() & 0o2000,
+                    0,
+                    "open for appending (O_APPEND)"
+                );
+            }
+        }
     }
 
     #[test]

@@ -5,20 +5,30 @@
 //! to be hostile until checked.
 
 pub(crate) mod atomic;
+#[cfg(feature = "charts")]
 mod axis;
+#[cfg(feature = "charts")]
 pub mod chart;
+#[cfg(feature = "charts")]
 mod drawing;
 mod error;
 mod header;
 pub mod image_grid;
 pub mod jsonl;
+#[cfg(feature = "charts")]
+mod labelled_rows;
 mod open;
+mod png;
 pub mod tensor_file;
 
+pub use atomic::remove_abandoned;
+#[cfg(feature = "charts")]
 pub use chart::{Chart, Series, Stroke, smooth};
 pub use error::FileError;
 pub(crate) use error::{quoted, shortened};
-pub use image_grid::{save_grid, save_rows, save_single};
+pub use image_grid::{save_grid, save_single};
 pub use jsonl::{JsonLines, write_json};
+#[cfg(feature = "charts")]
+pub use labelled_rows::save_rows;
 pub(crate) use open::open_file;
 pub use tensor_file::{Tensor, TensorFile};

@@ -65,7 +65,9 @@ const fn kind(
 ) -> Kind {
     let weighting = match prediction {
         Prediction::Sample => Weighting::Velocity,
-        _ => Weighting::Uniform,
+        Prediction::Epsilon | Prediction::VPrediction | Prediction::Edm | Prediction::Flow => {
+            Weighting::Uniform
+        }
     };
     Kind { name, prediction, schedule, weighting, told, colour }
 }

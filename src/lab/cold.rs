@@ -254,10 +254,14 @@ impl Restorer {
         let mut way = vec![x.to_vec()];
         for s in (1..=severity).rev() {
             self.evaluate(&way[severity - s], s)?;
-            way.push(self.executable.read(match algorithm {
-                Algorithm::Naive => self.naive,
-                Algorithm::Improved => self.improved,
-            }).block_on()?);
+            way.push(
+                self.executable
+                    .read(match algorithm {
+                        Algorithm::Naive => self.naive,
+                        Algorithm::Improved => self.improved,
+                    })
+                    .block_on()?,
+            );
         }
         Ok(way)
     }

@@ -83,8 +83,8 @@ enum Method {
 }
 
 impl Method {
-    fn name(self) -> &'static str {
-        match self {
+    fn name(self) -> String {
+        let name = match self {
             Self::Ddpm => "DDPM",
             Self::DdimStochastic => "DDIM η = 1",
             Self::ReverseSde => "reverse SDE, Euler-Maruyama",
@@ -92,13 +92,21 @@ impl Method {
             Self::Euler => "ODE, Euler",
             Self::Heun => "ODE, Heun",
             Self::DpmSolver => "ODE, DPM-Solver++ 2M",
-            Self::Continuous(ScheduleKind::Edm, Sampler::Euler) => "EDM, Euler",
-            Self::Continuous(ScheduleKind::Edm, Sampler::Heun) => "EDM, Heun",
-            Self::Continuous(ScheduleKind::Edm, _) => "EDM, DPM-Solver++ 2M",
-            Self::Continuous(_, Sampler::Euler) => "flow, Euler",
-            Self::Continuous(..) => "flow, Heun",
+            Self::Continuous(kind, sampler) => {
+                let sampler = match sampler {
+                    Sampler::Ddpm => "DDPM",
+                    Sampler::Ddim => "DDIM",
+                    Sampler::DpmSolver => "DPM-Solver++ 2M",
+                    Sampler::Euler => "Euler",
+                    Sampler::EulerAncestral => "Euler-ancestral",
+                    Sampler::Heun => "Heun",
+                };
+                let kind = if kind == ScheduleKind::Edm { "EDM".into() } else { kind.name() };
+                return format!("{kind}, {sampler}");
+            }
             Self::DdpmSilenced => "DDPM without its noise",
-        }
+        };
+        name.into()
     }
 
     fn config(self) -> SchedulerConfig {
@@ -193,7 +201,13 @@ fn orders(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let ends = |method| match method {
         Method::Ddim => (noise / signal, 0.0),
         Method::Continuous(..) => (SIGMA_ENDS.0, 0.0),
-        _ => SIGMA_ENDS,
+        Method::Ddpm
+        | Method::DdimStochastic
+        | Method::ReverseSde
+        | Method::Euler
+        | Method::Heun
+        | Method::DpmSolver
+        | Method::DdpmSilenced => SIGMA_ENDS,
     };
     let ranges =
         [(ends(Method::Ddim), "157 to 0"), (SIGMA_ENDS, "80 to 0.02"), ((SIGMA_ENDS.0, 0.0), "80 to 0")];
@@ -315,7 +329,7 @@ fn distances(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
                 let points = vec![(*x, mean - error), (*x, mean + error)];
                 chart.series.push(Series { points, colour, stroke: Stroke::Thick, ..Series::default() });
             }
-            let name = method.name().to_owned();
+            let name = method.name();
             chart.series.push(Series { name, points: curve, colour, stroke: Stroke::Thick });
         }
     }

@@ -188,7 +188,9 @@ impl<'a> Exact<'a> {
         match self.prediction {
             Prediction::Epsilon => sigma * sigma * (m + precision) / (d * (m + 2.0 * precision)),
             Prediction::VPrediction => 1.0 / (d * (m + 2.0 * precision)),
-            _ => t * t * (1.0 + m) / (d * (2.0 + m)),
+            Prediction::Flow => t * t * (1.0 + m) / (d * (2.0 + m)),
+            // There is no formula, and a verdict on this one fails.
+            Prediction::Sample | Prediction::Edm => f64::NAN,
         }
     }
 }

@@ -218,8 +218,11 @@ impl Bench {
         for &value in &probe.gradients {
             gradient.extend(run.read(value).block_on()?.into_iter().map(f64::from));
         }
-        let [x_t, target, answer] =
-            [run.read(probe.read[0]).block_on()?, run.read(probe.read[1]).block_on()?, run.read(probe.read[2]).block_on()?];
+        let [x_t, target, answer] = [
+            run.read(probe.read[0]).block_on()?,
+            run.read(probe.read[1]).block_on()?,
+            run.read(probe.read[2]).block_on()?,
+        ];
         let mut products = [0.0; 2];
         for (i, (&x, &g)) in x_t.iter().zip(&answer).enumerate() {
             let merged = (f64::from(x) - signal * f64::from(batch.images[i])) / noise;

@@ -249,14 +249,18 @@ pub fn save(
     scheduler: &SchedulerConfig,
 ) -> Result<(), ModelError> {
     let (schedule, prediction) = (scheduler.beta_schedule, scheduler.prediction_type);
+    let predicts = match prediction {
+        Prediction::Epsilon | Prediction::Sample | Prediction::VPrediction => true,
+        Prediction::Edm | Prediction::Flow => false,
+    };
+    let spaces = match scheduler.timestep_spacing {
+        TimestepSpacing::Leading | TimestepSpacing::Linspace | TimestepSpacing::Trailing => true,
+        TimestepSpacing::Quadratic => false,
+    };
     let foreign = match scheduler.objective {
         _ if schedule.is_continuous() => Some(format!("its noise schedule is {}", schedule.name())),
-        _ if matches!(prediction, Prediction::Edm | Prediction::Flow) => {
-            Some(format!("its prediction is {}", prediction.name()))
-        }
-        _ if scheduler.timestep_spacing == TimestepSpacing::Quadratic => {
-            Some("its timestep spacing is quadratic".to_string())
-        }
+        _ if !predicts => Some(format!("its prediction is {}", prediction.name())),
+        _ if !spaces => Some("its timestep spacing is quadratic".to_string()),
         Objective::MergedNoise if scheduler.without_time => Some("its network is not told t".to_string()),
         Objective::MergedNoise => None,
         objective => Some(format!("its objective is {}", objective.name())),

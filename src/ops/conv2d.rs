@@ -17,7 +17,7 @@ const INVOCATIONS: usize = 16;
 
 /// Below this many operations a convolution takes about a millisecond on a CPU with any tile, and its
 /// tile is chosen small for the sake of the compiler (0.3 s on lavapipe instead of 2 s).
-const SMALL_FLOPS: usize = 4_000_000;
+const SMALL_FLOPS: u64 = 4_000_000;
 
 /// Invocations that the splits of the weights' gradient aim at. With 1024, adding the splits took up to a
 /// third of the time; 256 was no different within the noise, and leaves less to share among cores.
@@ -170,12 +170,13 @@ impl Conv2d {
     }
 
     /// Two operations per product; those with padding count too, as everywhere in the literature.
-    fn flops(&self, e: &Extent) -> usize {
-        2 * e.batch * e.out_height * e.out_width * self.weight_elements(e)
+    fn flops(&self, e: &Extent) -> u64 {
+        let pixels = e.batch * e.out_height * e.out_width;
+        2 * pixels as u64 * self.weight_elements(e) as u64
     }
 
     fn matrix_cost(&self, e: &Extent, x: &[Spec], y: &[Spec]) -> Cost {
-        Cost::matrix(x, y, self.flops(e) as u64)
+        Cost::matrix(x, y, self.flops(e))
     }
 
     /// Tiles for a CPU driver, where the number of loads is what costs: a larger tile needs fewer per
@@ -201,7 +202,7 @@ impl Conv2d {
         };
         let (height, width) = match pass {
             Pass::BackwardInput => (e.height.div_ceil(self.stride), e.width),
-            _ => (e.out_height, e.out_width),
+            Pass::Forward | Pass::BackwardWeight => (e.out_height, e.out_width),
         };
         Tile {
             rows: rows.min(height.next_power_of_two()),
@@ -533,4 +534,21 @@ pub fn cases() -> Vec<Case> {
     let many_weights = [Spec::f32([1, 1, 1, MANY]), one];
     cases.push(Case::new(name, backward_weight, &many_weights).no_gradient().large());
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than 2^32, which `usize` cannot count on every host.
+    #[test]
+    fn operations_are_counted_in_64_bits() {
+        let conv = Conv2d { kernel: 3, stride: 1, padding: Padding::Symmetric(1) };
+        let x = [Spec::f32([64, 64, 64, 512]), Spec::f32([3, 3, 512, 512]), Spec::f32([512])];
+        let y = conv.infer(&x).expect("the shapes fit");
+        let products: u64 = 64 * 64 * 64 * 9 * 512 * 512;
+        assert_eq!(conv.cost(&x, &y).matrix_flops, 2 * products);
+        // A count in `usize` would not compile here.
+        let _: fn(&Conv2d, &Extent) -> u64 = Conv2d::flops;
+    }
 }

@@ -8,7 +8,8 @@ use crate::ops::{AdamW, HYPER};
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate runs after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
 pub enum LearningRate {
     /// Stays.
@@ -20,7 +21,8 @@ pub enum LearningRate {
 }
 
 /// How the decay of the moving average rises to its value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
 pub enum EmaWarmup {
     /// (1 + n) / (10 + n) at step n.
@@ -30,7 +32,8 @@ pub enum EmaWarmup {
 }
 
 /// Which noise levels training draws.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum TimestepSampling {
     /// Each step of the schedule as often as another.
@@ -40,142 +43,202 @@ pub enum TimestepSampling {
 }
 
 /// A training run. Every field is a flag, a line of the configuration file, and kept in the run folder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
     /// Pictures to learn: a folder, an MNIST IDX file, a CIFAR-10 .bin file or folder, or builtin:glyphs
-    #[arg(long, default_value = "builtin:glyphs", value_name = "PATH|builtin:NAME")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, default_value_t = Self::default().data, value_name = "PATH|builtin:NAME")
+    )]
     pub data: String,
     /// Shape of the network; `[unet]` in a configuration file overrides it
-    #[arg(long, value_enum, default_value_t = Preset::TinyGray)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().preset))]
     pub preset: Preset,
     /// Optimizer steps
-    #[arg(long, default_value_t = 2000, value_name = "N")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().steps, value_name = "N"))]
     pub steps: u32,
     /// Pictures per micro-batch
-    #[arg(long, default_value_t = 16, value_name = "B")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().batch, value_name = "B"))]
     pub batch: usize,
     /// Micro-batches per optimizer step; the effective batch is B times this
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().accumulate, value_name = "N"))]
     pub accumulate: u32,
     /// Seed of everything random: the same seed gives the same bits on one device
-    #[arg(long, default_value_t = 0, value_name = "S")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().seed, value_name = "S"))]
     pub seed: u64,
     /// Peak learning rate of AdamW
-    #[arg(long, default_value_t = 1e-3, value_name = "LR")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, default_value_t = Self::default().learning_rate, value_name = "LR")
+    )]
     pub learning_rate: f64,
     /// Course of the learning rate after the warm-up
-    #[arg(long, value_enum, default_value_t = LearningRate::Cosine)]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_enum, default_value_t = Self::default().learning_rate_schedule)
+    )]
     pub learning_rate_schedule: LearningRate,
     /// Steps over which the learning rate rises from zero
-    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().warmup_steps, value_name = "N"))]
     pub warmup_steps: u32,
     /// Decoupled weight decay of AdamW
-    #[arg(long, default_value_t = 0.01, value_name = "X")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().weight_decay, value_name = "X"))]
     pub weight_decay: f32,
     /// Decay of AdamW's first moment
-    #[arg(long, default_value_t = 0.9, value_name = "X")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().beta1, value_name = "X"))]
     pub beta1: f32,
     /// Decay of AdamW's second moment
-    #[arg(long, default_value_t = 0.999, value_name = "X")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().beta2, value_name = "X"))]
     pub beta2: f32,
     /// Largest norm of the gradient; longer ones are scaled down to it; 0 for no clipping
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().clip_norm, value_name = "X"))]
     pub clip_norm: f32,
     /// Decay of the moving average of the weights, which samples are drawn from
-    #[arg(long, default_value_t = 0.999, value_name = "X")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().ema_decay, value_name = "X"))]
     pub ema_decay: f64,
     /// How that decay rises in the first steps: (1+n)/(10+n), or 1-(1+n)^(-3/4)
-    #[arg(long, value_enum, default_value_t = EmaWarmup::Ratio)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().ema_warmup))]
     pub ema_warmup: EmaWarmup,
     /// What the network predicts
-    #[arg(long, value_enum, default_value_t = Prediction::Epsilon)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().prediction))]
     pub prediction: Prediction,
     /// What the loss is taken of; all but merged-noise look at the last step alone, as the article does
-    #[arg(long, value_enum, default_value_t = Objective::MergedNoise)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().objective))]
     pub objective: Objective,
     /// Whether the network is told t; if not, it is given 0, in training and in sampling
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, default_value_t = Self::default().time_conditioning, action = clap::ArgAction::Set, value_name = "BOOL")
+    )]
     pub time_conditioning: bool,
     /// Course of the noise: a chain of β, or edm or flow, which are continuous
-    #[arg(long, value_enum, default_value_t = ScheduleKind::Linear)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().noise_schedule))]
     pub noise_schedule: ScheduleKind,
     /// First β of linear, scaled_linear and sigmoid
-    #[arg(long, default_value_t = 1e-4, value_name = "X")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().beta_start, value_name = "X"))]
     pub beta_start: f64,
     /// Last β of these; a chain of few steps needs a larger one to end in noise
-    #[arg(long, default_value_t = 0.02, value_name = "X")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().beta_end, value_name = "X"))]
     pub beta_end: f64,
     /// Noise steps T; of edm and flow, the levels that training draws from
-    #[arg(long, default_value_t = 1000, value_name = "T")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().timesteps, value_name = "T"))]
     pub timesteps: usize,
     /// Shift the noise so that nothing of the picture is left at T (arXiv 2305.08891)
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     pub zero_terminal_snr: bool,
     /// How much each noise level counts in the loss
-    #[arg(long, value_enum, default_value_t = Weighting::Uniform)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().weighting))]
     pub weighting: Weighting,
     /// γ of --weighting min-snr
-    #[arg(long, default_value_t = 5.0, value_name = "X")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().min_snr_gamma, value_name = "X"))]
     pub min_snr_gamma: f64,
     /// How often each noise level is drawn
-    #[arg(long, value_enum, default_value_t = TimestepSampling::Uniform)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().timestep_sampling))]
     pub timestep_sampling: TimestepSampling,
     /// Mean of logit(t/T) for --timestep-sampling logit-normal: below 0 for less noise
-    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, default_value_t = Self::default().logit_mean, value_name = "X", allow_negative_numbers = true)
+    )]
     pub logit_mean: f64,
     /// Its standard deviation
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, default_value_t = Self::default().logit_deviation, value_name = "X")
+    )]
     pub logit_deviation: f64,
     /// Condition on the class of each picture (subfolder or label)
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     pub class_conditional: bool,
     /// Fraction of the labels that are left out, so that samples can be guided (--guidance of `sample`)
-    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().label_dropout, value_name = "X"))]
     pub label_dropout: f64,
     /// Mirror half of the pictures left to right
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     pub flip: bool,
     /// Shift pictures at random by up to this many pixels
-    #[arg(long, default_value_t = 0, value_name = "PIXELS")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, default_value_t = Self::default().crop_padding, value_name = "PIXELS")
+    )]
     pub crop_padding: usize,
     /// Fraction of the pictures that is held out to measure the loss on
-    #[arg(long, default_value_t = 0.05, value_name = "X")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().held_out, value_name = "X"))]
     pub held_out: f64,
     /// Pictures that builtin:glyphs draws
-    #[arg(long, default_value_t = 20_000, value_name = "N")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().glyph_count, value_name = "N"))]
     pub glyph_count: usize,
     /// Steps between readbacks of the loss for the log and the progress bar
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().log_every, value_name = "N"))]
     pub log_every: u32,
     /// Steps between sample grids and held-out losses; 0 for the end only
-    #[arg(long, default_value_t = 500, value_name = "N")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().sample_every, value_name = "N"))]
     pub sample_every: u32,
     /// Pictures in a sample grid
-    #[arg(long, default_value_t = 25, value_name = "N")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().sample_count, value_name = "N"))]
     pub sample_count: usize,
     /// DDIM steps of a sample grid; all T where the objective is the previous picture
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().sample_steps, value_name = "N"))]
     pub sample_steps: usize,
     /// Steps between checkpoints; 0 for the end only
-    #[arg(long, default_value_t = 500, value_name = "N")]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, default_value_t = Self::default().checkpoint_every, value_name = "N")
+    )]
     pub checkpoint_every: u32,
     /// The network in full. Not a flag: `[unet]` in a configuration file.
-    #[arg(skip)]
+    #[cfg_attr(feature = "cli", arg(skip))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unet: Option<UNetConfig>,
 }
 
 impl Default for TrainConfig {
-    /// The flags' own defaults.
+    /// The flags' defaults too.
     fn default() -> Self {
-        #[derive(clap::Parser)]
-        struct Defaults {
-            #[command(flatten)]
-            config: TrainConfig,
+        Self {
+            data: "builtin:glyphs".into(),
+            preset: Preset::TinyGray,
+            steps: 2000,
+            batch: 16,
+            accumulate: 1,
+            seed: 0,
+            learning_rate: 1e-3,
+            learning_rate_schedule: LearningRate::Cosine,
+            warmup_steps: 100,
+            weight_decay: 0.01,
+            beta1: 0.9,
+            beta2: 0.999,
+            clip_norm: 1.0,
+            ema_decay: 0.999,
+            ema_warmup: EmaWarmup::Ratio,
+            prediction: Prediction::Epsilon,
+            objective: Objective::MergedNoise,
+            time_conditioning: true,
+            noise_schedule: ScheduleKind::Linear,
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            timesteps: 1000,
+            zero_terminal_snr: false,
+            weighting: Weighting::Uniform,
+            min_snr_gamma: 5.0,
+            timestep_sampling: TimestepSampling::Uniform,
+            logit_mean: 0.0,
+            logit_deviation: 1.0,
+            class_conditional: false,
+            label_dropout: 0.0,
+            flip: false,
+            crop_padding: 0,
+            held_out: 0.05,
+            glyph_count: 20_000,
+            log_every: 20,
+            sample_every: 500,
+            sample_count: 25,
+            sample_steps: 50,
+            checkpoint_every: 500,
+            unet: None,
         }
-        use clap::Parser;
-        Defaults::parse_from(["inkwash"]).config
     }
 }
 

@@ -1,23 +1,23 @@
-//! The training loop: pictures in, run folder out, with progress, interruption and resumption.
+//! The training loop: pictures in, run folder out, with interruption and resumption. What it does is told to an
+//! observer; nothing is printed here.
 
+use super::TrainConfig;
 use super::checkpoint::{Checkpoint, FolderError, ModelFolder};
-use super::step::{EMA, LogRow, TrainPlans, Trainer, evaluation_graph};
-use super::{Micro, TrainConfig};
-use crate::data::{AugmentOptions, DataError, Dataset, Loader, Options, batch_at};
-use crate::diffusion::{ConfigError, Sampler, Trajectory, UNet};
-use crate::gpu::{Blocking as _, Device, Executable, GpuError, RunError};
+use super::evaluation::Evaluation;
+use super::grid::GridSampler;
+use super::step::{LogRow, TrainPlans, Trainer, evaluation_graph};
+use crate::data::{AugmentOptions, DataError, Dataset, Loader, Options};
+use crate::diffusion::{ConfigError, UNet};
+use crate::gpu::{Device, GpuError, Info, RunError};
 use crate::graph::{Caps, Plan};
 use crate::io::atomic::write_atomic;
-use crate::io::{Chart, FileError, JsonLines, jsonl, save_grid};
-use crate::ops::StepWords;
-use crate::sample::{Drawing, PictureSampler};
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use crate::io::{FileError, JsonLines, remove_abandoned};
 use serde_json::json;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +63,75 @@ pub struct RunOptions {
     pub out: PathBuf,
     /// Go on from the folder's newest checkpoint.
     pub resume: bool,
-    /// No progress bar.
-    pub quiet: bool,
+}
+
+/// What a run tells of itself, in the order in which it happens. Steps are counts of optimizer steps done.
+pub enum TrainEvent<'a> {
+    /// Pictures, configuration and device fit together. Nothing is allocated or written yet.
+    Planned {
+        /// The device.
+        device: &'a Info,
+        /// Pictures to train on.
+        training: usize,
+        /// Pictures held out.
+        held_out: usize,
+        /// The configuration with the network in full.
+        config: &'a TrainConfig,
+        /// The network.
+        unet: &'a UNet,
+        /// The plans of a training step.
+        plans: &'a TrainPlans,
+        /// Device bytes to train, evaluate and sample, as planned.
+        bytes: u64,
+    },
+    /// The first step follows.
+    Started {
+        /// 0, or where a resumed run goes on.
+        step: u32,
+        /// Steps of the whole run.
+        steps: u32,
+        /// Device bytes allocated.
+        allocated_bytes: u64,
+    },
+    /// Rows were read back from the device and logged.
+    Logged {
+        /// One for each step since the last ones.
+        rows: &'a [LogRow],
+        /// Mean since the start, without pauses for samples and checkpoints.
+        images_per_s: f64,
+    },
+    /// A step was submitted. The device may still be at work on it.
+    Step {
+        /// Steps done.
+        step: u32,
+    },
+    /// The loss of the averaged weights on the held-out pictures was measured.
+    HeldOutLoss {
+        /// Steps done.
+        step: u32,
+        /// The loss.
+        loss: f64,
+    },
+    /// A sample grid was drawn and written.
+    GridSaved {
+        /// Steps done.
+        step: u32,
+    },
+    /// A checkpoint and the averaged weights were written.
+    CheckpointSaved {
+        /// Steps done.
+        step: u32,
+    },
+    /// The run was interrupted and has ended early, with a checkpoint.
+    Interrupted {
+        /// Steps done.
+        step: u32,
+    },
+    /// All steps are done.
+    Finished {
+        /// Steps done.
+        step: u32,
+    },
 }
 
 /// Pictures of a configuration, split into training and held-out parts.
@@ -95,54 +162,6 @@ pub fn open_data(config: &TrainConfig) -> Result<(Dataset, Dataset), TrainError>
     Ok((training, held_out))
 }
 
-/// The held-out loss: a fixed set of pictures under fixed noise, with the averaged weights.
-struct Evaluation {
-    executable: Executable,
-    inputs: Micro,
-    pictures: Arc<Dataset>,
-    batches: u64,
-}
-
-/// Held-out pictures that are looked at, at most: the standard error of the mean over 512 pictures with one
-/// t each is some 3 % of the loss.
-const HELD_OUT_PICTURES: usize = 512;
-
-impl Evaluation {
-    fn new(trainer: &Trainer, pictures: Dataset) -> Result<Option<Self>, RunError> {
-        if pictures.is_empty() {
-            return Ok(None);
-        }
-        let (graph, inputs) = evaluation_graph(&trainer.unet, &trainer.config)?;
-        let plan = Plan::new(graph, &trainer.store.device().caps)?;
-        let executable = Executable::new(&trainer.store, plan).block_on()?;
-        let batches = pictures.len().min(HELD_OUT_PICTURES).div_ceil(trainer.config.batch) as u64;
-        Ok(Some(Self { executable, inputs, pictures: Arc::new(pictures), batches }))
-    }
-
-    /// The mean loss over the batches. The noise is that of a seed of its own, the same at every call.
-    fn loss(&self, config: &TrainConfig) -> Result<f64, RunError> {
-        let mut sum = 0.0;
-        for k in 0..self.batches {
-            let batch = batch_at(&self.pictures, config.batch, config.seed, AugmentOptions::default(), k);
-            let first_item = u32::try_from(k * config.batch as u64).unwrap_or(u32::MAX);
-            let words = StepWords { seed: !config.seed, first_item, ..StepWords::default() };
-            self.executable.write(self.inputs.pictures, &batch.images);
-            if let Some(labels) = self.inputs.labels {
-                self.executable.write_u32(labels, &batch.labels);
-            }
-            self.executable.write_u32(self.inputs.step, &words.words());
-            self.executable.run().block_on()?;
-            sum += f64::from(self.executable.read(self.inputs.loss).block_on()?[0]);
-        }
-        Ok(sum / self.batches as f64)
-    }
-}
-
-/// Pictures that the sampler of a run computes at once.
-fn sampler_batch(config: &TrainConfig) -> usize {
-    config.sample_count.min(config.batch)
-}
-
 /// Device bytes that a run will allocate, to train, evaluate and sample.
 pub fn planned_bytes(
     unet: &UNet,
@@ -152,277 +171,260 @@ pub fn planned_bytes(
 ) -> Result<u64, TrainError> {
     let evaluation =
         Plan::new(evaluation_graph(unet, config).map_err(RunError::from)?.0, caps).map_err(RunError::from)?;
-    let [initial, update] =
-        PictureSampler::plans(unet, EMA, sampler_batch(config), &grid_trajectory(config)?, caps)?;
+    let [initial, update] = GridSampler::plans(unet, config, caps)?;
     Ok(Plan::bytes_together(&[&plans.micro.0, &plans.update.0, &evaluation, &initial, &update]))
 }
 
-/// What `--dry-run` prints: kernels, parameters, operations, memory.
-pub fn describe(unet: &UNet, config: &TrainConfig, plans: &TrainPlans, bytes: u64) -> String {
-    let (height, width) = unet.config.sample_size.get();
-    let (micro, update) = (&plans.micro.0, &plans.update.0);
-    let flops = plans.model_flops_per_picture(config.batch);
-    format!(
-        "network         {height}x{width}x{}, {} parameters in {} tensors\n\
-         batch           {} x {} = {} pictures per step\n\
-         launches        {} per micro-batch, {} per update\n\
-         model FLOPs     {:.1} M per picture, {:.2} G per step (forward and backward)\n\
-         device memory   {} planned, to train, evaluate and sample\n",
-        unet.config.in_channels,
-        HumanCount(unet.parameter_count() as u64),
-        unet.parameters.len(),
-        config.batch,
-        config.accumulate,
-        config.effective_batch(),
-        micro.launches.len(),
-        update.launches.len(),
-        flops as f64 * 1e-6,
-        flops as f64 * config.effective_batch() as f64 * 1e-9,
-        HumanBytes(bytes),
-    )
-}
-
-/// A bar over the steps; hidden where there is no terminal.
-fn progress_bar(config: &TrainConfig, quiet: bool) -> ProgressBar {
-    if quiet {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(config.steps.into());
-    let style = ProgressStyle::with_template("{bar:32} step {pos}/{len}  {msg}  {elapsed} gone, {eta} left");
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Trains, and returns the run folder. The device is opened once the pictures and the configuration are known to
-/// be good. `interrupted` is looked at after every step; when it is set, a
-/// checkpoint is written and the run ends early.
+/// Trains, and returns the run folder. `observe` is told what happens. `interrupted` is looked at after every
+/// step; when it is set, a checkpoint is written and the run ends early. The device is opened once the pictures and
+/// the configuration are known to be good, and nothing is written before all that can be refused has been.
+///
+/// # Errors
+/// Whatever is refused, a device or disk that fails, and a loss that is not finite 50 steps in a row. The last
+/// checkpoint is then untouched.
 pub fn train(
     open_device: impl FnOnce() -> Result<Arc<Device>, GpuError>,
     config: &TrainConfig,
     options: &RunOptions,
     interrupted: &AtomicBool,
+    mut observe: impl FnMut(&TrainEvent),
 ) -> Result<ModelFolder, TrainError> {
-    // 1. Everything that can be refused is refused before anything is written.
-    config.validate()?;
-    let folder = ModelFolder::new(&options.out);
-    let taken = std::fs::read_dir(&options.out).is_ok_and(|mut entries| entries.next().is_some());
-    if taken && !options.resume {
-        return Err(TrainError::OutputTaken(options.out.clone()));
-    }
-    let (training, held_out) = open_data(config)?;
-    let mut config = config.clone();
-    config.unet = Some(config.network(training.class_names.len()));
-    let unet = UNet::new(&config.network(0))?;
-    let resumed = if options.resume { Some(folder.load_checkpoint(&unet)?) } else { None };
+    let accepted = Accepted::new(config, options)?;
     let device = open_device()?;
-    let plans = TrainPlans::new(&unet, &config, &device.caps)?;
-    let say = |line: &str| {
-        if !options.quiet {
-            println!("{line}");
-        }
-    };
-    say(&format!("device          {} ({}, {})", device.info.name, device.info.backend, device.info.driver));
-    say(&format!(
-        "pictures        {} to train on, {} held out, from {}",
-        HumanCount(training.len() as u64),
-        HumanCount(held_out.len() as u64),
-        config.data
-    ));
-    let planned = planned_bytes(&unet, &config, &plans, &device.caps)?;
-    say(describe(&unet, &config, &plans, planned).trim_end());
+    accepted.announce(&device, &mut observe)?;
+    let (mut run, mut loader) = Run::start(accepted, &device, &mut observe)?;
+    run.steps(&mut loader, interrupted)?;
+    #[cfg(feature = "charts")]
+    super::loss_curve(&run.folder.path().join(LOG), &run.folder.path().join("loss.png"))?;
+    Ok(run.folder)
+}
 
-    // 2. Device, states, plans.
+/// A run that has passed every check that needs no device.
+struct Accepted {
+    /// With the network in full.
+    config: TrainConfig,
+    unet: UNet,
+    training: Dataset,
+    held_out: Dataset,
+    folder: ModelFolder,
+    resumed: Option<Checkpoint>,
+}
+
+impl Accepted {
+    fn new(config: &TrainConfig, options: &RunOptions) -> Result<Self, TrainError> {
+        config.validate()?;
+        let folder = ModelFolder::new(&options.out);
+        let taken = std::fs::read_dir(&options.out).is_ok_and(|mut entries| entries.next().is_some());
+        if taken && !options.resume {
+            return Err(TrainError::OutputTaken(options.out.clone()));
+        }
+        let (training, held_out) = open_data(config)?;
+        let mut config = config.clone();
+        config.unet = Some(config.network(training.class_names.len()));
+        let unet = UNet::new(&config.network(0))?;
+        check_labels(&config, &unet, &training)?;
+        let resumed = if options.resume { Some(folder.load_checkpoint(&unet)?) } else { None };
+        Ok(Self { config, unet, training, held_out, folder, resumed })
+    }
+
+    /// Plans the run, and tells what it will be.
+    fn announce(&self, device: &Device, observe: &mut dyn FnMut(&TrainEvent)) -> Result<(), TrainError> {
+        let plans = TrainPlans::new(&self.unet, &self.config, &device.caps)?;
+        observe(&TrainEvent::Planned {
+            device: &device.info,
+            training: self.training.len(),
+            held_out: self.held_out.len(),
+            config: &self.config,
+            unet: &self.unet,
+            plans: &plans,
+            bytes: planned_bytes(&self.unet, &self.config, &plans, &device.caps)?,
+        });
+        Ok(())
+    }
+}
+
+/// Refuses a label that the network has no embedding for, or only the one that stands for none.
+fn check_labels(config: &TrainConfig, unet: &UNet, training: &Dataset) -> Result<(), TrainError> {
     let embeddings = u32::try_from(unet.config.num_class_embeds.unwrap_or(1)).unwrap_or(u32::MAX);
     let classes = config.null_label().unwrap_or(embeddings);
-    if let Some(label) =
-        (0..training.len()).map(|i| training.label(i)).find(|&l| config.class_conditional && l >= classes)
-    {
-        let none = if classes < embeddings { ", the last of its labels standing for none" } else { "" };
-        return Err(TrainError::Mismatch(format!(
-            "{} has label {label}, but the network has {classes} classes{none}; set num_class_embeds in [unet]",
-            config.data
-        )));
-    }
-    let mut trainer = Trainer::new(&device, unet, &config)?;
-    match &resumed {
-        Some(c) => {
-            trainer.set_states(c.next_step, [&c.states[0], &c.states[1], &c.states[2], &c.states[3]])?
-        }
-        None => {
-            let initial = trainer.unet.initial_parameters(config.seed);
-            trainer.set_parameters(&initial)?;
+    let mut labels = (0..training.len()).map(|i| training.label(i));
+    match labels.find(|&label| config.class_conditional && label >= classes) {
+        None => Ok(()),
+        Some(label) => {
+            let none = if classes < embeddings { ", the last of its labels standing for none" } else { "" };
+            Err(TrainError::Mismatch(format!(
+                "{} has label {label}, but the network has {classes} classes{none}; set num_class_embeds in [unet]",
+                config.data
+            )))
         }
     }
-    let evaluation = Evaluation::new(&trainer, held_out)?;
-    let sampler = PictureSampler::new(
-        &trainer.store,
-        &trainer.unet,
-        EMA,
-        sampler_batch(&config),
-        grid_trajectory(&config)?,
-    )?;
-    let allocated =
-        trainer.allocated_bytes() + evaluation.as_ref().map_or(0, |e| e.executable.bytes()) + sampler.bytes();
-    say(&format!("                {} allocated", HumanBytes(allocated)));
+}
 
-    // 3. The run folder.
-    for sub in ["checkpoints", "samples"] {
-        let path = options.out.join(sub);
-        std::fs::create_dir_all(&path).map_err(|source| FolderError::Io { path, source })?;
-    }
-    let path = options.out.join("config.toml");
-    let text = toml::to_string(&config)
-        .map_err(|e| FolderError::Toml { path: path.clone(), message: e.to_string() })?;
-    write_atomic(&path, |file| file.write_all(text.as_bytes()))?;
-    let log_path = options.out.join("log.jsonl");
-    // What was logged after the checkpoint will be logged again.
-    let first_step = trainer.next_step();
-    let mut log = JsonLines::open_keeping(&log_path, |record| {
-        record.get("step").and_then(serde_json::Value::as_u64).is_some_and(|step| step <= first_step.into())
-    })?;
+/// A run under way.
+struct Run<'a> {
+    trainer: Trainer,
+    evaluation: Option<Evaluation>,
+    grids: GridSampler,
+    folder: ModelFolder,
+    log: JsonLines,
+    clock: Clock,
+    /// Steps in a row, up to the last that was logged, whose gradient was not finite.
+    not_finite: u32,
+    observe: &'a mut dyn FnMut(&TrainEvent),
+}
 
-    // 4. Steps.
-    let augment = AugmentOptions { flip: config.flip, crop_padding: config.crop_padding };
-    let first_batch = u64::from(trainer.next_step()) * u64::from(config.accumulate);
-    let mut loader = Loader::new(Arc::new(training), config.batch, config.seed, augment, first_batch);
-    let bar = progress_bar(&config, options.quiet);
-    bar.set_position(trainer.next_step().into());
-    bar.reset_eta();
-    let start = Instant::now();
-    let mut paused = std::time::Duration::ZERO;
-    let mut not_finite = 0;
-    while trainer.next_step() < config.steps {
-        trainer.step(|| {
-            let batch = loader.next();
-            (batch.images, batch.labels)
-        })?;
-        let done = trainer.next_step();
-        let stopped = interrupted.load(Ordering::Relaxed);
-        let due = |every: u32| done == config.steps || (every > 0 && done.is_multiple_of(every));
-        let (sample_due, checkpoint_due) =
-            (due(config.sample_every), due(config.checkpoint_every) || stopped);
-        let pause = sample_due || checkpoint_due;
-        if trainer.log_is_full() || pause {
-            let rows = trainer.read_log()?;
-            let pictures = f64::from(done - first_step) * config.effective_batch() as f64;
-            let rate = pictures / (start.elapsed() - paused).as_secs_f64();
-            report(&rows, rate, &config, &mut log, &bar)?;
-            for row in &rows {
-                not_finite = if row.finite { 0 } else { not_finite + 1 };
+/// After so many steps in a row without a finite gradient, a run ends: they changed nothing, and no further one will.
+const NOT_FINITE_STEPS: u32 = 50;
+
+impl<'a> Run<'a> {
+    /// Allocates the states and plans, makes the run folder or goes on with it, and sets the loader to work.
+    fn start(
+        accepted: Accepted,
+        device: &Arc<Device>,
+        observe: &'a mut dyn FnMut(&TrainEvent),
+    ) -> Result<(Self, Loader), TrainError> {
+        let Accepted { config, unet, training, held_out, folder, resumed } = accepted;
+        let mut trainer = Trainer::new(device, unet, &config)?;
+        match &resumed {
+            Some(c) => {
+                trainer.set_states(c.next_step, [&c.states[0], &c.states[1], &c.states[2], &c.states[3]])?
             }
-            if not_finite >= 50 {
-                return Err(TrainError::Diverged(not_finite, done - not_finite));
+            None => {
+                let initial = trainer.unet.initial_parameters(config.seed);
+                trainer.set_parameters(&initial)?;
             }
         }
-        bar.set_position(done.into());
-        if pause {
-            let pause_start = Instant::now();
+        let step = trainer.next_step();
+        let evaluation = Evaluation::new(&trainer, held_out)?;
+        let grids = GridSampler::new(&trainer)?;
+        let allocated_bytes =
+            trainer.allocated_bytes() + evaluation.as_ref().map_or(0, Evaluation::bytes) + grids.bytes();
+        let log = open_folder(&folder, &config, step)?;
+        let augment = AugmentOptions { flip: config.flip, crop_padding: config.crop_padding };
+        let first_batch = u64::from(step) * u64::from(config.accumulate);
+        let loader = Loader::new(Arc::new(training), config.batch, config.seed, augment, first_batch);
+        observe(&TrainEvent::Started { step, steps: config.steps, allocated_bytes });
+        let clock = Clock { first_step: step, start: Instant::now(), paused: Duration::ZERO };
+        Ok((Self { trainer, evaluation, grids, folder, log, clock, not_finite: 0, observe }, loader))
+    }
+
+    /// Steps to the end, or until `interrupted`, with all that is due between them.
+    fn steps(&mut self, loader: &mut Loader, interrupted: &AtomicBool) -> Result<(), TrainError> {
+        let (steps, sample_every, checkpoint_every) = {
+            let c = &self.trainer.config;
+            (c.steps, c.sample_every, c.checkpoint_every)
+        };
+        while self.trainer.next_step() < steps {
+            self.trainer.step(|| {
+                let batch = loader.next();
+                (batch.images, batch.labels)
+            })?;
+            let step = self.trainer.next_step();
+            let stopped = interrupted.load(Ordering::Relaxed);
+            let due = |every: u32| step == steps || (every > 0 && step.is_multiple_of(every));
+            let (sample_due, checkpoint_due) = (due(sample_every), due(checkpoint_every) || stopped);
+            if self.trainer.log_is_full() || sample_due || checkpoint_due {
+                self.read_log(step)?;
+            }
+            (self.observe)(&TrainEvent::Step { step });
+            let pause = Instant::now();
             if sample_due {
-                if let Some(evaluation) = &evaluation {
-                    let loss = evaluation.loss(&config)?;
-                    log.write(&json!({ "step": done, "held_out_loss": loss }))?;
-                    bar.suspend(|| say(&format!("step {done}: held-out loss {loss:.5}")));
-                }
-                let path = options.out.join("samples").join(format!("step-{done:06}.png"));
-                sample_grid(&trainer, &sampler, &path)?;
+                self.evaluate(step)?;
+                self.draw_grid(step)?;
             }
             if checkpoint_due {
-                let checkpoint = Checkpoint { next_step: done, states: trainer.states()? };
-                folder.save_checkpoint(&trainer.unet, &checkpoint)?;
+                self.save_checkpoint(step)?;
             }
-            paused += pause_start.elapsed();
+            self.clock.paused += pause.elapsed();
+            if stopped {
+                (self.observe)(&TrainEvent::Interrupted { step });
+                return Ok(());
+            }
         }
-        if stopped {
-            break;
+        (self.observe)(&TrainEvent::Finished { step: self.trainer.next_step() });
+        Ok(())
+    }
+
+    /// Waits for the device's table of losses and logs it.
+    fn read_log(&mut self, step: u32) -> Result<(), TrainError> {
+        let rows = self.trainer.read_log()?;
+        let config = &self.trainer.config;
+        let images_per_s = self.clock.images_per_s(step, config);
+        for row in &rows {
+            self.log.write(&json!({
+                "step": row.step + 1,
+                "loss": row.loss,
+                "gradient_norm": row.gradient_norm,
+                "finite": row.finite,
+                "learning_rate": config.learning_rate_at(row.step),
+                "images_per_s": images_per_s,
+            }))?;
+            self.not_finite = if row.finite { 0 } else { self.not_finite + 1 };
         }
+        (self.observe)(&TrainEvent::Logged { rows: &rows, images_per_s });
+        if self.not_finite >= NOT_FINITE_STEPS {
+            return Err(TrainError::Diverged(self.not_finite, step - self.not_finite));
+        }
+        Ok(())
     }
-    bar.finish_and_clear();
-    loss_curve(&log_path, &options.out.join("loss.png"))?;
-    Ok(folder)
+
+    fn evaluate(&mut self, step: u32) -> Result<(), TrainError> {
+        if let Some(evaluation) = &self.evaluation {
+            let loss = evaluation.loss(&self.trainer.config)?;
+            self.log.write(&json!({ "step": step, "held_out_loss": loss }))?;
+            (self.observe)(&TrainEvent::HeldOutLoss { step, loss });
+        }
+        Ok(())
+    }
+
+    fn draw_grid(&mut self, step: u32) -> Result<(), TrainError> {
+        let path = self.folder.path().join("samples").join(format!("step-{step:06}.png"));
+        self.grids.save(&self.trainer, &path)?;
+        (self.observe)(&TrainEvent::GridSaved { step });
+        Ok(())
+    }
+
+    fn save_checkpoint(&mut self, step: u32) -> Result<(), TrainError> {
+        let checkpoint = Checkpoint { next_step: step, states: self.trainer.states()? };
+        self.folder.save_checkpoint(&self.trainer.unet, &checkpoint)?;
+        (self.observe)(&TrainEvent::CheckpointSaved { step });
+        Ok(())
+    }
 }
 
-/// Logs the rows and shows the last of them.
-fn report(
-    rows: &[LogRow],
-    images_per_s: f64,
-    config: &TrainConfig,
-    log: &mut JsonLines,
-    bar: &ProgressBar,
-) -> Result<(), TrainError> {
-    for row in rows {
-        log.write(&json!({
-            "step": row.step + 1,
-            "loss": row.loss,
-            "gradient_norm": row.gradient_norm,
-            "finite": row.finite,
-            "learning_rate": config.learning_rate_at(row.step),
-            "images_per_s": images_per_s,
-        }))?;
+/// The log's name in the run folder.
+const LOG: &str = "log.jsonl";
+
+/// Makes the run folder with its configuration, if it is not there, and opens the log, from which whatever was logged
+/// after `step` is taken off: those steps will be taken again.
+fn open_folder(folder: &ModelFolder, config: &TrainConfig, step: u32) -> Result<JsonLines, TrainError> {
+    remove_abandoned(folder.path());
+    for sub in ["checkpoints", "samples"] {
+        let path = folder.path().join(sub);
+        remove_abandoned(&path);
+        std::fs::create_dir_all(&path).map_err(|source| FolderError::Io { path, source })?;
     }
-    if !rows.is_empty() {
-        let mean = rows.iter().map(|r| f64::from(r.loss)).sum::<f64>() / rows.len() as f64;
-        bar.set_message(format!("loss {mean:.4}  {images_per_s:.1} images/s"));
-    }
-    Ok(())
+    let path = folder.path().join("config.toml");
+    let text = toml::to_string(config)
+        .map_err(|e| FolderError::Toml { path: path.clone(), message: e.to_string() })?;
+    write_atomic(&path, |file| file.write_all(text.as_bytes()))?;
+    Ok(JsonLines::open_keeping(folder.path().join(LOG), |record| {
+        record.get("step").and_then(serde_json::Value::as_u64).is_some_and(|logged| logged <= step.into())
+    })?)
 }
 
-/// How the grids are drawn.
-fn grid_trajectory(config: &TrainConfig) -> Result<Trajectory, ConfigError> {
-    // A network that predicts the picture one step before cannot leave out a step.
-    let steps = if config.objective.predicts_previous() { config.timesteps } else { config.sample_steps };
-    Trajectory::new(&config.scheduler(Sampler::Ddim), steps, 0.0)
+/// Measures the speed of a run.
+struct Clock {
+    first_step: u32,
+    start: Instant,
+    /// Time that samples and checkpoints took.
+    paused: Duration,
 }
 
-/// Draws a grid from the averaged weights by DDIM; the same noise at every call, so that grids compare.
-fn sample_grid(trainer: &Trainer, sampler: &PictureSampler, path: &Path) -> Result<(), TrainError> {
-    let config = &trainer.config;
-    let embeddings = trainer.unet.config.num_class_embeds.unwrap_or(1);
-    let classes = config.null_label().map_or(embeddings, |null| null as usize).max(1);
-    let labels: Vec<u32> = (0..config.sample_count).map(|i| (i % classes) as u32).collect();
-    let pictures = sampler.draw(&Drawing::new(config.sample_count, config.seed, &labels), |_| Ok(()))?;
-    let (height, width) = trainer.unet.config.sample_size.get();
-    save_grid(
-        path,
-        &pictures,
-        height,
-        width,
-        trainer.unet.config.out_channels,
-        grid_columns(config.sample_count, classes),
-        64,
-    )?;
-    Ok(())
-}
-
-/// Columns of a grid: one for each class if that fills the rows, or else the squarest.
-pub fn grid_columns(count: usize, classes: usize) -> usize {
-    if classes > 1 && count >= classes && count.is_multiple_of(classes) {
-        return classes;
+impl Clock {
+    /// The mean since the start, without the pauses.
+    fn images_per_s(&self, step: u32, config: &TrainConfig) -> f64 {
+        let pictures = f64::from(step - self.first_step) * config.effective_batch() as f64;
+        pictures / (self.start.elapsed() - self.paused).as_secs_f64()
     }
-    (1..=count).find(|c| c * c >= count).unwrap_or(1)
-}
-
-/// Draws the losses of a log as a PNG.
-pub fn loss_curve(log: &Path, path: &Path) -> Result<(), FileError> {
-    let records = jsonl::read(log)?;
-    let series = |key: &str| -> Vec<(f64, f64)> {
-        records.iter().filter_map(|r| Some((r.get("step")?.as_f64()?, r.get(key)?.as_f64()?))).collect()
-    };
-    let training = series("loss");
-    let mut chart = Chart {
-        title: "loss".into(),
-        x_label: "step".into(),
-        y_label: "mean squared error".into(),
-        log_y: true,
-        ..Chart::default()
-    };
-    chart.add_smoothed("training", &training, (training.len() / 40).max(1));
-    let held_out = series("held_out_loss");
-    if !held_out.is_empty() {
-        chart.series.push(crate::io::Series {
-            name: "held out".into(),
-            points: held_out,
-            colour: 1,
-            ..Default::default()
-        });
-    }
-    chart.save_png(path)
 }

@@ -174,7 +174,11 @@ pub(super) fn check(
         }
         None => {
             let shape = [n, unet.config.out_channels, h, w];
-            report.keep("output", &shape, &channels_first(&executable.read(network.output).block_on()?, &shape))?;
+            report.keep(
+                "output",
+                &shape,
+                &channels_first(&executable.read(network.output).block_on()?, &shape),
+            )?;
         }
     }
     for (name, value) in kept {

@@ -273,7 +273,9 @@ impl Runner {
                 self.executable.write_u32(value, &labels);
             }
             self.executable.run().block_on()?;
-            outputs.extend(self.executable.read(self.output).block_on()?.into_iter().take(kept * h * w * f_channels));
+            outputs.extend(
+                self.executable.read(self.output).block_on()?.into_iter().take(kept * h * w * f_channels),
+            );
         }
         let ours = channels_first(&outputs, &[calls * n, f_channels, h, w]);
         report.compare(oracle, &format!("sampler.{name}.model_output"), &ours, Limit::Relative(OUTPUT))

@@ -4,13 +4,14 @@ use super::network::add_noise;
 use super::{Limit, Oracle, Report, VerifyError};
 use crate::diffusion::{NoiseSchedule, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing, Trajectory};
 use crate::gpu::Device;
-use clap::ValueEnum;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::sync::Arc;
 
 const TABLE: Limit = Limit::Relative(1e-6);
 
-fn named<T: ValueEnum>(name: &str) -> Option<T> {
-    T::from_str(name, false).ok()
+fn named<T: DeserializeOwned>(name: &str) -> Option<T> {
+    serde_json::from_value(Value::String(name.into())).ok()
 }
 
 /// `linear`, `linear-T100`, `linear-zero_snr`, …: a schedule and what differs from the usual.

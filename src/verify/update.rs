@@ -45,7 +45,8 @@ impl Update {
         };
         graph.apply_all(Denoise, &[x, f, history, threshold, coefficients, step])?;
         let executable =
-            Executable::new(&store, Plan::new(graph, &device.caps).map_err(crate::gpu::RunError::from)?).block_on()?;
+            Executable::new(&store, Plan::new(graph, &device.caps).map_err(crate::gpu::RunError::from)?)
+                .block_on()?;
         executable.write_u32(step, &[0; STEP_WORDS]);
         Ok(Self { executable, f, coefficients, store })
     }

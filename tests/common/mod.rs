@@ -1,8 +1,21 @@
-//! What the device tests share.
+//! What the tests share.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use inkwash::gpu::{Blocking as _, Choice, Device};
 use inkwash::graph::Kernels;
+use std::fmt::Display;
+use std::io::Write;
 use std::sync::Arc;
+
+/// Says what was not tested and why. The test runner hides what a passing test prints through `println!` and
+/// `eprintln!`, so this writes to standard error itself.
+pub fn skip(why: impl Display) {
+    let thread = std::thread::current();
+    let line = format!("SKIPPED, {}: {why}\n", thread.name().unwrap_or("a test"));
+    // Where nothing can be written, nobody reads.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
 
 /// The device of this machine, or `None`, said aloud, where there is none. With `INKWASH_REQUIRE_DEVICE`
 /// set, as in CI, a missing device is a failure.
@@ -11,7 +24,7 @@ pub fn open_device(kernels: Option<Kernels>) -> Option<Arc<Device>> {
         Ok(device) => Some(device),
         Err(e) => {
             assert!(std::env::var_os("INKWASH_REQUIRE_DEVICE").is_none(), "a device is required: {e}");
-            eprintln!("SKIPPED, no device: {e}");
+            skip(format_args!("no device: {e}"));
             None
         }
     }
