@@ -46,6 +46,7 @@ const LIBRARY: &[Source] = &[
     wgsl!("lib/activation"),
     wgsl!("lib/bias"),
     wgsl!("lib/column_sum"),
+    wgsl!("lib/element"),
     wgsl!("lib/estimate"),
     wgsl!("lib/gemm_tile"),
     wgsl!("lib/in1"),
