@@ -52,6 +52,7 @@ const LIBRARY: &[Source] = &[
     wgsl!("lib/in1"),
     wgsl!("lib/in4"),
     wgsl!("lib/index"),
+    wgsl!("lib/modulated"),
     wgsl!("lib/no_bias"),
     wgsl!("lib/normal"),
     wgsl!("lib/out1"),
@@ -61,6 +62,7 @@ const LIBRARY: &[Source] = &[
     wgsl!("lib/reduce"),
     wgsl!("lib/stream_direct"),
     wgsl!("lib/stream_staged"),
+    wgsl!("lib/unmodulated"),
     wgsl!("lib/vector1"),
     wgsl!("lib/vector4"),
 ];
