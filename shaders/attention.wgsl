@@ -7,8 +7,11 @@
 // Each invocation holds HELD rows of a head in registers and streams all rows of the other side past them,
 // STEP at a time; no two invocations write one result. A workgroup serves one head of one sequence.
 //   forward, backward_query   hold queries (a = q, b = do), stream keys (a = k, b = v)
-//   backward_key              holds keys, streams queries
+//   backward_key              holds keys (a = k, b = v), streams queries (a = q, b = do)
 // HELD x STEP scores share each load: 16 multiply-adds for 8 loads instead of 1 for 2.
+// row_products computes D, one row per invocation.
+//
+// q, k, v, o and their gradients may be stored as f16; L, D and all sums are f32.
 
 #import lib/index
 #import lib/vector4
@@ -17,6 +20,10 @@ const INVOCATIONS: u32 = 8u;
 const HELD: u32 = 4u;
 const STEP: u32 = 4u;
 const HEAD_VECTORS: u32 = 2u; // Vectors in a head: d / WIDTH
+
+// Sides of what is streamed.
+const A: u32 = 0u;
+const B: u32 = 1u;
 
 #import lib/stream_direct
 
@@ -29,97 +36,136 @@ struct Params {
     scale: f32, // 1 / sqrt(d)
 }
 
+struct ProductParams { // row_products
+    length: u32,
+    heads: u32,
+    rows: u32, // batch T heads
+}
+
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> held_a: array<Vector>; // (batch, T, heads, d): q; backward_key: k
-@group(0) @binding(2) var<storage, read> held_b: array<Vector>; // (batch, T, heads, d): do; backward_key: v
-@group(0) @binding(3) var<storage, read> streamed_a: array<Vector>; // (batch, T, heads, d): k; backward_key: q
-@group(0) @binding(4) var<storage, read> streamed_b: array<Vector>; // (batch, T, heads, d): v; backward_key: do
+@group(0) @binding(0) var<uniform> product_params: ProductParams;
+@group(0) @binding(1) var<storage, read> held_a: array<Stored>; // (batch, T, heads, d): q; backward_key: k; row_products: do
+@group(0) @binding(2) var<storage, read> held_b: array<Stored>; // (batch, T, heads, d): do; backward_key: v; row_products: o
+@group(0) @binding(3) var<storage, read> streamed_a: array<Stored>; // (batch, T, heads, d): k; backward_key: q
+@group(0) @binding(4) var<storage, read> streamed_b: array<Stored>; // (batch, T, heads, d): v; backward_key: do
 @group(0) @binding(5) var<storage, read> log_sum_exp: array<f32>; // (batch, heads, T)
 @group(0) @binding(6) var<storage, read> products: array<f32>; // (batch, heads, T): D
-@group(0) @binding(7) var<storage, read_write> result_a: array<Vector>; // (batch, T, heads, d): o, dq or dk
-@group(0) @binding(8) var<storage, read_write> result_b: array<Vector>; // (batch, T, heads, d): dv
+@group(0) @binding(7) var<storage, read_write> result_a: array<Stored>; // (batch, T, heads, d): o, dq or dk
+@group(0) @binding(8) var<storage, read_write> result_b: array<Stored>; // (batch, T, heads, d): dv
 @group(0) @binding(9) var<storage, read_write> statistic: array<f32>; // (batch, heads, T): L or D
 
 // Below every score, and far enough from the largest f32 that differences stay finite.
 const LOWEST: f32 = -1e38;
 
-// The first Vector of a head of a sequence.
-fn head_base(sequence: u32) -> u32 {
-    return sequence / params.heads * params.length * params.row_vectors + sequence % params.heads * HEAD_VECTORS;
+alias Rows = array<Vector, HELD * HEAD_VECTORS>; // [HELD][HEAD_VECTORS]: held rows, or their results
+alias Pairs = array<f32, HELD * STEP>; // [HELD][STEP]: a number for each held and each streamed row
+
+// The head of a sequence that a workgroup serves. Apart from the rows, so that it is plain that all invocations of the
+// workgroup agree on it: they meet at barriers.
+struct Head {
+    sequence: u32, // of (batch, heads)
+    base: u32, // the first Vector of its first row
+}
+
+fn head_of(workgroup: u32) -> Head {
+    let sequence = workgroup / params.chunks;
+    let batch = sequence / params.heads;
+    return Head(sequence, batch * params.length * params.row_vectors + sequence % params.heads * HEAD_VECTORS);
+}
+
+// The first row that an invocation holds.
+fn first_held(workgroup: u32, lane: u32) -> u32 {
+    return (workgroup % params.chunks * INVOCATIONS + lane) * HELD;
 }
 
 // Where a held row begins; rows past the end repeat the last one, and store it again.
-fn held_at(base: u32, row: u32) -> u32 {
-    return base + min(row, params.length - 1u) * params.row_vectors;
+fn held_at(head: Head, row: u32) -> u32 {
+    return head.base + min(row, params.length - 1u) * params.row_vectors;
+}
+
+// Where its L and D are.
+fn statistic_at(head: Head, row: u32) -> u32 {
+    return head.sequence * params.length + min(row, params.length - 1u);
+}
+
+// Products of the held rows with STEP streamed rows of one side, a or b, from row `u` of the tile at `first` on.
+fn dots(held: ptr<function, Rows>, side: u32, base: u32, first: u32, u: u32) -> Pairs {
+    var sums: array<Vector, HELD * STEP>;
+    for (var i = 0u; i < HELD * STEP; i++) {
+        sums[i] = Vector(0.0);
+    }
+    for (var c = 0u; c < HEAD_VECTORS; c++) {
+        for (var j = 0u; j < STEP; j++) {
+            let row = streamed(side, base, first, u + j, c);
+            for (var i = 0u; i < HELD; i++) {
+                sums[i * STEP + j] = fma((*held)[i * HEAD_VECTORS + c], row, sums[i * STEP + j]);
+            }
+        }
+    }
+    var results: Pairs;
+    for (var i = 0u; i < HELD * STEP; i++) {
+        results[i] = horizontal_sum(sums[i]);
+    }
+    return results;
+}
+
+// Adds the same streamed rows to the results of the held ones, with these weights.
+fn add(results: ptr<function, Rows>, weights: ptr<function, Pairs>, side: u32, base: u32, first: u32, u: u32) {
+    for (var c = 0u; c < HEAD_VECTORS; c++) {
+        for (var j = 0u; j < STEP; j++) {
+            let row = streamed(side, base, first, u + j, c);
+            for (var i = 0u; i < HELD; i++) {
+                let at = i * HEAD_VECTORS + c;
+                (*results)[at] = fma(Vector((*weights)[i * STEP + j]), row, (*results)[at]);
+            }
+        }
+    }
 }
 
 @compute @workgroup_size(INVOCATIONS)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let sequence = workgroup_index(group, groups) / params.chunks;
-    if sequence >= params.sequences {
+    let workgroup = workgroup_index(group, groups);
+    let head = head_of(workgroup);
+    if head.sequence >= params.sequences {
         return;
     }
-    let base = head_base(sequence);
-    let first_row = (workgroup_index(group, groups) % params.chunks * INVOCATIONS + lane) * HELD;
-    var q: array<Vector, HELD * HEAD_VECTORS>;
-    var o: array<Vector, HELD * HEAD_VECTORS>;
+    let first_row = first_held(workgroup, lane);
+    var q: Rows;
+    var o: Rows;
     var largest: array<f32, HELD>;
     var sums: array<f32, HELD>;
     for (var i = 0u; i < HELD; i++) {
         for (var c = 0u; c < HEAD_VECTORS; c++) {
-            q[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
-            o[i * HEAD_VECTORS + c] = Vector(0.0);
+            q[i * HEAD_VECTORS + c] = params.scale * Vector(held_a[held_at(head, first_row + i) + c]);
         }
         largest[i] = LOWEST;
-        sums[i] = 0.0;
     }
     for (var first = 0u; first < params.length; first += TILE) {
-        stage(base, first, lane);
+        stage(head.base, first, lane);
         for (var u = 0u; u < TILE; u += STEP) {
             if first + u >= params.length {
                 break;
             }
-            var s: array<Vector, HELD * STEP>;
-            for (var i = 0u; i < HELD * STEP; i++) {
-                s[i] = Vector(0.0);
-            }
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
-                for (var j = 0u; j < STEP; j++) {
-                    let k = stream_a(base, first, u + j, c);
-                    for (var i = 0u; i < HELD; i++) {
-                        s[i * STEP + j] = fma(q[i * HEAD_VECTORS + c], k, s[i * STEP + j]);
-                    }
-                }
-            }
-            var p: array<f32, HELD * STEP>;
-            var shrink: array<f32, HELD>;
+            var p = dots(&q, A, head.base, first, u);
             for (var i = 0u; i < HELD; i++) {
                 var next = largest[i];
                 for (var j = 0u; j < STEP; j++) {
-                    let score = horizontal_sum(s[i * STEP + j]);
-                    p[i * STEP + j] = select(LOWEST, score, first + u + j < params.length);
+                    p[i * STEP + j] = select(LOWEST, p[i * STEP + j], first + u + j < params.length);
                     next = max(next, p[i * STEP + j]);
                 }
-                shrink[i] = exp(largest[i] - next);
+                let shrink = exp(largest[i] - next);
                 largest[i] = next;
-                sums[i] *= shrink[i];
+                sums[i] *= shrink;
+                for (var c = 0u; c < HEAD_VECTORS; c++) {
+                    o[i * HEAD_VECTORS + c] *= shrink;
+                }
                 for (var j = 0u; j < STEP; j++) {
                     p[i * STEP + j] = exp(p[i * STEP + j] - next);
                     sums[i] += p[i * STEP + j];
                 }
             }
-            for (var c = 0u; c < HEAD_VECTORS; c++) {
-                for (var i = 0u; i < HELD; i++) {
-                    o[i * HEAD_VECTORS + c] *= shrink[i];
-                }
-                for (var j = 0u; j < STEP; j++) {
-                    let v = stream_b(base, first, u + j, c);
-                    for (var i = 0u; i < HELD; i++) {
-                        o[i * HEAD_VECTORS + c] = fma(Vector(p[i * STEP + j]), v, o[i * HEAD_VECTORS + c]);
-                    }
-                }
-            }
+            add(&o, &p, B, head.base, first, u);
         }
         release();
     }
@@ -128,90 +174,66 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     for (var i = 0u; i < HELD; i++) {
         for (var c = 0u; c < HEAD_VECTORS; c++) {
-            result_a[held_at(base, first_row + i) + c] = o[i * HEAD_VECTORS + c] / sums[i];
+            result_a[held_at(head, first_row + i) + c] = Stored(o[i * HEAD_VECTORS + c] / sums[i]);
         }
-        statistic[sequence * params.length + min(first_row + i, params.length - 1u)] = largest[i] + log(sums[i]);
+        statistic[statistic_at(head, first_row + i)] = largest[i] + log(sums[i]);
     }
 }
 
-// D[t] = do[t]·o[t]: held_a = do, held_b = o, one row per invocation.
 @compute @workgroup_size(INVOCATIONS)
 fn row_products(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-            @builtin(local_invocation_index) lane: u32) {
-    let row = invocation_index(group, groups, lane, INVOCATIONS); // of (batch, heads, T)
-    if row >= params.sequences * params.length {
+                @builtin(local_invocation_index) lane: u32) {
+    let row = invocation_index(group, groups, lane, INVOCATIONS); // of (batch, T, heads)
+    if row >= product_params.rows {
         return;
     }
-    let at = head_base(row / params.length) + row % params.length * params.row_vectors;
     var sum = Vector(0.0);
     for (var c = 0u; c < HEAD_VECTORS; c++) {
-        sum = fma(held_a[at + c], held_b[at + c], sum);
+        sum = fma(Vector(held_a[row * HEAD_VECTORS + c]), Vector(held_b[row * HEAD_VECTORS + c]), sum);
     }
-    statistic[row] = horizontal_sum(sum);
+    let t = row / product_params.heads; // of (batch, T)
+    let sequence = t / product_params.length * product_params.heads + row % product_params.heads;
+    statistic[sequence * product_params.length + t % product_params.length] = horizontal_sum(sum);
 }
 
 @compute @workgroup_size(INVOCATIONS)
 fn backward_query(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-              @builtin(local_invocation_index) lane: u32) {
-    let sequence = workgroup_index(group, groups) / params.chunks;
-    if sequence >= params.sequences {
+                  @builtin(local_invocation_index) lane: u32) {
+    let workgroup = workgroup_index(group, groups);
+    let head = head_of(workgroup);
+    if head.sequence >= params.sequences {
         return;
     }
-    let base = head_base(sequence);
-    let first_row = (workgroup_index(group, groups) % params.chunks * INVOCATIONS + lane) * HELD;
-    var q: array<Vector, HELD * HEAD_VECTORS>;
-    var d_o: array<Vector, HELD * HEAD_VECTORS>;
-    var dq: array<Vector, HELD * HEAD_VECTORS>;
+    let first_row = first_held(workgroup, lane);
+    var q: Rows;
+    var d_o: Rows;
+    var dq: Rows;
     var l: array<f32, HELD>;
     var d: array<f32, HELD>;
     for (var i = 0u; i < HELD; i++) {
         for (var c = 0u; c < HEAD_VECTORS; c++) {
-        q[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
-        d_o[i * HEAD_VECTORS + c] = held_b[held_at(base, first_row + i) + c];
-        dq[i * HEAD_VECTORS + c] = Vector(0.0);
+            q[i * HEAD_VECTORS + c] = params.scale * Vector(held_a[held_at(head, first_row + i) + c]);
+            d_o[i * HEAD_VECTORS + c] = Vector(held_b[held_at(head, first_row + i) + c]);
         }
-        let row = sequence * params.length + min(first_row + i, params.length - 1u);
-        l[i] = log_sum_exp[row];
-        d[i] = products[row];
+        l[i] = log_sum_exp[statistic_at(head, first_row + i)];
+        d[i] = products[statistic_at(head, first_row + i)];
     }
     for (var first = 0u; first < params.length; first += TILE) {
-        stage(base, first, lane);
+        stage(head.base, first, lane);
         for (var u = 0u; u < TILE; u += STEP) {
-        if first + u >= params.length {
-            break;
-        }
-        var s: array<Vector, HELD * STEP>;
-        var dp: array<Vector, HELD * STEP>;
-        for (var i = 0u; i < HELD * STEP; i++) {
-            s[i] = Vector(0.0);
-            dp[i] = Vector(0.0);
-        }
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
-            for (var j = 0u; j < STEP; j++) {
-                let k = stream_a(base, first, u + j, c);
-                let v = stream_b(base, first, u + j, c);
-                for (var i = 0u; i < HELD; i++) {
-                    s[i * STEP + j] = fma(q[i * HEAD_VECTORS + c], k, s[i * STEP + j]);
-                    dp[i * STEP + j] = fma(d_o[i * HEAD_VECTORS + c], v, dp[i * STEP + j]);
+            if first + u >= params.length {
+                break;
+            }
+            var s = dots(&q, A, head.base, first, u);
+            var dp = dots(&d_o, B, head.base, first, u);
+            var ds: Pairs;
+            for (var i = 0u; i < HELD; i++) {
+                for (var j = 0u; j < STEP; j++) {
+                    let value = exp(s[i * STEP + j] - l[i]) * (dp[i * STEP + j] - d[i]);
+                    ds[i * STEP + j] = select(0.0, value, first + u + j < params.length);
                 }
             }
-        }
-        var ds: array<f32, HELD * STEP>;
-        for (var i = 0u; i < HELD; i++) {
-            for (var j = 0u; j < STEP; j++) {
-                let p = exp(horizontal_sum(s[i * STEP + j]) - l[i]);
-                let value = p * (horizontal_sum(dp[i * STEP + j]) - d[i]);
-                ds[i * STEP + j] = select(0.0, value, first + u + j < params.length);
-            }
-        }
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
-            for (var j = 0u; j < STEP; j++) {
-                let k = stream_a(base, first, u + j, c);
-                for (var i = 0u; i < HELD; i++) {
-                    dq[i * HEAD_VECTORS + c] = fma(Vector(ds[i * STEP + j]), k, dq[i * HEAD_VECTORS + c]);
-                }
-            }
-        }
+            add(&dq, &ds, A, head.base, first, u);
         }
         release();
     }
@@ -220,76 +242,51 @@ fn backward_query(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
     for (var i = 0u; i < HELD; i++) {
         for (var c = 0u; c < HEAD_VECTORS; c++) {
-            result_a[held_at(base, first_row + i) + c] = params.scale * dq[i * HEAD_VECTORS + c];
+            result_a[held_at(head, first_row + i) + c] = Stored(params.scale * dq[i * HEAD_VECTORS + c]);
         }
     }
 }
 
 @compute @workgroup_size(INVOCATIONS)
 fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-            @builtin(local_invocation_index) lane: u32) {
-    let sequence = workgroup_index(group, groups) / params.chunks;
-    if sequence >= params.sequences {
+                @builtin(local_invocation_index) lane: u32) {
+    let workgroup = workgroup_index(group, groups);
+    let head = head_of(workgroup);
+    if head.sequence >= params.sequences {
         return;
     }
-    let base = head_base(sequence);
-    let first_row = (workgroup_index(group, groups) % params.chunks * INVOCATIONS + lane) * HELD;
-    var k: array<Vector, HELD * HEAD_VECTORS>;
-    var v: array<Vector, HELD * HEAD_VECTORS>;
-    var dk: array<Vector, HELD * HEAD_VECTORS>;
-    var dv: array<Vector, HELD * HEAD_VECTORS>;
+    let first_row = first_held(workgroup, lane);
+    var k: Rows;
+    var v: Rows;
+    var dk: Rows;
+    var dv: Rows;
     for (var i = 0u; i < HELD; i++) {
         for (var c = 0u; c < HEAD_VECTORS; c++) {
-        k[i * HEAD_VECTORS + c] = params.scale * held_a[held_at(base, first_row + i) + c];
-        v[i * HEAD_VECTORS + c] = held_b[held_at(base, first_row + i) + c];
-        dk[i * HEAD_VECTORS + c] = Vector(0.0);
-        dv[i * HEAD_VECTORS + c] = Vector(0.0);
+            k[i * HEAD_VECTORS + c] = params.scale * Vector(held_a[held_at(head, first_row + i) + c]);
+            v[i * HEAD_VECTORS + c] = Vector(held_b[held_at(head, first_row + i) + c]);
         }
     }
     for (var first = 0u; first < params.length; first += TILE) {
-        stage(base, first, lane);
+        stage(head.base, first, lane);
         for (var t = 0u; t < TILE; t += STEP) {
-        if first + t >= params.length {
-            break;
-        }
-        var s: array<Vector, HELD * STEP>;
-        var dp: array<Vector, HELD * STEP>;
-        for (var i = 0u; i < HELD * STEP; i++) {
-            s[i] = Vector(0.0);
-            dp[i] = Vector(0.0);
-        }
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
+            if first + t >= params.length {
+                break;
+            }
+            var s = dots(&k, A, head.base, first, t);
+            var dp = dots(&v, B, head.base, first, t);
+            var p: Pairs;
+            var ds: Pairs;
             for (var j = 0u; j < STEP; j++) {
-                let q = stream_a(base, first, t + j, c);
-                let d_o = stream_b(base, first, t + j, c);
+                let l = log_sum_exp[statistic_at(head, first + t + j)];
+                let d = products[statistic_at(head, first + t + j)];
                 for (var i = 0u; i < HELD; i++) {
-                    s[i * STEP + j] = fma(k[i * HEAD_VECTORS + c], q, s[i * STEP + j]);
-                    dp[i * STEP + j] = fma(v[i * HEAD_VECTORS + c], d_o, dp[i * STEP + j]);
+                    let value = exp(s[i * STEP + j] - l);
+                    p[i * STEP + j] = select(0.0, value, first + t + j < params.length);
+                    ds[i * STEP + j] = p[i * STEP + j] * (dp[i * STEP + j] - d);
                 }
             }
-        }
-        var p: array<f32, HELD * STEP>;
-        var ds: array<f32, HELD * STEP>;
-        for (var j = 0u; j < STEP; j++) {
-            let row = sequence * params.length + min(first + t + j, params.length - 1u);
-            let l = log_sum_exp[row];
-            let d = products[row];
-            for (var i = 0u; i < HELD; i++) {
-                let value = exp(horizontal_sum(s[i * STEP + j]) - l);
-                p[i * STEP + j] = select(0.0, value, first + t + j < params.length);
-                ds[i * STEP + j] = p[i * STEP + j] * (horizontal_sum(dp[i * STEP + j]) - d);
-            }
-        }
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
-            for (var j = 0u; j < STEP; j++) {
-                let q = stream_a(base, first, t + j, c);
-                let d_o = stream_b(base, first, t + j, c);
-                for (var i = 0u; i < HELD; i++) {
-                    dk[i * HEAD_VECTORS + c] = fma(Vector(ds[i * STEP + j]), q, dk[i * HEAD_VECTORS + c]);
-                    dv[i * HEAD_VECTORS + c] = fma(Vector(p[i * STEP + j]), d_o, dv[i * HEAD_VECTORS + c]);
-                }
-            }
-        }
+            add(&dk, &ds, A, head.base, first, t);
+            add(&dv, &p, B, head.base, first, t);
         }
         release();
     }
@@ -298,8 +295,8 @@ fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     }
     for (var i = 0u; i < HELD; i++) {
         for (var c = 0u; c < HEAD_VECTORS; c++) {
-            result_a[held_at(base, first_row + i) + c] = params.scale * dk[i * HEAD_VECTORS + c];
-            result_b[held_at(base, first_row + i) + c] = dv[i * HEAD_VECTORS + c];
+            result_a[held_at(head, first_row + i) + c] = Stored(params.scale * dk[i * HEAD_VECTORS + c]);
+            result_b[held_at(head, first_row + i) + c] = Stored(dv[i * HEAD_VECTORS + c]);
         }
     }
 }

@@ -9,6 +9,8 @@
 // The matrices of a few sequences and heads at a time are in scratch memory. One invocation per tile of
 // ROWS x COLUMNS results (softmax: per row). A tile that hangs over an edge computes and stores its last row or
 // column again: a branch around every store makes the whole kernel three times slower on lavapipe.
+//
+// q, k, v, o and their gradients may be stored as f16; the matrices, L, D and all sums are f32.
 
 #import lib/index
 #import lib/in4
@@ -18,6 +20,8 @@ const ROWS: u32 = 8u;
 const COLUMNS: u32 = 4u; // weighted_sum: In vectors
 const STEP: u32 = 4u; // weighted_sum: terms taken at once; CPU registers hold few of the 64 sums at a time
 
+const TRANSPOSED: bool = false; // weighted_sum: m[r,j] lies at [j][r]
+
 struct Params {
     length: u32, // T
     heads: u32,
@@ -25,23 +29,28 @@ struct Params {
     first: u32, // of (batch, heads): the first whose matrix is in memory
     sequences: u32, // how many are
     factor: f32,
-    row_stride: u32, // weighted_sum: elements from m[r,j] to m[r+1,j]
-    column_stride: u32,
+}
+
+struct SoftmaxParams { // softmax
+    length: u32,
+    first: u32,
+    sequences: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<In>; // (batch, T, heads, d)
-@group(0) @binding(2) var<storage, read> k: array<In>; // (batch, T, heads, d)
-@group(0) @binding(3) var<storage, read> v: array<In>; // (batch, T, heads, d)
-@group(0) @binding(4) var<storage, read> d_o: array<In>; // (batch, T, heads, d)
+@group(0) @binding(0) var<uniform> softmax_params: SoftmaxParams;
+@group(0) @binding(1) var<storage, read> q: array<StoredIn>; // (batch, T, heads, d)
+@group(0) @binding(2) var<storage, read> k: array<StoredIn>; // (batch, T, heads, d)
+@group(0) @binding(3) var<storage, read> v: array<StoredIn>; // (batch, T, heads, d)
+@group(0) @binding(4) var<storage, read> d_o: array<StoredIn>; // (batch, T, heads, d)
 @group(0) @binding(5) var<storage, read> log_sum_exp: array<f32>; // (batch, heads, T): L
 @group(0) @binding(6) var<storage, read> products: array<f32>; // (batch, heads, T): D
 @group(0) @binding(7) var<storage, read_write> p: array<f32>; // [sequences][T][T]
 @group(0) @binding(8) var<storage, read_write> ds: array<f32>; // [sequences][T][T]
 @group(0) @binding(9) var<storage, read_write> statistic: array<f32>; // (batch, heads, T): L
-@group(0) @binding(10) var<storage, read> m: array<f32>; // [sequences][T][T] by strides
-@group(0) @binding(11) var<storage, read> x: array<In>; // (batch, T, heads, d)
-@group(0) @binding(12) var<storage, read_write> y: array<In>; // (batch, T, heads, d)
+@group(0) @binding(10) var<storage, read> m: array<f32>; // [sequences][T][T]
+@group(0) @binding(11) var<storage, read> x: array<StoredIn>; // (batch, T, heads, d)
+@group(0) @binding(12) var<storage, read_write> y: array<StoredIn>; // (batch, T, heads, d)
 
 struct Tile {
     sequence: u32, // from 0: its place in scratch memory
@@ -86,10 +95,10 @@ fn scores(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
     for (var c = 0u; c < params.head_vectors; c++) {
         var a: array<In, ROWS>;
         for (var i = 0u; i < ROWS; i++) {
-            a[i] = q[row[i] + c];
+            a[i] = In(q[row[i] + c]);
         }
         for (var j = 0u; j < COLUMNS; j++) {
-            let b = k[column[j] + c];
+            let b = In(k[column[j] + c]);
             for (var i = 0u; i < ROWS; i++) {
                 for (var e = 0u; e < IN_WIDTH; e++) {
                     let at = i * COLUMNS + j;
@@ -110,24 +119,24 @@ fn scores(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
 fn softmax(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let row = invocation_index(group, groups, lane, INVOCATIONS); // of [sequences][T]
-    if row >= params.sequences * params.length {
+    if row >= softmax_params.sequences * softmax_params.length {
         return;
     }
-    let first = row * params.length;
+    let first = row * softmax_params.length;
     var largest = p[first];
-    for (var u = 1u; u < params.length; u++) {
+    for (var u = 1u; u < softmax_params.length; u++) {
         largest = max(largest, p[first + u]);
     }
     var sum = 0.0;
-    for (var u = 0u; u < params.length; u++) {
+    for (var u = 0u; u < softmax_params.length; u++) {
         let value = exp(p[first + u] - largest);
         p[first + u] = value;
         sum += value;
     }
-    for (var u = 0u; u < params.length; u++) {
+    for (var u = 0u; u < softmax_params.length; u++) {
         p[first + u] /= sum;
     }
-    statistic[params.first * params.length + row] = largest + log(sum);
+    statistic[softmax_params.first * softmax_params.length + row] = largest + log(sum);
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -155,12 +164,12 @@ fn gradients(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
         var a: array<In, ROWS>;
         var b: array<In, ROWS>;
         for (var i = 0u; i < ROWS; i++) {
-            a[i] = q[row[i] + c];
-            b[i] = d_o[row[i] + c];
+            a[i] = In(q[row[i] + c]);
+            b[i] = In(d_o[row[i] + c]);
         }
         for (var j = 0u; j < COLUMNS; j++) {
-            let key = k[column[j] + c];
-            let value = v[column[j] + c];
+            let key = In(k[column[j] + c]);
+            let value = In(v[column[j] + c]);
             for (var i = 0u; i < ROWS; i++) {
                 for (var e = 0u; e < IN_WIDTH; e++) {
                     let at = i * COLUMNS + j;
@@ -193,9 +202,11 @@ fn weighted_sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     var row: array<u32, ROWS>;
     var column: array<u32, COLUMNS>;
     var sums: array<In, ROWS * COLUMNS>;
+    let row_stride = select(params.length, 1u, TRANSPOSED);
+    let column_stride = select(1u, params.length, TRANSPOSED);
     for (var i = 0u; i < ROWS; i++) {
         let r = min(tile.row + i, params.length - 1u);
-        row[i] = tile.sequence * params.length * params.length + r * params.row_stride;
+        row[i] = tile.sequence * params.length * params.length + r * row_stride;
     }
     for (var j = 0u; j < COLUMNS; j++) {
         column[j] = min(tile.column + j, params.head_vectors - 1u);
@@ -208,13 +219,13 @@ fn weighted_sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
         for (var s = 0u; s < STEP; s++) {
             let at = row_at(tile.sequence, first + s);
             for (var j = 0u; j < COLUMNS; j++) {
-                terms[s * COLUMNS + j] = select(In(0.0), x[at + column[j]], first + s < params.length);
+                terms[s * COLUMNS + j] = select(In(0.0), In(x[at + column[j]]), first + s < params.length);
             }
         }
         for (var i = 0u; i < ROWS; i++) {
             var weights: array<f32, STEP>;
             for (var s = 0u; s < STEP; s++) {
-                weights[s] = m[row[i] + min(first + s, params.length - 1u) * params.column_stride];
+                weights[s] = m[row[i] + min(first + s, params.length - 1u) * column_stride];
             }
             for (var j = 0u; j < COLUMNS; j++) {
                 for (var s = 0u; s < STEP; s++) {
@@ -226,7 +237,7 @@ fn weighted_sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     }
     for (var i = 0u; i < ROWS; i++) {
         for (var j = 0u; j < COLUMNS; j++) {
-            y[row_at(tile.sequence, tile.row + i) + column[j]] = params.factor * sums[i * COLUMNS + j];
+            y[row_at(tile.sequence, tile.row + i) + column[j]] = StoredIn(params.factor * sums[i * COLUMNS + j]);
         }
     }
 }

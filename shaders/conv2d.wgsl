@@ -15,6 +15,8 @@
 // Tiles and lines are arrays of registers only if every loop over them is unrolled. Mesa unrolls a loop
 // of any size if it indexes an array of exactly as many elements by the loop's own variable; hence the
 // order of loops and the copies in `weight` and `line` below (without: 7 GFLOP/s where this has 20).
+//
+// x, w, y and their gradients dx and dy may be stored as f16; b, dw and all sums are f32.
 
 #import lib/index
 #import lib/in4
@@ -36,29 +38,46 @@ struct Params {
     out_height: u32,
     out_width: u32,
     out_vectors: u32, // Co / OUT_WIDTH
-    rows_per_split: u32, // rows of dy, of which there are batch out_height, in each part of backward_weight
+}
+
+struct WeightParams { // backward_weight
+    batch: u32,
+    height: u32,
+    width: u32,
+    in_vectors: u32,
+    out_height: u32,
+    out_width: u32,
+    out_vectors: u32,
+    rows_per_split: u32, // rows of dy, of which there are batch out_height, in each part of the sum
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<In>; // (batch, height, width, in_vectors)
-@group(0) @binding(2) var<storage, read> w: array<Out>; // (KERNEL, KERNEL, in_vectors IN_WIDTH, out_vectors)
+@group(0) @binding(0) var<uniform> weight_params: WeightParams;
+@group(0) @binding(1) var<storage, read> x: array<StoredIn>; // (batch, height, width, in_vectors)
+@group(0) @binding(2) var<storage, read> w: array<StoredOut>; // (KERNEL, KERNEL, in_vectors IN_WIDTH, out_vectors)
 @group(0) @binding(3) var<storage, read> b: array<Out>; // (out_vectors)
-@group(0) @binding(4) var<storage, read_write> y: array<Out>; // (batch, out_height, out_width, out_vectors)
-@group(0) @binding(5) var<storage, read> dy: array<Out>; // as y
-@group(0) @binding(6) var<storage, read_write> dx: array<f32>; // (batch, height, width, in_vectors IN_WIDTH)
+@group(0) @binding(4) var<storage, read_write> y: array<StoredOut>; // (batch, out_height, out_width, out_vectors)
+@group(0) @binding(5) var<storage, read> dy: array<StoredOut>; // as y
+@group(0) @binding(6) var<storage, read_write> dx: array<Element>; // (batch, height, width, in_vectors IN_WIDTH)
 @group(0) @binding(7) var<storage, read_write> dw: array<Out>; // (splits,) then as w
 
-fn load_x(n: u32, iy: u32, ix: u32, c: u32) -> In {
+struct Pictures {
+    height: u32,
+    width: u32,
+    vectors: u32,
+}
+
+fn load_x(size: Pictures, n: u32, iy: u32, ix: u32, c: u32) -> In {
     // Negative positions have wrapped around to large ones, here and in load_dy.
-    let inside = iy < params.height && ix < params.width;
-    let at = ((n * params.height + iy) * params.width + ix) * params.in_vectors + c;
-    return select(In(), x[select(0u, at, inside)], inside);
+    let inside = iy < size.height && ix < size.width;
+    let at = ((n * size.height + iy) * size.width + ix) * size.vectors + c;
+    return select(In(), In(x[select(0u, at, inside)]), inside);
 }
 
 fn load_dy(n: u32, oy: u32, ox: u32, c: u32) -> Out {
     let inside = oy < params.out_height && ox < params.out_width;
     let at = ((n * params.out_height + oy) * params.out_width + ox) * params.out_vectors + c;
-    return select(Out(), dy[select(0u, at, inside)], inside);
+    return select(Out(), Out(dy[select(0u, at, inside)]), inside);
 }
 
 // Columns of x under a row of the tile.
@@ -81,6 +100,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         return;
     }
 
+    let size = Pictures(params.height, params.width, params.in_vectors);
     var sum: array<array<array<Out, TILE_CHANNELS>, TILE_COLUMNS>, TILE_ROWS>;
     for (var ky = 0u; ky < KERNEL; ky++) {
         for (var c = 0u; c < params.in_vectors; c++) {
@@ -89,14 +109,14 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
                 for (var k = 0u; k < IN_WIDTH; k++) {
                     let row = (((ky * KERNEL + kx) * params.in_vectors + c) * IN_WIDTH + k) * params.out_vectors;
                     for (var o = 0u; o < TILE_CHANNELS; o++) {
-                        weight[kx][k][o] = w[row + min(channel + o, params.out_vectors - 1u)];
+                        weight[kx][k][o] = Out(w[row + min(channel + o, params.out_vectors - 1u)]);
                     }
                 }
             }
             for (var r = 0u; r < TILE_ROWS; r++) {
                 var line: array<In, SPAN>;
                 for (var j = 0u; j < SPAN; j++) {
-                    line[j] = load_x(n, (oy + r) * STRIDE + ky - PADDING, ox * STRIDE + j - PADDING, c);
+                    line[j] = load_x(size, n, (oy + r) * STRIDE + ky - PADDING, ox * STRIDE + j - PADDING, c);
                 }
                 for (var j = 0u; j < SPAN; j++) {
                     for (var kx = 0u; kx < KERNEL; kx++) {
@@ -122,7 +142,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
                 for (var j = 0u; j < TILE_COLUMNS; j++) {
                     if oy + r < params.out_height && ox + j < params.out_width {
                         let row = (n * params.out_height + oy + r) * params.out_width + ox + j;
-                        y[row * params.out_vectors + channel + o] = bias + sum[r][j][o];
+                        y[row * params.out_vectors + channel + o] = StoredOut(bias + sum[r][j][o]);
                     }
                 }
             }
@@ -161,7 +181,7 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
                 for (var o = 0u; o < TILE_CHANNELS; o++) {
                     let input = (ky * KERNEL + kx) * params.in_vectors + min(channel + o, params.in_vectors - 1u);
                     for (var k = 0u; k < IN_WIDTH; k++) {
-                        weight[kx][o][k] = w[(input * IN_WIDTH + k) * params.out_vectors + c];
+                        weight[kx][o][k] = Out(w[(input * IN_WIDTH + k) * params.out_vectors + c]);
                     }
                 }
             }
@@ -192,7 +212,7 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
                 if channel + o < params.in_vectors && iy + r * STRIDE < params.height && ix + j < params.width {
                     let row = (n * params.height + iy + r * STRIDE) * params.width + ix + j;
                     for (var k = 0u; k < IN_WIDTH; k++) {
-                        dx[(row * params.in_vectors + channel + o) * IN_WIDTH + k] = sum[r][j][o][k];
+                        dx[(row * params.in_vectors + channel + o) * IN_WIDTH + k] = Element(sum[r][j][o][k]);
                     }
                 }
             }
@@ -206,42 +226,43 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
 @compute @workgroup_size(INVOCATIONS)
 fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                    @builtin(local_invocation_index) lane: u32) {
-    let tiles = (params.out_vectors + TILE_CHANNELS - 1u) / TILE_CHANNELS;
+    let tiles = (weight_params.out_vectors + TILE_CHANNELS - 1u) / TILE_CHANNELS;
     var i = invocation_index(group, groups, lane, INVOCATIONS);
     let channel = i % tiles * TILE_CHANNELS;
     i /= tiles;
-    let c = i % params.in_vectors;
-    let split = i / params.in_vectors;
-    let rows = params.batch * params.out_height;
-    let start = split * params.rows_per_split;
+    let c = i % weight_params.in_vectors;
+    let split = i / weight_params.in_vectors;
+    let rows = weight_params.batch * weight_params.out_height;
+    let start = split * weight_params.rows_per_split;
     if start >= rows {
         return;
     }
 
+    let size = Pictures(weight_params.height, weight_params.width, weight_params.in_vectors);
     var sum: array<array<array<array<Out, TILE_CHANNELS>, IN_WIDTH>, KERNEL>, KERNEL>;
-    let end = min(start + params.rows_per_split, rows);
+    let end = min(start + weight_params.rows_per_split, rows);
     for (var row = start; row < end; row++) {
-        let n = row / params.out_height;
-        let iy = row % params.out_height * STRIDE - PADDING;
+        let n = row / weight_params.out_height;
+        let iy = row % weight_params.out_height * STRIDE - PADDING;
         var window: array<array<In, KERNEL>, KERNEL>;
         for (var ky = 0u; ky < KERNEL; ky++) {
             for (var kx = STRIDE; kx < KERNEL; kx++) {
-                window[ky][kx] = load_x(n, iy + ky, kx - STRIDE - PADDING, c);
+                window[ky][kx] = load_x(size, n, iy + ky, kx - STRIDE - PADDING, c);
             }
         }
-        for (var ox = 0u; ox < params.out_width; ox++) {
+        for (var ox = 0u; ox < weight_params.out_width; ox++) {
             for (var ky = 0u; ky < KERNEL; ky++) {
                 for (var kx = 0u; kx < KERNEL; kx++) {
                     if kx + STRIDE < KERNEL {
                         window[ky][kx] = window[ky][kx + STRIDE];
                     } else {
-                        window[ky][kx] = load_x(n, iy + ky, ox * STRIDE + kx - PADDING, c);
+                        window[ky][kx] = load_x(size, n, iy + ky, ox * STRIDE + kx - PADDING, c);
                     }
                 }
             }
             for (var o = 0u; o < TILE_CHANNELS; o++) {
-                let at = (row * params.out_width + ox) * params.out_vectors;
-                let d = dy[at + min(channel + o, params.out_vectors - 1u)];
+                let at = (row * weight_params.out_width + ox) * weight_params.out_vectors;
+                let d = Out(dy[at + min(channel + o, weight_params.out_vectors - 1u)]);
                 for (var ky = 0u; ky < KERNEL; ky++) {
                     for (var kx = 0u; kx < KERNEL; kx++) {
                         for (var k = 0u; k < IN_WIDTH; k++) {
@@ -254,12 +275,12 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     }
 
     for (var o = 0u; o < TILE_CHANNELS; o++) {
-        if channel + o < params.out_vectors {
+        if channel + o < weight_params.out_vectors {
             for (var ky = 0u; ky < KERNEL; ky++) {
                 for (var kx = 0u; kx < KERNEL; kx++) {
                     for (var k = 0u; k < IN_WIDTH; k++) {
-                        let input = (((split * KERNEL + ky) * KERNEL + kx) * params.in_vectors + c) * IN_WIDTH + k;
-                        dw[input * params.out_vectors + channel + o] = sum[ky][kx][k][o];
+                        let input = (((split * KERNEL + ky) * KERNEL + kx) * weight_params.in_vectors + c) * IN_WIDTH + k;
+                        dw[input * weight_params.out_vectors + channel + o] = sum[ky][kx][k][o];
                     }
                 }
             }

@@ -8,10 +8,13 @@
 //                      rows (ky, kx, ci), depth p = (batch, oy, ox)
 
 #import lib/index
+#import lib/element
 #import lib/gemm_tile
 #import lib/bias
 
 const PASS: u32 = 0u;
+
+alias Result = Element; // f32 in pass 2: sums over pixels
 
 struct Params {
     rows: u32,
@@ -23,19 +26,17 @@ struct Params {
     width: u32,
     out_height: u32,
     out_width: u32,
-    in_channels: u32,
-    out_channels: u32,
+    channels: u32, // of a
     kernel: u32,
     stride: u32,
-    pad_top: u32,
-    pad_left: u32,
+    padding: u32, // at the top and at the left
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>; // x (batch, height, width, in) or dy (batch, out height, out width, out)
-@group(0) @binding(2) var<storage, read> b: array<f32>; // w (kernel, kernel, in, out) or dy
+@group(0) @binding(1) var<storage, read> a: array<Element>; // x (batch, height, width, in) or dy (batch, out height, out width, out)
+@group(0) @binding(2) var<storage, read> b: array<Element>; // w (kernel, kernel, in, out) or dy
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // (out)
-@group(0) @binding(4) var<storage, read_write> c: array<f32>; // [splits][rows][columns]
+@group(0) @binding(4) var<storage, read_write> c: array<Result>; // [splits][rows][columns]
 
 // (batch, y, x) of a pixel of a picture.
 fn pixel(index: u32, height: u32, width: u32) -> vec3<u32> {
@@ -44,60 +45,60 @@ fn pixel(index: u32, height: u32, width: u32) -> vec3<u32> {
 }
 
 // (ky, kx, channel) of an element of a patch.
-fn tap(index: u32, channels: u32) -> vec3<u32> {
-    let position = index / channels;
-    return vec3<u32>(position / params.kernel, position % params.kernel, index % channels);
+fn tap(index: u32) -> vec3<u32> {
+    let position = index / params.channels;
+    return vec3<u32>(position / params.kernel, position % params.kernel, index % params.channels);
 }
 
 // x[s p + k - pad, ci], zero outside the picture.
 fn x_at(p: vec3<u32>, k: vec3<u32>) -> f32 {
     // Above and left of the picture these wrap round to huge numbers, which the comparison refuses too.
-    let y = p.y * params.stride + k.x - params.pad_top;
-    let x = p.z * params.stride + k.y - params.pad_left;
+    let y = p.y * params.stride + k.x - params.padding;
+    let x = p.z * params.stride + k.y - params.padding;
     if y >= params.height || x >= params.width {
         return 0.0;
     }
-    return a[((p.x * params.height + y) * params.width + x) * params.in_channels + k.z];
+    return f32(a[((p.x * params.height + y) * params.width + x) * params.channels + k.z]);
 }
 
 // dy[(q + pad - k) / s, co], zero where s does not divide and outside the picture.
 fn dy_at(q: vec3<u32>, k: vec3<u32>) -> f32 {
-    let y = q.y + params.pad_top - k.x;
-    let x = q.z + params.pad_left - k.y;
+    let y = q.y + params.padding - k.x;
+    let x = q.z + params.padding - k.y;
     let oy = y / params.stride;
     let ox = x / params.stride;
     // A negative difference wraps round to nearly 2^32, and even its quotient is refused.
     if oy >= params.out_height || ox >= params.out_width || oy * params.stride != y || ox * params.stride != x {
         return 0.0;
     }
-    return a[((q.x * params.out_height + oy) * params.out_width + ox) * params.out_channels + k.z];
+    return f32(a[((q.x * params.out_height + oy) * params.out_width + ox) * params.channels + k.z]);
 }
 
 fn load_a(m: u32, k: u32) -> f32 {
     switch PASS {
         case 0u: {
-            return x_at(pixel(m, params.out_height, params.out_width), tap(k, params.in_channels));
+            return x_at(pixel(m, params.out_height, params.out_width), tap(k));
         }
         case 1u: {
-            return dy_at(pixel(m, params.height, params.width), tap(k, params.out_channels));
+            return dy_at(pixel(m, params.height, params.width), tap(k));
         }
         default: {
-            return x_at(pixel(k, params.out_height, params.out_width), tap(m, params.in_channels));
+            return x_at(pixel(k, params.out_height, params.out_width), tap(m));
         }
     }
 }
 
 fn load_b(k: u32, n: u32) -> f32 {
     if PASS == 1u {
-        let t = tap(k, params.out_channels);
+        let t = tap(k);
         let position = t.x * params.kernel + t.y;
-        return b[(position * params.in_channels + n) * params.out_channels + t.z];
+        return f32(b[(position * params.columns + n) * params.channels + t.z]);
     }
-    return b[k * params.columns + n];
+    return f32(b[k * params.columns + n]);
 }
 
 fn store_c(split: u32, m: u32, n: u32, value: f32) {
-    c[(split * params.rows + m) * params.columns + n] = initial(n) + value;
+    c[(split * params.rows + m) * params.columns + n] = Result(initial(n) + value);
 }
 
 @compute @workgroup_size(INVOCATIONS)

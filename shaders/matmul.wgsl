@@ -5,6 +5,8 @@
 //
 // One invocation per tile of ROWS x COLUMNS results. A tile that hangs over an edge computes and stores its
 // last row or column again: a branch around every store costs more on lavapipe.
+//
+// x, w, y and their gradients dx and dy may be stored as f16; b, dw and all sums are f32.
 
 #import lib/index
 #import lib/in4
@@ -19,17 +21,24 @@ struct Params {
     rows: u32, // m
     inputs: u32, // k, in In vectors
     outputs: u32, // n, in Out vectors
+}
+
+struct WeightParams { // backward_weight
+    rows: u32,
+    inputs: u32,
+    outputs: u32,
     splits: u32,
     split_rows: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<In>; // [rows][inputs]
-@group(0) @binding(2) var<storage, read> w: array<Out>; // [inputs IN_WIDTH][outputs]
+@group(0) @binding(0) var<uniform> weight_params: WeightParams;
+@group(0) @binding(1) var<storage, read> x: array<StoredIn>; // [rows][inputs]
+@group(0) @binding(2) var<storage, read> w: array<StoredOut>; // [inputs IN_WIDTH][outputs]
 @group(0) @binding(3) var<storage, read> b: array<Out>; // [outputs]
-@group(0) @binding(4) var<storage, read_write> y: array<Out>; // [rows][outputs]
-@group(0) @binding(5) var<storage, read> dy: array<Out>; // [rows][outputs]
-@group(0) @binding(6) var<storage, read_write> dx: array<f32>; // [rows][inputs IN_WIDTH]
+@group(0) @binding(4) var<storage, read_write> y: array<StoredOut>; // [rows][outputs]
+@group(0) @binding(5) var<storage, read> dy: array<StoredOut>; // [rows][outputs]
+@group(0) @binding(6) var<storage, read_write> dx: array<Element>; // [rows][inputs IN_WIDTH]
 @group(0) @binding(7) var<storage, read_write> dw: array<Out>; // [splits][inputs IN_WIDTH][outputs]
 
 @compute @workgroup_size(INVOCATIONS)
@@ -58,11 +67,11 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         var weights: array<Out, IN_WIDTH * COLUMNS>; // [IN_WIDTH][COLUMNS]
         for (var c = 0u; c < IN_WIDTH; c++) {
             for (var j = 0u; j < COLUMNS; j++) {
-                weights[c * COLUMNS + j] = w[(k * IN_WIDTH + c) * params.outputs + column[j]];
+                weights[c * COLUMNS + j] = Out(w[(k * IN_WIDTH + c) * params.outputs + column[j]]);
             }
         }
         for (var i = 0u; i < ROWS; i++) {
-            let a = x[row[i] + k];
+            let a = In(x[row[i] + k]);
             for (var j = 0u; j < COLUMNS; j++) {
                 // All terms of one sum in a row: CPU registers hold few of the 64 sums at a time.
                 for (var c = 0u; c < IN_WIDTH; c++) {
@@ -74,7 +83,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     for (var i = 0u; i < ROWS; i++) {
         for (var j = 0u; j < COLUMNS; j++) {
-            y[min(first_row + i, params.rows - 1u) * params.outputs + column[j]] = sums[i * COLUMNS + j];
+            y[min(first_row + i, params.rows - 1u) * params.outputs + column[j]] = StoredOut(sums[i * COLUMNS + j]);
         }
     }
 }
@@ -105,10 +114,10 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     for (var n = 0u; n < params.outputs; n++) {
         var a: array<Out, ROWS>;
         for (var i = 0u; i < ROWS; i++) {
-            a[i] = dy[row[i] + n];
+            a[i] = Out(dy[row[i] + n]);
         }
         for (var j = 0u; j < COLUMNS; j++) {
-            let weight = w[column[j] + n];
+            let weight = Out(w[column[j] + n]);
             for (var i = 0u; i < ROWS; i++) {
                 for (var c = 0u; c < OUT_WIDTH; c++) {
                     sums[i * COLUMNS + j] =
@@ -119,7 +128,8 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
     for (var i = 0u; i < ROWS; i++) {
         for (var j = 0u; j < COLUMNS; j++) {
-            dx[min(first_row + i, params.rows - 1u) * inputs + min(first_column + j, inputs - 1u)] = sums[i * COLUMNS + j];
+            let at = min(first_row + i, params.rows - 1u) * inputs + min(first_column + j, inputs - 1u);
+            dx[at] = Element(sums[i * COLUMNS + j]);
         }
     }
 }
@@ -128,40 +138,41 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
 fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                    @builtin(local_invocation_index) lane: u32) {
     let index = invocation_index(group, groups, lane, INVOCATIONS);
-    let tiles_n = (params.outputs + COLUMNS - 1u) / COLUMNS;
-    let tiles = (params.inputs + ROWS - 1u) / ROWS * tiles_n;
+    let tiles_n = (weight_params.outputs + COLUMNS - 1u) / COLUMNS;
+    let tiles = (weight_params.inputs + ROWS - 1u) / ROWS * tiles_n;
     let split = index / tiles;
     let first_input = index % tiles / tiles_n * ROWS;
     let first_column = index % tiles % tiles_n * COLUMNS;
-    if split >= params.splits {
+    if split >= weight_params.splits {
         return;
     }
     var input: array<u32, ROWS>;
     var column: array<u32, COLUMNS>;
     var sums: array<Out, ROWS * IN_WIDTH * COLUMNS>; // [ROWS][IN_WIDTH][COLUMNS]
     for (var j = 0u; j < COLUMNS; j++) {
-        column[j] = min(first_column + j, params.outputs - 1u);
+        column[j] = min(first_column + j, weight_params.outputs - 1u);
     }
     for (var i = 0u; i < ROWS; i++) {
-        input[i] = min(first_input + i, params.inputs - 1u);
+        input[i] = min(first_input + i, weight_params.inputs - 1u);
     }
     for (var i = 0u; i < ROWS * IN_WIDTH * COLUMNS; i++) {
         sums[i] = Out(0.0);
     }
-    let last = min((split + 1u) * params.split_rows, params.rows);
-    for (var first = split * params.split_rows; first < last; first += STEP) {
+    let last = min((split + 1u) * weight_params.split_rows, weight_params.rows);
+    for (var first = split * weight_params.split_rows; first < last; first += STEP) {
         var d: array<Out, STEP * COLUMNS>; // [STEP][COLUMNS]
         var m: array<u32, STEP>;
         for (var s = 0u; s < STEP; s++) {
             m[s] = min(first + s, last - 1u);
             for (var j = 0u; j < COLUMNS; j++) {
-                d[s * COLUMNS + j] = select(Out(0.0), dy[m[s] * params.outputs + column[j]], first + s < last);
+                let value = Out(dy[m[s] * weight_params.outputs + column[j]]);
+                d[s * COLUMNS + j] = select(Out(0.0), value, first + s < last);
             }
         }
         for (var i = 0u; i < ROWS; i++) {
             var a: array<In, STEP>;
             for (var s = 0u; s < STEP; s++) {
-                a[s] = x[m[s] * params.inputs + input[i]];
+                a[s] = In(x[m[s] * weight_params.inputs + input[i]]);
             }
             for (var c = 0u; c < IN_WIDTH; c++) {
                 for (var j = 0u; j < COLUMNS; j++) {
@@ -176,8 +187,8 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     for (var i = 0u; i < ROWS; i++) {
         for (var c = 0u; c < IN_WIDTH; c++) {
             for (var j = 0u; j < COLUMNS; j++) {
-                let k = (split * params.inputs + input[i]) * IN_WIDTH + c;
-                dw[k * params.outputs + column[j]] = sums[(i * IN_WIDTH + c) * COLUMNS + j];
+                let k = (split * weight_params.inputs + input[i]) * IN_WIDTH + c;
+                dw[k * weight_params.outputs + column[j]] = sums[(i * IN_WIDTH + c) * COLUMNS + j];
             }
         }
     }

@@ -6,8 +6,11 @@
 //   backward_weight  a = x transposed      b = dy (rows, N)        c = partial sums over ranges of rows
 
 #import lib/index
+#import lib/element
 #import lib/gemm_tile
 #import lib/bias
+
+alias Result = Element; // f32 where c holds sums that are not activations: backward_weight
 
 struct Params {
     rows: u32,
@@ -22,21 +25,21 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>; // [rows][depth] by strides
-@group(0) @binding(2) var<storage, read> b: array<f32>; // [depth][columns] by strides
+@group(0) @binding(1) var<storage, read> a: array<Element>; // [rows][depth] by strides
+@group(0) @binding(2) var<storage, read> b: array<Element>; // [depth][columns] by strides
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [columns]
-@group(0) @binding(4) var<storage, read_write> c: array<f32>; // [splits][rows][columns]
+@group(0) @binding(4) var<storage, read_write> c: array<Result>; // [splits][rows][columns]
 
 fn load_a(m: u32, k: u32) -> f32 {
-    return a[m * params.a_row + k * params.a_column];
+    return f32(a[m * params.a_row + k * params.a_column]);
 }
 
 fn load_b(k: u32, n: u32) -> f32 {
-    return b[k * params.b_row + n * params.b_column];
+    return f32(b[k * params.b_row + n * params.b_column]);
 }
 
 fn store_c(split: u32, m: u32, n: u32, value: f32) {
-    c[(split * params.rows + m) * params.columns + n] = initial(n) + value;
+    c[(split * params.rows + m) * params.columns + n] = Result(initial(n) + value);
 }
 
 @compute @workgroup_size(INVOCATIONS)

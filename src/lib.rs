@@ -13,8 +13,9 @@
 //! - [`data`]: pictures in. [`io`]: files in and out. [`model`]: trained networks on disk.
 //! - [`train`]: the two graphs of a step, the loop, checkpoints. [`sample`]: the denoising loop.
 //! - [`check`]: proof of the operators. [`verify`]: proof of the whole against PyTorch's numbers. [`bench`](mod@bench): their speed.
-//! - [`lab`]: the article's experiments.
-//! - [`cli`]: one file per command.
+//! - [`lab`]: the article's experiments (feature `charts`).
+//! - [`cli`]: one file per command (feature `cli`, which brings `charts` along). Only it prints, reads flags or catches
+//!   signals.
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod bench;

@@ -7,7 +7,7 @@
 // The importing file defines what A, B and C are:
 //   fn load_a(m: u32, k: u32) -> f32        fn load_b(k: u32, n: u32) -> f32      (within bounds)
 //   fn store_c(split: u32, m: u32, n: u32, value: f32)
-// and has in its Params, as plain u32: rows (m), columns (n), depth (k), splits, split_depth (k per split).
+// reading whatever is stored into f32, and has in its Params, as plain u32: rows (m), columns (n), depth (k), splits, split_depth (k per split).
 
 const TILE_M: u32 = 64u;
 const TILE_N: u32 = 64u;

@@ -1,5 +1,8 @@
-// The input channels of a product, four per element of a buffer.
+// The input channels of a product, four per element of a buffer: StoredIn in memory, In in registers.
 
+#import lib/element
+
+alias StoredIn = vec4<Element>;
 alias In = vec4<f32>;
 const IN_WIDTH: u32 = 4u;
 

@@ -1,5 +1,8 @@
 // The output channels of a product, one per element of a buffer; the same names as lib/out4.
 
+#import lib/element
+
+alias StoredOut = Element;
 alias Out = f32;
 const OUT_WIDTH: u32 = 1u;
 

@@ -1,5 +1,8 @@
-// The output channels of a product, four per element of a buffer.
+// The output channels of a product, four per element of a buffer: StoredOut in memory, Out in registers.
 
+#import lib/element
+
+alias StoredOut = vec4<Element>;
 alias Out = vec4<f32>;
 const OUT_WIDTH: u32 = 4u;
 

@@ -3,6 +3,7 @@
 // neighbouring invocations read neighbouring channels. A run never leaves its image.
 
 const PIXELS: u32 = 8u;
+const RUN_INVOCATIONS: u32 = 64u; // of a workgroup
 
 struct PixelRun {
     image: u32,

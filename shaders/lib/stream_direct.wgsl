@@ -7,10 +7,11 @@ fn stage(base: u32, first: u32, lane: u32) {}
 
 fn release() {}
 
-fn stream_a(base: u32, first: u32, row: u32, c: u32) -> Vector {
-    return streamed_a[base + min(first + row, params.length - 1u) * params.row_vectors + c];
-}
-
-fn stream_b(base: u32, first: u32, row: u32, c: u32) -> Vector {
-    return streamed_b[base + min(first + row, params.length - 1u) * params.row_vectors + c];
+// Vector c of row `row` of the tile at `first`, on side A or B.
+fn streamed(side: u32, base: u32, first: u32, row: u32, c: u32) -> Vector {
+    let at = base + min(first + row, params.length - 1u) * params.row_vectors + c;
+    if side == A {
+        return Vector(streamed_a[at]);
+    }
+    return Vector(streamed_b[at]);
 }

@@ -11,8 +11,8 @@ fn stage(base: u32, first: u32, lane: u32) {
     for (var i = lane; i < TILE * HEAD_VECTORS; i += INVOCATIONS) {
         let row = min(first + i / HEAD_VECTORS, params.length - 1u);
         let at = base + row * params.row_vectors + i % HEAD_VECTORS;
-        tile_a[i] = streamed_a[at];
-        tile_b[i] = streamed_b[at];
+        tile_a[i] = Vector(streamed_a[at]);
+        tile_b[i] = Vector(streamed_b[at]);
     }
     workgroupBarrier();
 }
@@ -21,10 +21,10 @@ fn release() {
     workgroupBarrier();
 }
 
-fn stream_a(base: u32, first: u32, row: u32, c: u32) -> Vector {
-    return tile_a[row * HEAD_VECTORS + c];
-}
-
-fn stream_b(base: u32, first: u32, row: u32, c: u32) -> Vector {
-    return tile_b[row * HEAD_VECTORS + c];
+fn streamed(side: u32, base: u32, first: u32, row: u32, c: u32) -> Vector {
+    let at = row * HEAD_VECTORS + c;
+    if side == A {
+        return tile_a[at];
+    }
+    return tile_b[at];
 }

@@ -1,6 +1,7 @@
 // One channel per element of a buffer; the same names as lib/vector4.
 
-alias Element = f32;
+#import lib/element
+
 alias Stored = Element;
 alias Vector = f32;
 const WIDTH: u32 = 1u;

@@ -1,9 +1,10 @@
 // Four neighbouring channels per element of a buffer: one load where a scalar kernel needs four.
 // lib/vector1 has the same names for channel counts that four does not divide.
 //
-// Element is what lies in memory, f32 or f16; arithmetic is done on Vector, in f32. Vector(x[i]) loads, y[i] = Stored(v) stores.
+// Stored is what lies in memory, Vector what is computed with: Vector(x[i]) loads, y[i] = Stored(v) stores.
 
-alias Element = f32;
+#import lib/element
+
 alias Stored = vec4<Element>;
 alias Vector = vec4<f32>;
 const WIDTH: u32 = 4u;

@@ -2,13 +2,13 @@
 //! Milakov & Gimelshein (arXiv 1805.02867), and gradients from its log-sum-exp as in Dao et al. (arXiv
 //! 2205.14135). `shaders/attention_matrix.wgsl` stores it, a few heads at a time: for wide heads on CPU drivers.
 
-use super::{Case, expect_f32, vector_width};
+use super::{Case, expect_activations, expect_float, stored, vector_width};
 use crate::ensure_shape;
 use crate::graph::{
-    Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError,
+    Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Limits, Op, Operand, Program, ShapeError,
 };
 use crate::shader::{Source, Variant};
-use crate::tensor::{Array, Shape, Spec};
+use crate::tensor::{Array, DType, Shape, Spec};
 use std::ops::Range;
 
 static STREAM: Source = crate::wgsl!("attention");
@@ -17,11 +17,12 @@ static MATRIX: Source = crate::wgsl!("attention_matrix");
 /// Scratch elements for matrices of weights: 32 MiB, unless a single one is larger.
 const MATRIX_ELEMENTS: usize = 1 << 23;
 
-/// Bytes of workgroup memory that every WebGPU device has.
-const WORKGROUP_BYTES: usize = 16 << 10;
-
-/// Rows streamed at once: `STEP` of the shader.
+/// Rows streamed at once, `STEP` of `attention.wgsl`.
 const STEP: usize = 4;
+
+/// Invocations of a workgroup of `attention_matrix.wgsl`, one subgroup of lavapipe, and rows of the tile of each.
+const INVOCATIONS: usize = 8;
+const ROWS: usize = 8;
 
 /// Batch, rows T, heads, and channels d of a head.
 #[derive(Clone, Copy)]
@@ -72,51 +73,52 @@ impl Sizes {
         vector_width(&[self.head]).0
     }
 
-    /// Rows of both sides that workgroup memory has room for.
+    /// Rows of both sides, in f32, that the workgroup memory of every WebGPU device has room for.
     fn tile(self) -> usize {
-        (WORKGROUP_BYTES / (8 * self.head)).min(64) / STEP * STEP
+        (Limits::WEBGPU.workgroup_bytes as usize / (8 * self.head)).min(64) / STEP * STEP
     }
 
     /// A launch of an entry point that streams rows.
-    fn streaming(self, entry: &'static str, caps: &Caps) -> Dispatch {
+    fn streaming(self, entry: &'static str, dtype: DType, caps: &Caps) -> Dispatch {
         // A GPU hides latency with many invocations of few registers; a CPU driver has no invocations to spare
         // and pays per load. Eight of them are one subgroup of lavapipe.
         let (invocations, held) = if caps.kernels == Kernels::Workgroup { (64, 1) } else { (8, 4) };
-        let mut variant =
-            self.variant(invocations).with("HELD", format!("{held}u")).with("STEP", format!("{STEP}u"));
+        let mut variant = self
+            .variant(dtype, invocations)
+            .with("HELD", format!("{held}u"))
+            .with("STEP", format!("{STEP}u"));
         if caps.kernels == Kernels::Workgroup {
             let tile = format!("{}u", self.tile());
             variant = variant.link("lib/stream_direct", "lib/stream_staged").with("TILE", tile);
         }
         let chunks = self.length.div_ceil(invocations * held);
-        self.launch(entry)
-            .variant(variant)
-            .param("chunks", chunks)
-            .workgroups(self.batch * self.heads * chunks)
-    }
-
-    /// The launch that multiplies rows.
-    fn row_products(self) -> Dispatch {
-        self.launch("row_products")
-            .variant(self.variant(64))
-            .param("chunks", 0u32)
-            .linear(self.batch * self.heads * self.length, 64)
-    }
-
-    fn variant(self, invocations: usize) -> Variant {
-        vector_width(&[self.head])
-            .1
-            .with("INVOCATIONS", format!("{invocations}u"))
-            .with("HEAD_VECTORS", format!("{}u", self.head / self.width()))
-    }
-
-    fn launch(self, entry: &'static str) -> Dispatch {
         Dispatch::new(&STREAM, entry)
+            .variant(variant)
             .param("length", self.length)
             .param("heads", self.heads)
             .param("row_vectors", self.heads * self.head / self.width())
             .param("sequences", self.batch * self.heads)
+            .param("chunks", chunks)
             .param("scale", self.scale() as f32)
+            .workgroups(self.batch * self.heads * chunks)
+    }
+
+    /// The launch that multiplies rows.
+    fn row_products(self, dtype: DType) -> Dispatch {
+        const INVOCATIONS: usize = 64;
+        let rows = self.batch * self.length * self.heads;
+        Dispatch::new(&STREAM, "row_products")
+            .variant(self.variant(dtype, INVOCATIONS))
+            .param("length", self.length)
+            .param("heads", self.heads)
+            .param("rows", rows)
+            .linear(rows, INVOCATIONS)
+    }
+
+    fn variant(self, dtype: DType, invocations: usize) -> Variant {
+        stored(vector_width(&[self.head]).1, dtype)
+            .with("INVOCATIONS", format!("{invocations}u"))
+            .with("HEAD_VECTORS", format!("{}u", self.head / self.width()))
     }
 
     /// The ranges of (batch, heads) whose matrices are in memory together.
@@ -131,27 +133,19 @@ impl Sizes {
         self.matrices()[0].len() * self.length * self.length
     }
 
-    /// A launch of `attention_matrix.wgsl` for so many results per row in tiles of 8 rows, 32 or 64 results;
-    /// the softmax has one invocation per row.
-    fn matrix(
+    /// A launch of `attention_matrix.wgsl` over tiles of so many columns of matrices of T rows, all but the softmax.
+    fn tiles(
         self,
         entry: &'static str,
+        dtype: DType,
         sequences: &Range<usize>,
         factor: f64,
-        transposed: bool,
+        (columns, of): (usize, usize),
     ) -> Dispatch {
-        let (row_stride, column_stride) = if transposed { (1, self.length) } else { (self.length, 1) };
-        let columns = match entry {
-            "weighted_sum" => (8 / self.width()).min(self.head / self.width()),
-            _ => 4,
-        };
-        let work = sequences.len()
-            * match entry {
-                "softmax" => self.length,
-                "weighted_sum" => self.length.div_ceil(8) * (self.head / self.width()).div_ceil(columns),
-                _ => self.length.div_ceil(8) * self.length.div_ceil(columns),
-            };
-        let mut variant = Variant::base().with("COLUMNS", format!("{columns}u"));
+        let mut variant = stored(Variant::base(), dtype)
+            .with("INVOCATIONS", format!("{INVOCATIONS}u"))
+            .with("ROWS", format!("{ROWS}u"))
+            .with("COLUMNS", format!("{columns}u"));
         if self.width() == 1 {
             variant = variant.link("lib/in4", "lib/in1");
         }
@@ -163,20 +157,38 @@ impl Sizes {
             .param("first", sequences.start)
             .param("sequences", sequences.len())
             .param("factor", factor as f32)
-            .param("row_stride", row_stride)
-            .param("column_stride", column_stride)
-            .linear(work, 8)
+            .linear(sequences.len() * self.length.div_ceil(ROWS) * of.div_ceil(columns), INVOCATIONS)
     }
 
-    /// y[r] = factor Σ_j m[r,j] x[j], or with m transposed.
+    /// A launch that fills matrices: `scores` or `gradients`, in tiles of 8 x 4.
+    fn matrix(self, entry: &'static str, dtype: DType, sequences: &Range<usize>) -> Dispatch {
+        self.tiles(entry, dtype, sequences, self.scale(), (4, self.length))
+    }
+
+    /// The launch that turns scores into weights, a row per invocation.
+    fn softmax(self, sequences: &Range<usize>) -> Dispatch {
+        Dispatch::new(&MATRIX, "softmax")
+            .variant(Variant::base().with("INVOCATIONS", format!("{INVOCATIONS}u")))
+            .param("length", self.length)
+            .param("first", sequences.start)
+            .param("sequences", sequences.len())
+            .linear(sequences.len() * self.length, INVOCATIONS)
+    }
+
+    /// y[r] = factor Σ_j m[r,j] x[j], or with m transposed; 8 rows of up to 8 channels to a tile.
     fn weighted_sum(
         self,
+        dtype: DType,
         sequences: &Range<usize>,
         factor: f64,
         (matrix, transposed): (Operand, bool),
         [x, y]: [Operand; 2],
     ) -> Dispatch {
-        self.matrix("weighted_sum", sequences, factor, transposed).bind("m", matrix).bind("x", x).bind("y", y)
+        let vectors = self.head / self.width();
+        let columns = (8 / self.width()).min(vectors);
+        let mut dispatch = self.tiles("weighted_sum", dtype, sequences, factor, (columns, vectors));
+        dispatch.variant = dispatch.variant.with("TRANSPOSED", transposed);
+        dispatch.bind("m", matrix).bind("x", x).bind("y", y)
     }
 }
 
@@ -203,6 +215,8 @@ fn check(op: &'static str, x: &[Spec], heads: usize) -> Result<(), ShapeError> {
 
 /// o = softmax(q kᵀ / √d) v in each head. Inputs q, k, v, each (batch, T, heads d); outputs o of the same shape,
 /// and the log-sum-exp of the scores, (batch, heads, T), for the gradient.
+///
+/// q, k and v are f32 or f16, and o with them; the log-sum-exp is f32.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// Heads, into which the channels are divided.
@@ -215,7 +229,7 @@ impl Op for Attention {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("attention", x, 3)?;
+        expect_float("attention", x, 3)?;
         check("attention", x, self.heads)?;
         let statistic = Sizes::of(&x[0].shape, self.heads).statistic();
         Ok(vec![x[0].clone(), Spec::f32(statistic.axes())])
@@ -251,12 +265,12 @@ impl Op for Attention {
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         caps.both(|caps| -> Program {
-            let sizes = Sizes::of(&x[0].shape, self.heads);
+            let (sizes, dtype) = (Sizes::of(&x[0].shape, self.heads), x[0].dtype);
             let [q, k, v] = [0, 1, 2].map(Operand::Input);
             let [o, log_sum_exp] = [0, 1].map(Operand::Output);
             if sizes.streams(caps) {
                 return sizes
-                    .streaming("forward", caps)
+                    .streaming("forward", dtype, caps)
                     .bind("held_a", q)
                     .bind("streamed_a", k)
                     .bind("streamed_b", v)
@@ -267,9 +281,9 @@ impl Op for Attention {
             let p = Operand::Scratch(0);
             let launches = |s: &Range<usize>| {
                 [
-                    sizes.matrix("scores", s, sizes.scale(), false).bind("q", q).bind("k", k).bind("p", p),
-                    sizes.matrix("softmax", s, 1.0, false).bind("p", p).bind("statistic", log_sum_exp),
-                    sizes.weighted_sum(s, 1.0, (p, false), [v, o]),
+                    sizes.matrix("scores", dtype, s).bind("q", q).bind("k", k).bind("p", p),
+                    sizes.softmax(s).bind("p", p).bind("statistic", log_sum_exp),
+                    sizes.weighted_sum(dtype, s, 1.0, (p, false), [v, o]),
                 ]
             };
             Program {
@@ -291,7 +305,8 @@ impl Op for Attention {
     }
 }
 
-/// The gradients of [`Attention`]. Inputs q, k, v, o, log-sum-exp, do; outputs dq, dk, dv.
+/// The gradients of [`Attention`]. Inputs q, k, v, o, log-sum-exp, do; outputs dq, dk, dv. The
+/// log-sum-exp is f32, all others of one type.
 #[derive(Debug, Clone)]
 pub struct AttentionBackward {
     /// Heads, into which the channels are divided.
@@ -305,7 +320,7 @@ impl Op for AttentionBackward {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         const NAME: &str = "attention_backward";
-        expect_f32(NAME, x, 6)?;
+        expect_activations(NAME, x, 6, &[4])?;
         check(NAME, x, self.heads)?;
         let statistic = Sizes::of(&x[0].shape, self.heads).statistic();
         for (name, i) in [("o", 3), ("do", 5)] {
@@ -352,17 +367,18 @@ impl Op for AttentionBackward {
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         caps.both(|caps| -> Program {
-            let sizes = Sizes::of(&x[0].shape, self.heads);
+            let (sizes, dtype) = (Sizes::of(&x[0].shape, self.heads), x[0].dtype);
             let products = Operand::Scratch(0);
             let [q, k, v, o, log_sum_exp, d_o] = [0, 1, 2, 3, 4, 5].map(Operand::Input);
             let [dq, dk, dv] = [0, 1, 2].map(Operand::Output);
             let first =
-                sizes.row_products().bind("held_a", d_o).bind("held_b", o).bind("statistic", products);
+                sizes.row_products(dtype).bind("held_a", d_o).bind("held_b", o).bind("statistic", products);
             let mut program =
                 Program { scratch: vec![Spec::f32([sizes.statistic().elements()])], dispatches: vec![first] };
             if sizes.streams(caps) {
-                let query = sizes.streaming("backward_query", caps).bind("result_a", dq);
-                let key = sizes.streaming("backward_key", caps).bind("result_a", dk).bind("result_b", dv);
+                let query = sizes.streaming("backward_query", dtype, caps).bind("result_a", dq);
+                let key =
+                    sizes.streaming("backward_key", dtype, caps).bind("result_a", dk).bind("result_b", dv);
                 let rows = [(query, [q, d_o, k, v]), (key, [k, v, q, d_o])];
                 program.dispatches.extend(rows.map(|(launch, [held_a, held_b, streamed_a, streamed_b])| {
                     launch
@@ -380,7 +396,7 @@ impl Op for AttentionBackward {
             for s in &sizes.matrices() {
                 program.dispatches.extend([
                     sizes
-                        .matrix("gradients", s, sizes.scale(), false)
+                        .matrix("gradients", dtype, s)
                         .bind("q", q)
                         .bind("k", k)
                         .bind("v", v)
@@ -389,9 +405,9 @@ impl Op for AttentionBackward {
                         .bind("products", products)
                         .bind("p", p)
                         .bind("ds", ds),
-                    sizes.weighted_sum(s, sizes.scale(), (ds, false), [k, dq]),
-                    sizes.weighted_sum(s, sizes.scale(), (ds, true), [q, dk]),
-                    sizes.weighted_sum(s, 1.0, (p, true), [d_o, dv]),
+                    sizes.weighted_sum(dtype, s, sizes.scale(), (ds, false), [k, dq]),
+                    sizes.weighted_sum(dtype, s, sizes.scale(), (ds, true), [q, dk]),
+                    sizes.weighted_sum(dtype, s, 1.0, (p, true), [d_o, dv]),
                 ]);
             }
             program
@@ -412,7 +428,10 @@ pub fn cases() -> Vec<Case> {
         let backward = Case::new(&name, AttentionBackward { heads }, &inputs)
             .fill(4, super::Fill::Uniform(2.0, 4.0))
             .no_gradient();
-        cases.extend([forward, backward].map(|c| if large { c.large() } else { c }));
+        let halves: [&[usize]; 2] = [&[0, 1, 2], &[0, 1, 2, 3, 5]];
+        for (case, halves) in [forward, backward].into_iter().zip(halves) {
+            cases.extend((if large { case.large() } else { case }).and_in_f16(halves));
+        }
     };
     case(1, 1, 1, 1, false);
     case(2, 1, 2, 8, false);

@@ -14,9 +14,14 @@ static SHADER: Source = crate::wgsl!("channels");
 /// Workgroup size of the kernels that walk along runs of pixels.
 pub(super) const RUN_INVOCATIONS: usize = 64;
 
-/// Pixels of one run, `PIXELS` in `lib/pixel_run`: with fewer than 8 vector loads per invocation a CPU
-/// driver spends more on the invocation than on its loads.
-const RUN_PIXELS: usize = 8;
+/// Pixels of one run: with fewer than 8 vector loads per invocation a CPU driver spends more on the invocation than on
+/// its loads.
+pub(super) const RUN_PIXELS: usize = 8;
+
+/// The variant of a kernel that walks along runs of so many pixels (`lib/pixel_run`).
+pub(super) fn run_variant(variant: Variant, pixels: usize) -> Variant {
+    variant.with("PIXELS", format!("{pixels}u")).with("RUN_INVOCATIONS", format!("{RUN_INVOCATIONS}u"))
+}
 
 /// An activation's axes with its pixels, or tokens, flattened: `(images, pixels, channels)`.
 #[derive(Clone, Copy, Debug)]

@@ -1,10 +1,11 @@
 //! What every product of matrices shares: the choice of tiles for `shaders/lib/gemm_tile.wgsl`, the split of
 //! long sums over workgroups, and the pass that adds the splits (`shaders/sum_rows.wgsl`).
 
+use super::stored;
 use super::sum_rows::add_splits;
 use crate::graph::{Dispatch, Operand, Program};
 use crate::shader::{Source, Variant};
-use crate::tensor::Spec;
+use crate::tensor::{DType, Spec};
 
 /// Workgroups that keep a large GPU busy: some four for each of 128 multiprocessors.
 const BUSY_WORKGROUPS: usize = 512;
@@ -97,16 +98,22 @@ impl Gemm {
         Splits::new(self.depth, self.rows * self.columns, self.tiles(&tile), BUSY_WORKGROUPS, 64)
     }
 
-    /// A launch of an entry point that calls `gemm`, with the tile's variant and its parameters.
+    /// A launch of an entry point that calls `gemm`, with the tile's variant and its parameters. A and B are stored in the
+    /// type `factors`, C in the type `result`.
     pub(super) fn dispatch(
         &self,
         shader: &'static Source,
         entry: &'static str,
         variant: Variant,
+        [factors, result]: [DType; 2],
         splits: Splits,
     ) -> Dispatch {
         let tile = self.tile();
         let number = |n: usize| format!("{n}u");
+        let mut variant = stored(variant, factors);
+        if result != factors {
+            variant = variant.with("Result", result.name());
+        }
         let variant = variant
             .with("TILE_M", number(tile.rows))
             .with("TILE_N", number(tile.columns))

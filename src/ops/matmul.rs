@@ -2,13 +2,13 @@
 //! workgroup memory (`shaders/matmul_tiled.wgsl`) for GPUs.
 
 use super::gemm::{Gemm, Splits};
-use super::{Case, SumRows, expect_f32};
+use super::{Case, SumRows, expect_activations, expect_float, stored};
 use crate::ensure_shape;
 use crate::graph::{
     Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError,
 };
 use crate::shader::{Source, Variant};
-use crate::tensor::{Array, Shape, Spec};
+use crate::tensor::{Array, DType, Shape, Spec};
 
 static REGISTERS: Source = crate::wgsl!("matmul");
 static TILED: Source = crate::wgsl!("matmul_tiled");
@@ -44,16 +44,17 @@ impl Sizes {
         (width(self.inputs), width(self.outputs))
     }
 
-    /// A launch of `matmul.wgsl` with tiles of `tile_rows` by `tile_columns`, `invocations` of them.
+    /// A launch of `matmul.wgsl` with tiles of `tile_rows` by `tile_columns`, `invocations` of them, on operands of this
+    /// type.
     fn registers(
         self,
         entry: &'static str,
+        dtype: DType,
         (tile_rows, tile_columns): (usize, usize),
         invocations: usize,
-        splits: Splits,
     ) -> Dispatch {
         let (input_width, output_width) = self.widths();
-        let mut variant = Variant::base()
+        let mut variant = stored(Variant::base(), dtype)
             .with("ROWS", format!("{tile_rows}u"))
             .with("COLUMNS", format!("{tile_columns}u"))
             .with("INVOCATIONS", format!("{INVOCATIONS}u"));
@@ -68,8 +69,6 @@ impl Sizes {
             .param("rows", self.rows)
             .param("inputs", self.inputs / input_width)
             .param("outputs", self.outputs / output_width)
-            .param("splits", splits.count)
-            .param("split_rows", splits.depth)
             .linear(invocations, INVOCATIONS)
     }
 
@@ -79,15 +78,16 @@ impl Sizes {
         [8, 4, 2].into_iter().find(|r| self.rows.div_ceil(*r) * column_tiles >= BUSY_INVOCATIONS).unwrap_or(1)
     }
 
-    /// A launch of `matmul_tiled.wgsl`.
+    /// A launch of `matmul_tiled.wgsl`; `types` are those of the factors and of the result.
     fn tiled(
         self,
         gemm: Gemm,
+        types: [DType; 2],
         a_strides: (usize, usize),
         b_strides: (usize, usize),
         splits: Splits,
     ) -> Dispatch {
-        gemm.dispatch(&TILED, "product", Variant::base(), splits)
+        gemm.dispatch(&TILED, "product", Variant::base(), types, splits)
             .param("a_row", a_strides.0)
             .param("a_column", a_strides.1)
             .param("b_row", b_strides.0)
@@ -102,6 +102,8 @@ fn vectors_per_tile(vectors: usize, width: usize) -> usize {
 }
 
 /// `y[m,n] = b[n] + Σ_k x[m,k] w[k,n]`. Inputs x (…, K), w (K, N), b (N); output (…, N).
+///
+/// x and w are f32 or f16, and y with them; b is f32.
 #[derive(Debug, Clone)]
 pub struct Linear;
 
@@ -111,13 +113,13 @@ impl Op for Linear {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("linear", x, 3)?;
+        let dtype = expect_activations("linear", x, 3, &[2])?;
         let (input, weight, bias) = (&x[0].shape, &x[1].shape, &x[2].shape);
         ensure_shape!("linear", input.rank() >= 1, "x must have at least one axis");
         ensure_shape!("linear", weight.rank() == 2, "w must be (K, N), found {weight}");
         ensure_shape!("linear", input.last() == weight[0], "x is {input}, but w is {weight}");
         ensure_shape!("linear", bias.axes() == [weight[1]], "b must be ({}), found {bias}", weight[1]);
-        Ok(vec![Spec::f32(with_last(input, weight[1]))])
+        Ok(vec![Spec::new(with_last(input, weight[1]), dtype)])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -151,7 +153,7 @@ impl Op for Linear {
                     let tile_rows = sizes.tile_rows(column_tiles);
                     let invocations = rows.div_ceil(tile_rows) * column_tiles;
                     sizes
-                        .registers("forward", (tile_rows, columns), invocations, Splits::none(rows))
+                        .registers("forward", x[0].dtype, (tile_rows, columns), invocations)
                         .bind("x", Operand::Input(0))
                         .bind("w", Operand::Input(1))
                         .bind("b", Operand::Input(2))
@@ -166,7 +168,7 @@ impl Op for Linear {
                         b_along_columns: true,
                     };
                     sizes
-                        .tiled(gemm, (inputs, 1), (outputs, 1), Splits::none(inputs))
+                        .tiled(gemm, [x[0].dtype; 2], (inputs, 1), (outputs, 1), Splits::none(inputs))
                         .bind("a", Operand::Input(0))
                         .bind("b", Operand::Input(1))
                         .bind("bias", Operand::Input(2))
@@ -204,7 +206,7 @@ fn with_last(shape: &Shape, last: usize) -> Vec<usize> {
     axes
 }
 
-/// `dx[m,k] = Σ_n dy[m,n] w[k,n]`. Inputs dy (…, N), w (K, N); output (…, K).
+/// `dx[m,k] = Σ_n dy[m,n] w[k,n]`. Inputs dy (…, N), w (K, N); output (…, K), of their type.
 #[derive(Debug, Clone)]
 pub struct MatmulBackwardInput;
 
@@ -215,12 +217,12 @@ impl Op for MatmulBackwardInput {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         const NAME: &str = "linear_backward_input";
-        expect_f32(NAME, x, 2)?;
+        let dtype = expect_float(NAME, x, 2)?;
         let (gradient, weight) = (&x[0].shape, &x[1].shape);
         ensure_shape!(NAME, gradient.rank() >= 1, "dy must have at least one axis");
         ensure_shape!(NAME, weight.rank() == 2, "w must be (K, N), found {weight}");
         ensure_shape!(NAME, gradient.last() == weight[1], "dy is {gradient}, but w is {weight}");
-        Ok(vec![Spec::f32(with_last(gradient, weight[0]))])
+        Ok(vec![Spec::new(with_last(gradient, weight[0]), dtype)])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -251,7 +253,7 @@ impl Op for MatmulBackwardInput {
                     let tile_rows = sizes.tile_rows(column_tiles);
                     let invocations = rows.div_ceil(tile_rows) * column_tiles;
                     sizes
-                        .registers("backward_input", (tile_rows, columns), invocations, Splits::none(rows))
+                        .registers("backward_input", x[0].dtype, (tile_rows, columns), invocations)
                         .bind("dy", Operand::Input(0))
                         .bind("w", Operand::Input(1))
                         .bind("dx", Operand::Output(0))
@@ -264,7 +266,8 @@ impl Op for MatmulBackwardInput {
                         a_along_depth: true,
                         b_along_columns: false,
                     };
-                    let mut dispatch = sizes.tiled(gemm, (outputs, 1), (1, outputs), Splits::none(outputs));
+                    let splits = Splits::none(outputs);
+                    let mut dispatch = sizes.tiled(gemm, [x[0].dtype; 2], (outputs, 1), (1, outputs), splits);
                     dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
                     dispatch
                         .bind("a", Operand::Input(0))
@@ -277,7 +280,7 @@ impl Op for MatmulBackwardInput {
     }
 }
 
-/// `dw[k,n] = Σ_m x[m,k] dy[m,n]`. Inputs x (…, K), dy (…, N); output (K, N).
+/// `dw[k,n] = Σ_m x[m,k] dy[m,n]`. Inputs x (…, K), dy (…, N), f32 or f16; output (K, N) in f32.
 ///
 /// The sum runs over all rows, so it is split among workgroups, and a second launch adds the splits.
 #[derive(Debug, Clone)]
@@ -290,7 +293,7 @@ impl Op for MatmulBackwardWeight {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         const NAME: &str = "linear_backward_weight";
-        expect_f32(NAME, x, 2)?;
+        expect_float(NAME, x, 2)?;
         let (input, gradient) = (&x[0].shape, &x[1].shape);
         ensure_shape!(NAME, input.rank() >= 1, "x must have at least one axis");
         let same = gradient.axes() == with_last(input, gradient.last());
@@ -331,7 +334,14 @@ impl Op for MatmulBackwardWeight {
                     let splits = Splits::new(rows, results, tiles, 2 * BUSY_INVOCATIONS, 32);
                     splits.program(results, |dw| {
                         sizes
-                            .registers("backward_weight", (tile_rows, columns), tiles * splits.count, splits)
+                            .registers(
+                                "backward_weight",
+                                x[0].dtype,
+                                (tile_rows, columns),
+                                tiles * splits.count,
+                            )
+                            .param("splits", splits.count)
+                            .param("split_rows", splits.depth)
                             .bind("x", Operand::Input(0))
                             .bind("dy", Operand::Input(1))
                             .bind("dw", dw)
@@ -347,7 +357,8 @@ impl Op for MatmulBackwardWeight {
                     };
                     let splits = gemm.splits();
                     splits.program(results, |dw| {
-                        let mut dispatch = sizes.tiled(gemm, (1, inputs), (outputs, 1), splits);
+                        let types = [x[0].dtype, DType::F32];
+                        let mut dispatch = sizes.tiled(gemm, types, (1, inputs), (outputs, 1), splits);
                         dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
                         dispatch.bind("a", Operand::Input(0)).bind("b", Operand::Input(1)).bind("c", dw)
                     })
@@ -370,7 +381,8 @@ pub fn cases() -> Vec<Case> {
             Case::new(&name, MatmulBackwardInput, &[dy.clone(), w]).no_gradient(),
             Case::new(&name, MatmulBackwardWeight, &[x, dy]).no_gradient(),
         ];
-        cases.extend(three.map(|c| if large { c.large() } else { c }));
+        let three = three.map(|c| if large { c.large() } else { c });
+        cases.extend(three.into_iter().flat_map(|c| c.and_in_f16(&[0, 1])));
     };
     // Both, one and none of the channel counts divisible by four; tiles that hang over every edge.
     case(&[1], 1, 1, false);

@@ -1,4 +1,4 @@
-//! The catalogue of operators, one file each: shapes, f64 reference, cost, launches, gradient, cases.
+//! The catalogue of operators, one file or folder each: shapes, f64 reference, cost, launches, gradient, cases.
 //!
 //! One list of cases serves the reference tests, the gradient tests, the portability tests and `inkwash
 //! doctor`: a new operator adds a file here, a shader, and its lines below: `mod`, `pub use`, `cases()`.
@@ -8,7 +8,6 @@ mod cast;
 mod ceiling;
 mod channels;
 mod conv2d;
-mod conv2d_tiled;
 mod degrade;
 mod denoise;
 mod elementwise;
@@ -228,11 +227,29 @@ pub(crate) fn expect_float(
     x: &[Spec],
     count: usize,
 ) -> Result<DType, crate::graph::ShapeError> {
+    expect_activations(op, x, count, &[])
+}
+
+/// The number of operands, and their types: those of `single` (biases, statistics, sums) must be f32, the others
+/// (activations, weights) floats of one type. Returns that type.
+pub(crate) fn expect_activations(
+    op: &'static str,
+    x: &[Spec],
+    count: usize,
+    single: &[usize],
+) -> Result<DType, crate::graph::ShapeError> {
     crate::ensure_shape!(op, x.len() == count, "expected {count} inputs, found {}", x.len());
-    let dtype = x.first().map_or(DType::F32, |spec| spec.dtype);
-    crate::ensure_shape!(op, dtype.is_float(), "input 0 must be f32 or f16, found {:?}", x[0]);
+    let first = (0..count).find(|i| !single.contains(i));
+    let dtype = first.map_or(DType::F32, |i| x[i].dtype);
     for (i, spec) in x.iter().enumerate() {
-        crate::ensure_shape!(op, spec.dtype == dtype, "input {i} must be {}, found {spec:?}", dtype.name());
+        if single.contains(&i) {
+            crate::ensure_shape!(op, spec.dtype == DType::F32, "input {i} must be f32, found {spec:?}");
+        } else if Some(i) == first {
+            crate::ensure_shape!(op, dtype.is_float(), "input {i} must be f32 or f16, found {spec:?}");
+        } else {
+            let (same, name) = (spec.dtype == dtype, dtype.name());
+            crate::ensure_shape!(op, same, "input {i} must be {name}, as the first, found {spec:?}");
+        }
     }
     Ok(dtype)
 }
@@ -252,5 +269,30 @@ pub(crate) fn vector_width(channels: &[usize]) -> (usize, Variant) {
         (4, Variant::base())
     } else {
         (1, Variant::base().link("lib/vector4", "lib/vector1"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an operator says of operands of the wrong types.
+    fn refusal(op: impl Op, operands: &[Spec]) -> String {
+        op.infer(operands).expect_err("operands of these types must be refused").to_string()
+    }
+
+    #[test]
+    fn activations_agree_and_parameters_are_f32() {
+        let half = |axes: &[usize]| Spec::new(axes, DType::F16);
+        let (x, w, b) = (Spec::f32([3, 4]), Spec::f32([4, 2]), Spec::f32([2]));
+        assert_eq!(Linear.infer(&[half(&[3, 4]), half(&[4, 2]), b.clone()]).unwrap(), [half(&[3, 2])]);
+        let weights = refusal(Linear, &[x.clone(), half(&[4, 2]), b.clone()]);
+        assert_eq!(weights, "linear: input 1 must be f32, as the first, found f16(4, 2)");
+        let bias = refusal(Linear, &[half(&[3, 4]), half(&[4, 2]), half(&[2])]);
+        assert_eq!(bias, "linear: input 2 must be f32, found f16(2)");
+        assert!(refusal(Linear, &[Spec::u32([3, 4]), w, b]).contains("must be f32 or f16"));
+        // Sums and gradients of weights are f32 whatever is summed.
+        assert_eq!(SumRows.infer(&[half(&[3, 4])]).unwrap(), [Spec::f32([4])]);
+        assert_eq!(MatmulBackwardWeight.infer(&[half(&[3, 4]), half(&[3, 2])]).unwrap(), [Spec::f32([4, 2])]);
     }
 }

@@ -1,21 +1,28 @@
 //! Sums over everything but the channels: the gradient of a bias (`shaders/sum_rows.wgsl`).
 
-use super::{Case, expect_f32, vector_width};
+use super::{Case, expect_float, stored, vector_width};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
 use crate::shader::Source;
-use crate::tensor::{Array, Spec};
+use crate::tensor::{Array, DType, Spec};
 
 static SHADER: Source = crate::wgsl!("sum_rows");
 
 const INVOCATIONS: usize = 64;
 
-/// Sums the (rows, channels) matrix `x` over each `rows_per_split` of its rows into the matrix `y`.
-fn sum_into_splits(x: Operand, y: Operand, rows: usize, channels: usize, rows_per_split: usize) -> Dispatch {
+/// Sums the (rows, channels) matrix `x`, stored in the type `dtype`, over each `rows_per_split` of its rows into the
+/// f32 matrix `y`.
+fn sum_into_splits(
+    (x, dtype): (Operand, DType),
+    y: Operand,
+    rows: usize,
+    channels: usize,
+    rows_per_split: usize,
+) -> Dispatch {
     let (width, variant) = vector_width(&[channels]);
     let (vectors, splits) = (channels / width, rows.div_ceil(rows_per_split));
     Dispatch::new(&SHADER, "sum_rows")
-        .variant(variant)
+        .variant(stored(variant, dtype).with("INVOCATIONS", format!("{INVOCATIONS}u")))
         .bind("x", x)
         .bind("y", y)
         .param("rows", rows)
@@ -28,10 +35,10 @@ fn sum_into_splits(x: Operand, y: Operand, rows: usize, channels: usize, rows_pe
 /// Adds the partial results of `splits` parts, each of `elements` numbers: the second launch of a
 /// reduction that was split so that more invocations could share it.
 pub(crate) fn add_splits(partial: Operand, sum: Operand, splits: usize, elements: usize) -> Dispatch {
-    sum_into_splits(partial, sum, splits, elements, splits)
+    sum_into_splits((partial, DType::F32), sum, splits, elements, splits)
 }
 
-/// `y[c] = Σ x[…, c]`, from x of any shape (…, C) to (C).
+/// `y[c] = Σ x[…, c]`, from x of any shape (…, C), f32 or f16, to (C) in f32.
 #[derive(Debug, Clone)]
 pub struct SumRows;
 
@@ -41,7 +48,7 @@ impl Op for SumRows {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("sum_rows", x, 1)?;
+        expect_float("sum_rows", x, 1)?;
         ensure_shape!("sum_rows", x[0].shape.elements() > 0, "nothing to sum in {:?}", x[0]);
         Ok(vec![Spec::f32([x[0].shape.last()])])
     }
@@ -66,13 +73,14 @@ impl Op for SumRows {
         // √rows splits of √rows rows: the two launches are equally deep.
         let rows_per_split = rows.isqrt().max(1);
         let splits = rows.div_ceil(rows_per_split);
+        let input = (Operand::Input(0), x[0].dtype);
         if splits == 1 {
-            return add_splits(Operand::Input(0), Operand::Output(0), rows, channels).into();
+            return sum_into_splits(input, Operand::Output(0), rows, channels, rows).into();
         }
         Program {
             scratch: vec![Spec::f32([splits * channels])],
             dispatches: vec![
-                sum_into_splits(Operand::Input(0), Operand::Scratch(0), rows, channels, rows_per_split),
+                sum_into_splits(input, Operand::Scratch(0), rows, channels, rows_per_split),
                 add_splits(Operand::Scratch(0), Operand::Output(0), splits, channels),
             ],
         }
@@ -85,8 +93,9 @@ pub fn cases() -> Vec<Case> {
     let shapes: [&[usize]; 7] = [&[1], &[7], &[1, 5], &[41, 3], &[2, 5, 7, 12], &[3, 17, 19, 32], &[130, 1]];
     let mut cases: Vec<Case> = shapes
         .into_iter()
-        .map(|s| {
-            Case::new(format!("{}", crate::tensor::Shape::new(s)), SumRows, &[Spec::f32(s)]).no_gradient()
+        .flat_map(|s| {
+            let name = format!("{}", crate::tensor::Shape::new(s));
+            Case::new(name, SumRows, &[Spec::f32(s)]).no_gradient().and_in_f16(&[0])
         })
         .collect();
     // Two splits of 4,194,305 channels, 64 to a workgroup: past the limit of one dimension.

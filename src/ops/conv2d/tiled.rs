@@ -1,33 +1,43 @@
 //! Convolutions as implicit products of matrices in tiles staged in workgroup memory
 //! (`shaders/conv2d_tiled.wgsl`): the launches for GPUs.
 
-use super::conv2d::{Conv2d, Extent};
-use super::gemm::{Gemm, Splits};
+use super::{Conv2d, Extent};
 use crate::graph::{Dispatch, Operand, Program};
+use crate::ops::gemm::{Gemm, Splits};
 use crate::shader::{Source, Variant};
+use crate::tensor::DType;
 
 static SHADER: Source = crate::wgsl!("conv2d_tiled");
 
-fn launch(conv: &Conv2d, e: &Extent, pass: u32, gemm: Gemm, splits: Splits) -> Dispatch {
-    let mut variant = Variant::base().with("PASS", format!("{pass}u"));
-    if pass != 0 {
+/// What is computed: `PASS` of the shader.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Forward = 0,
+    BackwardInput = 1,
+    BackwardWeight = 2,
+}
+
+/// A launch without its operands, which are stored in the type `dtype`; gradients of weights, and their splits, are f32.
+fn launch(conv: &Conv2d, e: &Extent, dtype: DType, pass: Pass, gemm: Gemm, splits: Splits) -> Dispatch {
+    let mut variant = Variant::base().with("PASS", format!("{}u", pass as u32));
+    if pass != Pass::Forward {
         variant = variant.link("lib/bias", "lib/no_bias");
     }
-    gemm.dispatch(&SHADER, "convolution", variant, splits)
+    let result = if pass == Pass::BackwardWeight { DType::F32 } else { dtype };
+    let channels = if pass == Pass::BackwardInput { e.out_channels } else { e.in_channels };
+    gemm.dispatch(&SHADER, "convolution", variant, [dtype, result], splits)
         .param("height", e.height)
         .param("width", e.width)
         .param("out_height", e.out_height)
         .param("out_width", e.out_width)
-        .param("in_channels", e.in_channels)
-        .param("out_channels", e.out_channels)
+        .param("channels", channels)
         .param("kernel", conv.kernel)
         .param("stride", conv.stride)
-        .param("pad_top", conv.padding.before())
-        .param("pad_left", conv.padding.before())
+        .param("padding", conv.padding.before())
 }
 
 /// y from x = input 0, w = input 1, b = input 2.
-pub(super) fn forward(conv: &Conv2d, e: &Extent) -> Program {
+pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Program {
     let gemm = Gemm {
         rows: e.batch * e.out_height * e.out_width,
         columns: e.out_channels,
@@ -35,7 +45,7 @@ pub(super) fn forward(conv: &Conv2d, e: &Extent) -> Program {
         a_along_depth: true,
         b_along_columns: true,
     };
-    launch(conv, e, 0, gemm, Splits::none(gemm.depth))
+    launch(conv, e, dtype, Pass::Forward, gemm, Splits::none(gemm.depth))
         .bind("a", Operand::Input(0))
         .bind("b", Operand::Input(1))
         .bind("bias", Operand::Input(2))
@@ -44,7 +54,7 @@ pub(super) fn forward(conv: &Conv2d, e: &Extent) -> Program {
 }
 
 /// dx from dy = input 0, w = input 1.
-pub(super) fn backward_input(conv: &Conv2d, e: &Extent) -> Program {
+pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Program {
     let gemm = Gemm {
         rows: e.batch * e.height * e.width,
         columns: e.in_channels,
@@ -52,7 +62,7 @@ pub(super) fn backward_input(conv: &Conv2d, e: &Extent) -> Program {
         a_along_depth: true,
         b_along_columns: false,
     };
-    launch(conv, e, 1, gemm, Splits::none(gemm.depth))
+    launch(conv, e, dtype, Pass::BackwardInput, gemm, Splits::none(gemm.depth))
         .bind("a", Operand::Input(0))
         .bind("b", Operand::Input(1))
         .bind("c", Operand::Output(0))
@@ -60,7 +70,7 @@ pub(super) fn backward_input(conv: &Conv2d, e: &Extent) -> Program {
 }
 
 /// dw from x = input 0, dy = input 1. The sum over pixels is split, and a second launch adds the splits.
-pub(super) fn backward_weight(conv: &Conv2d, e: &Extent) -> Program {
+pub(super) fn backward_weight(conv: &Conv2d, e: &Extent, dtype: DType) -> Program {
     let gemm = Gemm {
         rows: conv.kernel * conv.kernel * e.in_channels,
         columns: e.out_channels,
@@ -70,7 +80,7 @@ pub(super) fn backward_weight(conv: &Conv2d, e: &Extent) -> Program {
     };
     let splits = gemm.splits();
     splits.program(gemm.rows * gemm.columns, |dw| {
-        launch(conv, e, 2, gemm, splits)
+        launch(conv, e, dtype, Pass::BackwardWeight, gemm, splits)
             .bind("a", Operand::Input(0))
             .bind("b", Operand::Input(1))
             .bind("c", dw)

@@ -1,0 +1,74 @@
+//! Test cases of the convolution and its gradients.
+
+use super::registers::INVOCATIONS;
+use super::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Padding};
+use crate::ops::Case;
+use crate::tensor::Spec;
+
+/// Test cases.
+pub fn cases() -> Vec<Case> {
+    use Padding::{BottomRight, Symmetric};
+    // kernel, stride, padding; batch, height, width, input and output channels
+    let convolutions = [
+        (1, 1, Symmetric(0), [1, 1, 1, 1, 1]),
+        (1, 1, Symmetric(0), [2, 5, 7, 5, 12]),
+        (1, 1, Symmetric(0), [3, 9, 11, 32, 8]),
+        (1, 2, Symmetric(0), [2, 7, 5, 4, 3]),
+        (3, 1, Symmetric(1), [1, 1, 1, 4, 4]),
+        (3, 1, Symmetric(1), [2, 5, 7, 3, 4]),
+        (3, 1, Symmetric(1), [1, 41, 3, 8, 12]),
+        (3, 1, Symmetric(1), [3, 3, 9, 1, 8]),
+        (3, 1, Symmetric(1), [1, 9, 18, 32, 1]),
+        (3, 1, Symmetric(1), [2, 8, 16, 12, 32]),
+        (3, 1, Symmetric(0), [2, 5, 7, 5, 5]),
+        (3, 1, Symmetric(2), [1, 4, 6, 4, 8]),
+        (3, 1, BottomRight, [1, 6, 5, 3, 4]),
+        (3, 2, Symmetric(1), [1, 1, 1, 5, 3]),
+        (3, 2, Symmetric(1), [2, 5, 7, 4, 8]),
+        (3, 2, Symmetric(1), [1, 16, 20, 12, 12]),
+        (3, 2, Symmetric(1), [1, 3, 41, 8, 1]),
+        (3, 2, BottomRight, [2, 7, 5, 8, 4]),
+        (3, 2, BottomRight, [1, 10, 18, 4, 32]),
+        (3, 2, BottomRight, [2, 2, 3, 1, 5]),
+        (5, 1, Symmetric(2), [1, 6, 5, 4, 4]),
+        (5, 2, Symmetric(2), [1, 7, 9, 3, 8]),
+        // Past SMALL_FLOPS, so with the large tiles, whole and cut.
+        (1, 1, Symmetric(0), [2, 19, 23, 52, 68]),
+        (3, 1, Symmetric(1), [1, 13, 21, 32, 36]),
+        (3, 1, Symmetric(1), [3, 5, 7, 36, 68]),
+        (3, 1, Symmetric(1), [2, 17, 41, 13, 18]),
+        (3, 2, Symmetric(1), [1, 33, 29, 36, 32]),
+        (3, 2, BottomRight, [2, 26, 22, 20, 60]),
+    ];
+    let mut cases = Vec::new();
+    for (kernel, stride, padding, [batch, height, width, input, output]) in convolutions {
+        let conv = Conv2d { kernel, stride, padding };
+        let name = format!(
+            "{kernel}x{kernel} stride {stride}, {padding:?}, {batch}x{height}x{width}, {input} to {output}"
+        );
+        let x = Spec::f32([batch, height, width, input]);
+        let w = Spec::f32([kernel, kernel, input, output]);
+        let y = Spec::f32(conv.output_shape(&x.shape, output).axes());
+        let backward_input = Conv2dBackwardInput { conv: conv.clone(), height, width };
+        let backward_weight = Conv2dBackwardWeight { conv: conv.clone() };
+        let three = [
+            Case::new(&name, conv, &[x.clone(), w.clone(), Spec::f32([output])]),
+            Case::new(&name, backward_input, &[y.clone(), w]).no_gradient(),
+            Case::new(&name, backward_weight, &[x, y]).no_gradient(),
+        ];
+        cases.extend(three.into_iter().flat_map(|case| case.and_in_f16(&[0, 1])));
+    }
+
+    // One invocation per picture, or per weight: past the limit of one dimension.
+    const MANY: usize = 65_536 * INVOCATIONS + 1;
+    let conv = Conv2d { kernel: 1, stride: 1, padding: Symmetric(0) };
+    let (pictures, one) = (Spec::f32([MANY, 1, 1, 1]), Spec::f32([1, 1, 1, 1]));
+    let backward_input = Conv2dBackwardInput { conv: conv.clone(), height: 1, width: 1 };
+    let backward_weight = Conv2dBackwardWeight { conv: conv.clone() };
+    let name = "past 65535 workgroups";
+    cases.push(Case::new(name, conv, &[pictures.clone(), one.clone(), Spec::f32([1])]).large());
+    cases.push(Case::new(name, backward_input, &[pictures, one.clone()]).no_gradient().large());
+    let many_weights = [Spec::f32([1, 1, 1, MANY]), one];
+    cases.push(Case::new(name, backward_weight, &many_weights).no_gradient().large());
+    cases
+}

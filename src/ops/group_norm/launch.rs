@@ -1,0 +1,105 @@
+//! The launches of `shaders/group_norm.wgsl`.
+
+use super::GroupNorm;
+use crate::graph::{Caps, Dispatch, Operand};
+use crate::ops::channels::{Extent, RUN_INVOCATIONS, RUN_PIXELS, column_workgroup, run_variant};
+use crate::ops::{stored, vector_width};
+use crate::shader::{Source, Variant};
+use crate::tensor::DType;
+
+static SHADER: Source = crate::wgsl!("group_norm");
+
+/// How the kernels see the shapes, and the type in which activations and the modulation are stored.
+pub(super) struct Launch<'a> {
+    norm: &'a GroupNorm,
+    caps: &'a Caps,
+    pub extent: Extent,
+    pub width: usize,
+    variant: Variant,
+    dtype: DType,
+}
+
+impl<'a> Launch<'a> {
+    pub fn new(norm: &'a GroupNorm, extent: Extent, dtype: DType, caps: &'a Caps) -> Self {
+        let (width, variant) = vector_width(&[extent.channels / norm.groups]);
+        Self { norm, caps, extent, width, variant, dtype }
+    }
+
+    fn vectors(&self) -> usize {
+        self.extent.channels / self.width
+    }
+
+    /// The variant of a kernel that takes activations and no modulation.
+    pub fn stored(&self) -> Variant {
+        stored(self.variant.clone(), self.dtype)
+    }
+
+    /// The variant of a kernel that takes the modulation, if there is one, and no activations.
+    pub fn modulated(&self) -> Variant {
+        if self.norm.scale_shift {
+            self.stored().link("lib/unmodulated", "lib/modulated")
+        } else {
+            self.variant.clone()
+        }
+    }
+
+    /// The variant of a kernel that takes activations and their affine transform.
+    fn transformed(&self) -> Variant {
+        stored(self.modulated(), self.dtype).with("SILU", self.norm.silu)
+    }
+
+    fn on_pixels(&self, entry: &'static str, variant: Variant, count: usize) -> Dispatch {
+        Dispatch::new(&SHADER, entry)
+            .variant(variant)
+            .param("pixels", self.extent.pixels)
+            .param("vectors", self.vectors())
+            .param("groups", self.norm.groups)
+            .param("count", count)
+    }
+
+    fn on_images(&self, entry: &'static str, variant: Variant, count: usize) -> Dispatch {
+        Dispatch::new(&SHADER, entry)
+            .variant(variant)
+            .param("images", self.extent.images)
+            .param("vectors", self.vectors())
+            .param("count", count)
+    }
+
+    /// One invocation per run of pixels.
+    pub fn over_runs(&self, entry: &'static str) -> Dispatch {
+        let runs = self.extent.runs(self.width);
+        self.on_pixels(entry, run_variant(self.transformed(), RUN_PIXELS), runs).linear(runs, RUN_INVOCATIONS)
+    }
+
+    /// One invocation per run of images.
+    pub fn over_image_runs(&self, entry: &'static str) -> Dispatch {
+        let Extent { images, channels, .. } = self.extent;
+        let runs = Extent { images: 1, pixels: images, channels }.runs(self.width);
+        self.on_images(entry, run_variant(self.stored(), RUN_PIXELS), runs).linear(runs, RUN_INVOCATIONS)
+    }
+
+    /// One workgroup per group of each of the images.
+    pub fn over_groups(&self, entry: &'static str, variant: Variant, lanes: usize) -> Dispatch {
+        let count = self.extent.images * self.norm.groups;
+        self.on_pixels(entry, variant.with("LANES", format!("{lanes}u")), count).workgroups(count)
+    }
+
+    /// One workgroup per block of channels of each of the images, whose rows share the pixels.
+    pub fn over_pixels(&self, entry: &'static str) -> Dispatch {
+        let Extent { images, pixels, .. } = self.extent;
+        let (variant, blocks) = column_workgroup(self.transformed(), pixels, self.vectors(), self.caps);
+        self.on_pixels(entry, variant, images * blocks).workgroups(images * blocks)
+    }
+
+    /// One workgroup per block of channels, whose rows share the images.
+    pub fn over_images(&self, entry: &'static str) -> Dispatch {
+        let images = self.extent.images;
+        let (variant, blocks) = column_workgroup(self.modulated(), images, self.vectors(), self.caps);
+        self.on_images(entry, variant, blocks).workgroups(blocks)
+    }
+
+    /// Binds the optional input.
+    pub fn bind_scale_shift(&self, dispatch: Dispatch, input: usize) -> Dispatch {
+        if self.norm.scale_shift { dispatch.bind("scale_shift", Operand::Input(input)) } else { dispatch }
+    }
+}
