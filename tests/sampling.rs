@@ -6,7 +6,7 @@ use inkwash::diffusion::{Sampler, Trajectory};
 use inkwash::gpu::{Device, Store};
 use inkwash::model::Model;
 use inkwash::sample::{Drawing, GuidanceOptions, Inpaint, PictureSampler, Start};
-use inkwash::train::{EMA, built_in_model};
+use inkwash::train::built_in_model;
 use std::sync::Arc;
 
 mod common;
@@ -19,8 +19,9 @@ const ITEM: usize = 256;
 fn draw(device: &Arc<Device>, trajectory: Trajectory, drawing: &Drawing) -> Vec<f32> {
     let Model { unet, weights, .. } = built_in_model().unwrap();
     let store = Store::new(device);
-    store.write(EMA, &weights).unwrap();
-    let sampler = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
+    let state = unet.parameters.state("weights");
+    store.write(&state, &weights).unwrap();
+    let sampler = PictureSampler::new(&store, &unet, &state, 2, trajectory).unwrap();
     sampler.draw(drawing, |_| Ok(())).unwrap()
 }
 
@@ -94,14 +95,15 @@ fn guidance_lies_on_the_line_between_two_classes() {
     let Some(device) = common::open_device(None) else { return };
     let Model { unet, weights, .. } = built_in_model().unwrap();
     let store = Store::new(&device);
-    store.write(EMA, &weights).unwrap();
+    let state = unet.parameters.state("weights");
+    store.write(&state, &weights).unwrap();
     let null_label = 2;
     let draw = |labels: &[u32], guidance: Option<(f64, (f64, f64))>| {
         let mut sampler =
-            PictureSampler::new(&store, &unet, EMA, 2, trajectory(Sampler::DpmSolver, 6)).unwrap();
+            PictureSampler::new(&store, &unet, &state, 2, trajectory(Sampler::DpmSolver, 6)).unwrap();
         if let Some((weight, interval)) = guidance {
             let options = GuidanceOptions { weight, interval, null_label };
-            sampler = sampler.guided_by(&unet, EMA, options).unwrap();
+            sampler = sampler.guided_by(&unet, &state, options).unwrap();
         }
         sampler.draw(&Drawing::new(COUNT, 0, labels), |_| Ok(())).unwrap()
     };

@@ -8,17 +8,17 @@ mod common;
 
 use inkwash::data::{Dataset, Options, glyphs, to_unit};
 use inkwash::diffusion::{
-    DownBlock, Objective, Prediction, Sampler, ScheduleKind, Size, Trajectory, UNet, UNetConfig, UpBlock,
-    Weighting,
+    DownBlock, Objective, Prediction, Sampler, ScheduleKind, Trajectory, UNet, UNetConfig, UpBlock, Weighting,
 };
 use inkwash::gpu::{Device, Store};
 use inkwash::graph::Kernels;
 use inkwash::io::jsonl;
 use inkwash::model::Model;
+use inkwash::nn::Size;
 use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::train::{
-    EMA, LearningRate, LogRow, ModelFolder, RunOptions, TimestepSampling, TrainConfig, TrainEvent, Trainer,
-    open_model, read_config, train,
+    Diffusion, LearningRate, LogRow, ModelFolder, RunOptions, TimestepSampling, TrainConfig, TrainEvent,
+    Trainer, open_model, read_config, train,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -59,24 +59,25 @@ fn pictures() -> Vec<f32> {
     (0..8).flat_map(|i| data.image(i).iter().map(|&b| to_unit(b)).collect::<Vec<_>>()).collect()
 }
 
-fn trainer(device: &Arc<Device>, config: &TrainConfig) -> Trainer {
-    let unet = UNet::new(&config.network(0)).unwrap();
-    let initial = unet.initial_parameters(config.seed);
-    let mut trainer = Trainer::new(device, unet, config).unwrap();
+fn trainer(device: &Arc<Device>, config: &TrainConfig) -> Trainer<Diffusion> {
+    let unet = UNet::new(&config.unet_config(0)).unwrap();
+    let initial = unet.parameters.initial(config.seed);
+    let mut trainer = Trainer::new(device, Diffusion::new(unet, config), config.step_options()).unwrap();
     trainer.set_parameters(&initial).unwrap();
     trainer
 }
 
 /// Steps over the eight pictures, in micro-batches of the configuration's batch.
-fn steps(trainer: &mut Trainer, count: u32) -> Vec<LogRow> {
+fn steps(trainer: &mut Trainer<Diffusion>, count: u32) -> Vec<LogRow> {
     let all = pictures();
-    let batch = trainer.config.batch;
+    let batch = trainer.options.batch;
     let size = batch * 64;
     let mut rows = Vec::new();
     let mut next = 0;
     for _ in 0..count {
+        let hyper = trainer.task.config.hyper(trainer.next_step());
         trainer
-            .step(|| {
+            .step(&hyper, || {
                 let micro: Vec<f32> = all.iter().cycle().skip(next * size).take(size).copied().collect();
                 next = (next + 1) % (all.len() / size);
                 (micro, vec![0; batch])
@@ -116,7 +117,7 @@ fn a_tiny_network_learns_eight_pictures_by_heart() {
     println!("loss {first:.3} in the first 10 steps, {last:.3} in the last 30");
     assert!(last < first / 3.0, "the loss fell from {first} to {last} only");
     // The average follows the weights, but is not the weights.
-    let [p, _, _, ema] = trainer.states().unwrap();
+    let [p, _, _, ema] = trainer.checkpoint().unwrap().states;
     let distance = relative_l2(&ema, &p);
     assert!(distance > 1e-4 && distance < 0.5, "the average is {distance} away from the weights");
 }
@@ -128,7 +129,7 @@ fn two_runs_agree_bit_for_bit() {
         let run = || {
             let mut trainer = trainer(&device, &tiny());
             let losses: Vec<u32> = steps(&mut trainer, 5).iter().map(|r| r.loss.to_bits()).collect();
-            (losses, trainer.states().unwrap().map(|s| bits(&s)))
+            (losses, trainer.checkpoint().unwrap().states.map(|s| bits(&s)))
         };
         let (first, second) = (run(), run());
         assert_eq!(first.0, second.0, "{kernels:?}: other losses");
@@ -150,8 +151,8 @@ fn micro_batches_add_up_to_the_batch() {
             (trainer, rows)
         };
         let (whole, whole_rows) = run(8, 1);
-        let gradients = |t: &Trainer| t.store.read("gradients").unwrap().unwrap();
-        let expected = whole.states().unwrap();
+        let gradients = |t: &Trainer<Diffusion>| t.store.read(&t.states.gradients).unwrap();
+        let expected = whole.checkpoint().unwrap().states;
         for (batch, accumulate) in [(4, 2), (2, 4)] {
             let what = format!("{kernels:?}, {accumulate} of {batch}");
             let (split, rows) = run(batch, accumulate);
@@ -167,9 +168,9 @@ fn micro_batches_add_up_to_the_batch() {
             }
             let error = relative_l2(&gradients(&split), &gradients(&whole));
             assert!(error < 1e-5, "{what}: gradients differ by {error:.1e}");
-            let got = split.states().unwrap();
+            let got = split.checkpoint().unwrap().states;
             let mut worst: f64 = 0.0;
-            for p in whole.unet.parameters.iter().filter(|p| !p.name.ends_with("to_k.bias")) {
+            for p in whole.task.unet.parameters.iter().filter(|p| !p.name.ends_with("to_k.bias")) {
                 let range = p.offset..p.offset + p.elements();
                 let error = relative_l2(&got[0][range.clone()], &expected[0][range]);
                 assert!(error < 1e-4, "{what}: {} differs by {error:.1e}", p.name);
@@ -212,7 +213,7 @@ fn run(device: &Arc<Device>, config: &TrainConfig, out: &Path, resume: bool, int
 /// The newest checkpoint's states and the averaged weights.
 fn end_of(folder: &Path) -> (u32, Vec<Vec<u32>>, Vec<u32>) {
     let Model { unet, weights, .. } = open_model(folder).unwrap();
-    let checkpoint = ModelFolder::new(folder).load_checkpoint(&unet).unwrap();
+    let checkpoint = ModelFolder::new(folder).load_checkpoint(&unet.parameters).unwrap();
     (checkpoint.next_step, checkpoint.states.iter().map(|s| bits(s)).collect(), bits(&weights))
 }
 
@@ -306,8 +307,8 @@ fn an_observer_is_told_what_happens_in_order() {
                 // What is told to be done is done.
                 let exists = |name: String| assert!(out.join(&name).is_file(), "{name}");
                 told.push(match *event {
-                    TrainEvent::Planned { training, held_out, bytes, .. } => {
-                        assert!(training > held_out && held_out > 0 && bytes > 0);
+                    TrainEvent::Planned { training, held_out, plan, .. } => {
+                        assert!(training > held_out && held_out > 0 && plan.bytes > 0);
                         assert_eq!(out.exists(), resume, "a plan was told after something was written");
                         "planned".to_string()
                     }
@@ -321,8 +322,8 @@ fn an_observer_is_told_what_happens_in_order() {
                         format!("logged {}", rows.len())
                     }
                     TrainEvent::Step { step } => format!("step {step}"),
-                    TrainEvent::HeldOutLoss { step, loss } => {
-                        assert!(loss > 0.0);
+                    TrainEvent::HeldOut { step, loss, accuracy } => {
+                        assert!(loss > 0.0 && accuracy.is_none());
                         format!("held-out {step}")
                     }
                     TrainEvent::GridSaved { step } => {
@@ -376,12 +377,13 @@ fn pictures_do_not_depend_on_the_batch() {
     for kernels in BOTH {
         let Some(device) = common::open_device(Some(kernels)) else { return };
         let config = tiny();
-        let unet = UNet::new(&config.network(0)).unwrap();
+        let unet = UNet::new(&config.unet_config(0)).unwrap();
         let trajectory = Trajectory::new(&config.scheduler(Sampler::Ddpm), 6, 0.0).unwrap();
         let draw = |batch: usize, count: usize, seed: u64| {
             let store = Store::new(&device);
-            store.write(EMA, &unet.initial_parameters(3)).unwrap();
-            let sampler = PictureSampler::new(&store, &unet, EMA, batch, trajectory.clone()).unwrap();
+            let state = unet.parameters.state("weights");
+            store.write(&state, &unet.parameters.initial(3)).unwrap();
+            let sampler = PictureSampler::new(&store, &unet, &state, batch, trajectory.clone()).unwrap();
             sampler.draw(&Drawing::new(count, seed, &vec![0; count]), |_| Ok(())).unwrap()
         };
         let all = draw(5, 5, 1);
@@ -496,10 +498,11 @@ fn improvements_combine() {
         // Glyphs have ten classes.
         assert_eq!(null_label, config.class_conditional.then_some(10));
         let store = Store::new(&device);
-        store.write(EMA, &weights).unwrap();
+        let state = unet.parameters.state("weights");
+        store.write(&state, &weights).unwrap();
         for sampler in Sampler::ALL {
             let trajectory = Trajectory::new(&scheduler.with_sampler(sampler), 3, 0.0).unwrap();
-            let drawing = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
+            let drawing = PictureSampler::new(&store, &unet, &state, 2, trajectory).unwrap();
             let pictures = drawing.draw(&Drawing::new(2, 0, &[0, 1]), |_| Ok(())).unwrap();
             let alive = pictures.iter().all(|x| x.is_finite()) && pictures.iter().any(|x| x.abs() > 0.01);
             assert!(alive, "{what} {sampler:?}: {pictures:?}");
@@ -511,7 +514,7 @@ fn improvements_combine() {
 #[test]
 fn labels_left_out_need_a_label_of_their_own() {
     let Some(device) = common::open_device(None) else { return };
-    let unet = UNetConfig { num_class_embeds: Some(10), ..tiny().network(0) };
+    let unet = UNetConfig { num_class_embeds: Some(10), ..tiny().unet_config(0) };
     let config = TrainConfig {
         class_conditional: true,
         label_dropout: 0.1,

@@ -7,7 +7,7 @@ use crate::gpu::Store;
 use crate::io::save_rows;
 use crate::model::Model;
 use crate::sample::{Drawing, PictureSampler};
-use crate::train::{EMA, RunOptions, TrainConfig, open_model, train};
+use crate::train::{RunOptions, TrainConfig, open_model, train};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -50,10 +50,11 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     // From noise to glyphs: pictures at the beginning, half-way and end of the way back.
     let Model { unet, weights, scheduler, .. } = open_model(&args.out)?;
     let store = Store::new(&device);
-    store.write(EMA, &weights)?;
+    let state = unet.parameters.state("weights");
+    store.write(&state, &weights)?;
     const COUNT: usize = 10;
     let trajectory = Trajectory::new(&scheduler, 100, 0.0)?;
-    let sampler = PictureSampler::new(&store, &unet, EMA, COUNT, trajectory)?;
+    let sampler = PictureSampler::new(&store, &unet, &state, COUNT, trajectory)?;
     let mut rows = Vec::new();
     let labels: Vec<u32> = (0..).take(COUNT).collect();
     let pictures = sampler.draw(&Drawing::new(COUNT, 1, &labels), |progress| {

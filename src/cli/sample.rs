@@ -8,7 +8,7 @@ use crate::io::{remove_abandoned, save_grid, save_single, tensor_file};
 use crate::model::Model;
 use crate::rng::{Philox, Stream};
 use crate::sample::{Drawing, GuidanceOptions, Inpaint, PictureSampler, Start};
-use crate::train::{EMA, built_in_model, grid_columns, open_model};
+use crate::train::{built_in_model, grid_columns, open_model};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -356,10 +356,11 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     // 2. Draw.
     let device = device.open()?;
     let store = Store::new(&device);
-    store.write(EMA, &weights)?;
-    let mut sampler = PictureSampler::new(&store, &unet, EMA, args.batch.min(args.n), trajectory)?;
+    let state = unet.parameters.state("weights");
+    store.write(&state, &weights)?;
+    let mut sampler = PictureSampler::new(&store, &unet, &state, args.batch.min(args.n), trajectory)?;
     if let Some(options) = guidance {
-        sampler = sampler.guided_by(&unet, EMA, options)?;
+        sampler = sampler.guided_by(&unet, &state, options)?;
     }
     let interrupted = interruption("ending without a picture written");
     let bar = ProgressBar::new(0);

@@ -7,9 +7,10 @@
 use super::notation::UNCLAMPED;
 use super::spacing::{self, Stops, index, interpolated, timesteps};
 use super::{
-    ChainStep, ConfigError, FinalSigma, NoiseLevel, NoiseSchedule, Objective, Prediction, Sampler,
-    ScheduleKind, SchedulerConfig, SolverType, TimestepSpacing, VarianceType,
+    ChainStep, FinalSigma, NoiseLevel, NoiseSchedule, Objective, Prediction, Sampler, ScheduleKind,
+    SchedulerConfig, SolverType, TimestepSpacing, VarianceType,
 };
+use crate::nn::ConfigError;
 use crate::ops::Coefficients;
 
 /// One network evaluation and the update after it.

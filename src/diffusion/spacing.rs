@@ -1,9 +1,7 @@
 //! Where samplers stop: the noise levels at which the network is evaluated, and what it is told there.
 
-use super::{
-    ConfigError, FinalSigma, NoiseLevel, NoiseSchedule, Sampler, ScheduleKind, SchedulerConfig,
-    TimestepSpacing,
-};
+use super::{FinalSigma, NoiseLevel, NoiseSchedule, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing};
+use crate::nn::ConfigError;
 
 /// Where a sampler evaluates the network, most noise first.
 pub(super) struct Stops {

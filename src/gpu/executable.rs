@@ -2,13 +2,13 @@
 //! only encodes and submits.
 
 use super::{Device, GpuError, Pipeline, lock};
-use crate::graph::{Dispatch, Home, Origin, Plan, Scalar, SlotPool, ValueId};
+use crate::graph::{Dispatch, Home, Origin, Plan, Scalar, SlotPool, State, ValueId};
 use crate::shader::{Access, Interface, ParamKind, ShaderError};
 use crate::tensor::DType;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-/// States shared by name among the plans of one device: parameters, moments, gradients.
+/// States shared among the plans of one device: parameters, moments, gradients.
 #[derive(Debug)]
 pub struct Store {
     device: Arc<Device>,
@@ -68,16 +68,40 @@ impl Store {
     }
 
     /// Fills a state, making it if need be. New states are zero.
-    pub fn write(&self, name: &str, data: &[f32]) -> Result<(), GpuError> {
-        let buffer = self.state(name, (data.len() as u64 * 4).max(4))?;
-        self.device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(data));
+    ///
+    /// # Errors
+    /// [`GpuError::StateSize`]: `data` is not as long as the state.
+    pub fn write(&self, state: &State, data: &[f32]) -> Result<(), GpuError> {
+        self.write_bytes(state, bytemuck::cast_slice(data))
+    }
+
+    /// The same for a u32 state.
+    pub fn write_u32(&self, state: &State, data: &[u32]) -> Result<(), GpuError> {
+        self.write_bytes(state, bytemuck::cast_slice(data))
+    }
+
+    fn write_bytes(&self, state: &State, bytes: &[u8]) -> Result<(), GpuError> {
+        let (found, needed) = (bytes.len() as u64, state.spec.bytes() as u64);
+        if found != needed {
+            return Err(GpuError::StateSize { name: state.name.clone(), found, needed });
+        }
+        let buffer = self.state(&state.name, needed.max(4))?;
+        self.device.queue.write_buffer(&buffer, 0, bytes);
         Ok(())
     }
 
-    /// Reads a state; `None` if there is none of this name.
-    pub fn read(&self, name: &str) -> Result<Option<Vec<f32>>, GpuError> {
-        let buffer = lock(&self.states).get(name).cloned();
-        buffer.map(|b| self.device.read_words(&b, 0, b.size()).map(|w| from_bits(&w))).transpose()
+    /// Waits, and reads a state; zeros if nothing has written it yet.
+    pub fn read(&self, state: &State) -> Result<Vec<f32>, GpuError> {
+        Ok(from_bits(&self.read_u32(state)?))
+    }
+
+    /// The same with the words as they are.
+    pub fn read_u32(&self, state: &State) -> Result<Vec<u32>, GpuError> {
+        let bytes = state.spec.bytes() as u64;
+        if bytes == 0 {
+            return Ok(Vec::new());
+        }
+        self.device.read_words(&self.state(&state.name, bytes)?, 0, bytes)
     }
 
     /// Device bytes of all states.

@@ -15,7 +15,7 @@ use crate::io::{Chart, Series, Stroke, save_rows};
 use crate::rng::{Philox, Stream};
 use crate::sample::{Drawing, PictureSampler};
 use crate::tensor::Spec;
-use crate::train::{EMA, TrainConfig, Trainer, open_data};
+use crate::train::{Diffusion, TrainConfig, Trainer, open_data};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -118,15 +118,19 @@ fn measured_levels() -> [NoiseLevel; MEASURED.len()] {
 
 /// The mean of ‖x̂_0 - x_0‖² per pixel at each of [`measured_levels`], over held-out pictures under noise that is the same
 /// for all networks.
-fn held_out_errors(trainer: &Trainer, kind: Kind, pictures: &Dataset) -> Result<Vec<f64>, LabError> {
-    let (config, unet) = (&trainer.config, &trainer.unet);
+fn held_out_errors(
+    trainer: &Trainer<Diffusion>,
+    kind: Kind,
+    pictures: &Dataset,
+) -> Result<Vec<f64>, LabError> {
+    let Diffusion { config, unet } = &trainer.task;
     let (height, width) = unet.config.sample_size.get();
     let mut graph = Graph::new();
     let x = graph.input("x", Spec::f32([config.batch, height, width, unet.config.in_channels]));
     let labels = graph.input("labels", Spec::u32([config.batch]));
     let time = graph.input("time", Spec::f32([config.batch]));
-    let flat = graph.state(EMA, Spec::f32([unet.flat_elements]));
-    let parameters = unet.views(&mut graph, flat)?;
+    let flat = graph.state(&trainer.states.ema);
+    let parameters = unet.parameters.views(&mut graph, flat)?;
     let answer = unet.forward(&mut graph, &parameters, x, time, Some(labels))?;
     graph.output("answer", answer);
     let plan = Plan::new(graph, &trainer.store.device().caps).map_err(RunError::from)?;
@@ -161,15 +165,16 @@ fn held_out_errors(trainer: &Trainer, kind: Kind, pictures: &Dataset) -> Result<
 
 /// PER_CLASS pictures of each class in turn, by DDIM without noise and without a clamp: Euler's method on the
 /// probability-flow ODE.
-fn drawn(trainer: &Trainer, seed: u64) -> Result<Vec<Vec<f32>>, LabError> {
+fn drawn(trainer: &Trainer<Diffusion>, seed: u64) -> Result<Vec<Vec<f32>>, LabError> {
     let scheduler = SchedulerConfig {
         clip_sample: false,
         timestep_spacing: TimestepSpacing::Trailing,
-        ..trainer.config.scheduler(Sampler::Ddim)
+        ..trainer.task.config.scheduler(Sampler::Ddim)
     };
     let trajectory = Trajectory::new(&scheduler, STEPS, 0.0)?;
     let count = PER_CLASS * CLASSES;
-    let sampler = PictureSampler::new(&trainer.store, &trainer.unet, EMA, count, trajectory)?;
+    let sampler =
+        PictureSampler::new(&trainer.store, &trainer.task.unet, &trainer.states.ema, count, trajectory)?;
     let labels: Vec<u32> = (0..).take(CLASSES).cycle().take(count).collect();
     let pictures = sampler.draw(&Drawing::new(count, seed, &labels), |_| Ok(()))?;
     Ok(pictures.chunks_exact(pictures.len() / count).map(<[f32]>::to_vec).collect())
@@ -250,7 +255,7 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let config = KINDS[0].configuration(lab.seed);
     let (training, held_out) = open_data(&config)?;
     let training = Arc::new(training);
-    let (height, width) = config.network(0).sample_size.get();
+    let (height, width) = config.unet_config(0).sample_size.get();
 
     let real = in_turn(&held_out, 5 * PER_CLASS);
     findings.number("held-out pictures compared with", real.len());

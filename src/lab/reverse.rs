@@ -2,12 +2,11 @@
 
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{Dataset, Options, to_unit};
-use crate::diffusion::{
-    ChainStep, ConfigError, NoiseLevel, NoiseSchedule, Sampler, SchedulerConfig, Trajectory,
-};
+use crate::diffusion::{ChainStep, NoiseLevel, NoiseSchedule, Sampler, SchedulerConfig, Trajectory};
 use crate::gpu::Store;
 use crate::io::{Chart, Series, Stroke, save_rows};
 use crate::model::Model;
+use crate::nn::ConfigError;
 use crate::ops::Coefficients;
 use crate::rng::{Philox, Stream};
 use crate::sample::{Drawing, PictureSampler, Start};
@@ -159,10 +158,11 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
 
     // 2. Four ways back.
     let store = Store::new(&lab.device);
-    store.write("weights", &weights)?;
+    let state = unet.parameters.state("weights");
+    store.write(&state, &weights)?;
     let mut ways = Vec::new();
     for (number, trajectory) in trajectories.iter().enumerate() {
-        let sampler = PictureSampler::new(&store, &unet, "weights", COUNT, trajectory.clone())?;
+        let sampler = PictureSampler::new(&store, &unet, &state, COUNT, trajectory.clone())?;
         let (mut strip, mut over_time) = (Vec::new(), Vec::new());
         let pictures = sampler.draw(&drawing(lab.seed, &labels, &noise), |progress| {
             let x = (progress.read)()?;
@@ -178,7 +178,7 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
         } else {
             let mut short = trajectory.clone();
             short.steps.truncate(SHOWN[REPEATED]);
-            let sampler = PictureSampler::new(&store, &unet, "weights", COUNT, short)?;
+            let sampler = PictureSampler::new(&store, &unet, &state, COUNT, short)?;
             let other = sampler.draw(&drawing(lab.seed.wrapping_add(1), &labels, &noise), |_| Ok(()))?;
             Some(differing(&strip[REPEATED], &other))
         };

@@ -3,7 +3,7 @@
 use super::{Lab, LabError};
 use crate::data::{AugmentOptions, Dataset, Loader, to_unit};
 use crate::diffusion::{UNet, UNetConfig};
-use crate::train::{TrainConfig, Trainer};
+use crate::train::{Diffusion, TrainConfig, Trainer};
 use std::sync::Arc;
 
 /// Classes of the built-in glyphs.
@@ -33,14 +33,14 @@ pub(super) fn trained(
     name: &str,
     config: &TrainConfig,
     pictures: &Arc<Dataset>,
-) -> Result<Trainer, LabError> {
-    let unet = UNet::new(&config.network(0))?;
-    let initial = unet.initial_parameters(config.seed);
-    let mut trainer = Trainer::new(&lab.device, unet, config)?;
+) -> Result<Trainer<Diffusion>, LabError> {
+    let unet = UNet::new(&config.unet_config(0))?;
+    let initial = unet.parameters.initial(config.seed);
+    let mut trainer = Trainer::new(&lab.device, Diffusion::new(unet, config), config.step_options())?;
     trainer.set_parameters(&initial)?;
     let mut loader = Loader::new(pictures.clone(), config.batch, config.seed, AugmentOptions::default(), 0);
     while trainer.next_step() < config.steps {
-        trainer.step(|| {
+        trainer.step(&config.hyper(trainer.next_step()), || {
             let batch = loader.next();
             (batch.images, batch.labels)
         })?;
