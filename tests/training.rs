@@ -12,14 +12,16 @@ use inkwash::diffusion::{
 };
 use inkwash::gpu::{Device, Store};
 use inkwash::graph::Kernels;
-use inkwash::io::jsonl;
+use inkwash::io::{jsonl, tensor_file};
 use inkwash::model::Model;
 use inkwash::nn::Size;
+use inkwash::ops::{Hyper, StepWords};
 use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::train::{
-    Diffusion, LearningRate, LogRow, ModelFolder, RunOptions, TimestepSampling, TrainConfig, TrainEvent,
-    Trainer, open_model, read_config, train,
+    Checkpoint, Diffusion, LearningRate, LogRow, ModelFolder, NetworkKind, RunOptions, TimestepSampling,
+    TrainConfig, TrainEvent, TrainStates, Trainer, Updater, open_classifier, open_model, read_config, train,
 };
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -348,6 +350,168 @@ fn an_observer_is_told_what_happens_in_order() {
         "planned, started 1/6, step 2, logged 2, step 3, held-out 3, grid 3, checkpoint 3, step 4, step 5, \
          logged 3, step 6, held-out 6, grid 6, checkpoint 6, finished 6"
     );
+}
+
+/// A step whose gradient is not finite is none, for the corrections of AdamW's bias too.
+#[test]
+fn skipped_steps_are_not_counted() {
+    let Some(device) = common::open_device(None) else { return };
+    let (good, bad) = (vec![0.5; 64], vec![f32::NAN; 64]);
+    let other: Vec<f32> = (0..64).map(|i| i as f32 - 20.0).collect();
+    let run = |gradients: &[&Vec<f32>]| {
+        let store = Store::new(&device);
+        let states = TrainStates::new(64, 8);
+        store.write(&states.parameters, &[1.0; 64]).unwrap();
+        let updater = Updater::new(&store, &states, &TrainConfig::default().optimizer()).unwrap();
+        for gradient in gradients {
+            store.write(&states.gradients, gradient).unwrap();
+            let hyper = Hyper { learning_rate: 1e-2, ema_decay: 0.5, max_norm: 0.0 };
+            updater.run(&hyper, &StepWords::default()).unwrap();
+        }
+        let [p, m, v, ema] = [&states.parameters, &states.first_moment, &states.second_moment, &states.ema]
+            .map(|state| bits(&store.read(state).unwrap()));
+        (store.read_u32(&states.steps_taken).unwrap(), p, m, v, ema)
+    };
+    let (taken, expected) = (run(&[&bad, &good, &bad, &bad, &other]), run(&[&good, &other]));
+    assert_eq!(taken.0, [2]);
+    assert!(taken == expected, "a skipped step changed something");
+}
+
+/// The count of steps taken is part of a checkpoint.
+#[test]
+fn a_run_that_skipped_a_step_resumes_bit_for_bit() {
+    let Some(device) = common::open_device(None) else { return };
+    let config = tiny();
+    let step = |trainer: &mut Trainer<Diffusion>| {
+        // The second step sees something that is not a number.
+        let value = if trainer.next_step() == 1 { f32::NAN } else { 0.25 };
+        let hyper = config.hyper(trainer.next_step());
+        trainer.step(&hyper, || (vec![value; 8 * 64], vec![0; 8])).unwrap();
+    };
+    let mut straight = trainer(&device, &config);
+    (0..3).for_each(|_| step(&mut straight));
+    let folder = tempfile::tempdir().unwrap();
+    let run = ModelFolder::new(folder.path());
+    std::fs::create_dir(folder.path().join("checkpoints")).unwrap();
+    let parameters = &straight.task.unet.parameters;
+    run.save_checkpoint(parameters, &straight.checkpoint().unwrap()).unwrap();
+    let checkpoint = run.load_checkpoint(parameters).unwrap();
+    assert_eq!((checkpoint.next_step, checkpoint.steps_taken), (3, 2));
+    let mut resumed = trainer(&device, &config);
+    resumed.restore(&checkpoint).unwrap();
+    step(&mut straight);
+    step(&mut resumed);
+    let [a, b] = [straight, resumed].map(|trainer| trainer.checkpoint().unwrap());
+    assert_eq!((a.next_step, a.steps_taken), (4, 3));
+    assert!(a == b, "a resumed run went another way");
+}
+
+/// A checkpoint is believed for what it says, not for its name.
+#[test]
+fn a_checkpoint_must_agree_with_its_name() {
+    let unet = UNet::new(&tiny().unet_config(0)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let run = ModelFolder::new(folder.path());
+    let checkpoints = folder.path().join("checkpoints");
+    std::fs::create_dir(&checkpoints).unwrap();
+    let flat = unet.parameters.initial(0);
+    let states = [flat.clone(), flat.clone(), flat.clone(), flat];
+    let saved = Checkpoint { next_step: 7, steps_taken: 5, states };
+    let path = run.save_checkpoint(&unet.parameters, &saved).unwrap();
+    let load = || run.load_checkpoint(&unet.parameters);
+    assert!(load().unwrap() == saved);
+
+    // 1. From before steps taken were counted apart.
+    let write = |change: &dyn Fn(&mut BTreeMap<String, String>)| {
+        let mut file = tensor_file::read(&path).unwrap();
+        change(&mut file.metadata);
+        tensor_file::write(&path, &file).unwrap();
+    };
+    write(&|metadata| drop(metadata.remove("steps_taken")));
+    assert_eq!(load().unwrap().steps_taken, 7);
+
+    // 2. Damaged.
+    write(&|metadata| drop(metadata.insert("steps_taken".into(), "8".into())));
+    let e = load().unwrap_err().to_string();
+    assert!(e.contains("steps_taken = 8, more than next_step = 7"), "{e}");
+    write(&|metadata| drop(metadata.insert("next_step".into(), "seven".into())));
+    assert!(load().unwrap_err().to_string().contains("next_step = \"seven\"; expected a number"));
+    write(&|metadata| drop(metadata.remove("next_step")));
+    assert!(load().unwrap_err().to_string().contains("lacks next_step"));
+
+    // 3. Renamed.
+    run.save_checkpoint(&unet.parameters, &saved).unwrap();
+    std::fs::rename(&path, checkpoints.join("step-000009.safetensors")).unwrap();
+    let e = load().unwrap_err().to_string();
+    for words in ["step-000009", "says step 9", "next_step = 7", "delete the file"] {
+        assert!(e.contains(words), "{e}");
+    }
+}
+
+/// Six pictures are six pictures, in batches of four too.
+#[test]
+fn every_held_out_picture_counts_once() {
+    let Some(device) = common::open_device(None) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let loss = |batch: usize| {
+        // The first step of a warm-up changes nothing.
+        let config = TrainConfig { batch, steps: 1, accumulate: 1, ..run_config() };
+        let out = folder.path().join(batch.to_string());
+        run(&device, &config, &out, false, false);
+        let records = jsonl::read(&out.join("log.jsonl")).unwrap();
+        records.iter().find_map(|r| r["held_out_loss"].as_f64()).unwrap()
+    };
+    let expected = loss(6);
+    for batch in [1, 2, 3, 4, 5, 8] {
+        let found = loss(batch);
+        assert!((found / expected - 1.0).abs() < 1e-5, "batches of {batch}: {found}, not {expected}");
+    }
+}
+
+/// A classifier is trained by the same loop, to the same kind of folder.
+#[test]
+fn a_classifier_learns_glyphs_and_resumes_bit_for_bit() {
+    let Some(device) = common::open_device(None) else { return };
+    let config = TrainConfig {
+        network: NetworkKind::Classifier,
+        steps: 60,
+        batch: 32,
+        learning_rate: 5e-3,
+        warmup_steps: 5,
+        ema_decay: 0.9,
+        glyph_count: 1500,
+        held_out: 0.2,
+        checkpoint_every: 30,
+        sample_every: 0,
+        ..TrainConfig::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let straight = folder.path().join("straight");
+    run(&device, &config, &straight, false, false);
+    let records = jsonl::read(&straight.join("log.jsonl")).unwrap();
+    let accuracy = records.iter().find_map(|r| r["held_out_accuracy"].as_f64()).unwrap();
+    println!("{:.1} % of the held-out glyphs after {} steps", 100.0 * accuracy, config.steps);
+    assert!(accuracy > 0.9, "{accuracy}");
+    assert!(straight.join("loss.png").is_file() && !straight.join("samples").exists());
+
+    // 1. The folder says what it holds.
+    let saved = read_config(&straight.join("config.toml")).unwrap();
+    assert_eq!(saved, config.with_network(10));
+    let (classifier, weights) = open_classifier(&straight).unwrap();
+    let end = |folder: &Path| ModelFolder::new(folder).load_checkpoint(&classifier.parameters).unwrap();
+    let expected = end(&straight);
+    assert_eq!(expected.next_step, 60);
+    assert!(bits(&expected.states[3]) == bits(&weights));
+    let e = open_model(&straight).unwrap_err().to_string();
+    assert!(e.contains("a run of classifier") && e.contains("--network unet"), "{e}");
+
+    // 2. Killed after the checkpoint of step 30.
+    let killed = folder.path().join("killed");
+    std::fs::create_dir_all(killed.join("checkpoints")).unwrap();
+    let name = "checkpoints/step-000030.safetensors";
+    std::fs::copy(straight.join(name), killed.join(name)).unwrap();
+    run(&device, &saved, &killed, true, false);
+    assert!(end(&killed) == expected, "a killed run ends elsewhere");
 }
 
 /// A run that died between two checkpoints logged steps that it will take again.

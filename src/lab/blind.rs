@@ -52,7 +52,7 @@ struct Kind {
     prediction: Prediction,
     schedule: ScheduleKind,
     weighting: Weighting,
-    told: bool,
+    conditioned: bool,
     colour: usize,
 }
 
@@ -60,7 +60,7 @@ const fn kind(
     name: &'static str,
     prediction: Prediction,
     schedule: ScheduleKind,
-    told: bool,
+    conditioned: bool,
     colour: usize,
 ) -> Kind {
     let weighting = match prediction {
@@ -69,7 +69,7 @@ const fn kind(
             Weighting::Uniform
         }
     };
-    Kind { name, prediction, schedule, weighting, told, colour }
+    Kind { name, prediction, schedule, weighting, conditioned, colour }
 }
 
 /// The networks. The last is of the second saying: what it is compared with is the velocity, told.
@@ -97,16 +97,16 @@ impl Kind {
             prediction: self.prediction,
             noise_schedule: self.schedule,
             weighting: self.weighting,
-            time_conditioning: self.told,
+            time_conditioning: self.conditioned,
             timesteps: TIMESTEPS,
             batch: 8,
             ..small_run(seed)
         }
     }
 
-    /// What the network is told at a level, which is timestep `t` of the chain.
+    /// What conditions the network at a level, which is timestep `t` of the chain.
     fn time(self, level: NoiseLevel, t: usize) -> f64 {
-        if self.told { self.schedule.told(level).unwrap_or(t as f64) } else { 0.0 }
+        if self.conditioned { self.schedule.conditioning(level).unwrap_or(t as f64) } else { 0.0 }
     }
 }
 
@@ -294,7 +294,7 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
             name: name.into(),
             points: levels.iter().map(|level| level.sigma()).zip(errors.iter().copied()).collect(),
             colour: kind.colour,
-            stroke: if kind.told { Stroke::Thick } else { Stroke::Thin },
+            stroke: if kind.conditioned { Stroke::Thick } else { Stroke::Thin },
         });
         outcomes.push(Outcome { errors, distance });
     }
@@ -337,9 +337,9 @@ mod tests {
         assert!((energy_distance(&a, &shifted) - 0.626).abs() < 0.02);
     }
 
-    /// The levels are those of the chain, and flow matching's network is told its own time there.
+    /// The levels are those of the chain, and flow matching's network is conditioned on its own time there.
     #[test]
-    fn networks_are_told_the_time_of_the_same_level() {
+    fn networks_are_conditioned_on_the_time_of_the_same_level() {
         let level = measured_levels()[4];
         assert_eq!(KINDS[0].time(level, MEASURED[4]), MEASURED[4] as f64);
         assert_eq!(KINDS[1].time(level, MEASURED[4]), 0.0);

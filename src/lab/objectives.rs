@@ -81,14 +81,14 @@ fn held_out_errors(trainer: &Trainer<Diffusion>, pictures: &Dataset) -> Result<V
     let table = graph.constant("schedule", schedule.uniform_table(Prediction::Epsilon));
     let noised = graph.apply_all(AddNoise, &[x_0, table, step])?;
     let [x_t, noise, t] = [noised[0], noised[1], noised[2]];
-    let told = if config.conditions_on_time() {
+    let conditioning = if config.conditions_on_time() {
         t
     } else {
         graph.constant("no_time", Array::new([config.batch], vec![0.0; config.batch]))
     };
     let flat = graph.state(&trainer.states.ema);
     let parameters = unet.parameters.views(&mut graph, flat)?;
-    let answer = unet.forward(&mut graph, &parameters, x_t, told, Some(labels))?;
+    let answer = unet.forward(&mut graph, &parameters, x_t, conditioning, Some(labels))?;
     for (name, value) in [("x_t", x_t), ("noise", noise), ("t", t), ("answer", answer)] {
         graph.output(name, value);
     }

@@ -2,7 +2,7 @@
 //! place, so that steps follow each other without a readback. The answer f may be a network's, given or exact.
 
 use crate::gpu::{Executable, RunError, Store};
-use crate::graph::{Graph, GraphError, Plan, State, ValueId};
+use crate::graph::{Graph, GraphError, Phase, Plan, State, ValueId};
 use crate::ops::{
     COEFFICIENTS, Coefficients, Denoise, DynamicThreshold, RandomNormal, STEP_WORDS, Scale, StepWords,
 };
@@ -45,6 +45,7 @@ impl Latent {
     /// The graph that puts normal noise times `scale` into x, and its step words.
     pub fn initial_graph(&self, scale: f64) -> Result<(Graph, ValueId), GraphError> {
         let mut graph = Graph::new();
+        graph.set_phase(Phase::Sample);
         let words = graph.input("step", Spec::u32([STEP_WORDS]));
         let shape = self.shape().clone();
         let mut x = graph.apply(RandomNormal { stream: Stream::Initial, shape }, &[words])?;
@@ -69,6 +70,7 @@ impl Latent {
         let coefficients = graph.input("coefficients", Spec::f32([COEFFICIENTS]));
         let words = graph.input("step", Spec::u32([STEP_WORDS]));
         let (f, other) = answer(&mut graph, x)?;
+        graph.set_phase(Phase::Sample);
         let threshold = match thresholding {
             Some((ratio, max)) => {
                 graph.apply(DynamicThreshold { ratio, max: max as f32 }, &[x, f, coefficients])?

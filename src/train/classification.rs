@@ -4,7 +4,7 @@ use super::PictureBatch;
 use super::step::{LossGraph, Task};
 use crate::classifier::Classifier;
 use crate::gpu::Executable;
-use crate::graph::{Graph, GraphError, State, ValueId};
+use crate::graph::{Graph, GraphError, Phase, State, ValueId};
 use crate::nn::Network;
 use crate::ops::SoftmaxCrossEntropy;
 use crate::tensor::Spec;
@@ -46,6 +46,7 @@ impl Task for Classification {
         let flat = graph.state(weights);
         let parameters = classifier.parameters.views(&mut graph, flat)?;
         let logits = classifier.forward(&mut graph, &parameters, pictures)?;
+        graph.set_phase(Phase::Loss);
         graph.enter("loss");
         let loss = graph.apply(SoftmaxCrossEntropy, &[logits, labels])?;
         graph.leave();

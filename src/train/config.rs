@@ -143,7 +143,7 @@ pub struct TrainConfig {
     /// What the loss is taken of; all but merged-noise look at the last step alone, as the article does
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().objective))]
     pub objective: Objective,
-    /// Whether the network is told t; if not, it is given 0, in training and in sampling
+    /// Whether the network is conditioned on t; if not, it is given 0, in training and in sampling
     #[cfg_attr(
         feature = "cli",
         arg(long, default_value_t = Self::default().time_conditioning, action = clap::ArgAction::Set, value_name = "BOOL")
@@ -310,7 +310,7 @@ impl TrainConfig {
         }
     }
 
-    /// Whether the network is told t. Objective `previous-without-time` says no by its name.
+    /// Whether the network is conditioned on t. Objective `previous-without-time` says no by its name.
     pub fn conditions_on_time(&self) -> bool {
         self.time_conditioning && self.objective != Objective::PreviousWithoutTime
     }

@@ -5,7 +5,7 @@ use super::step::{LossGraph, Task};
 use super::{PictureBatch, TimestepSampling, TrainConfig};
 use crate::diffusion::{NoiseSchedule, Sampler, UNet};
 use crate::gpu::Executable;
-use crate::graph::{Graph, GraphError, State, ValueId};
+use crate::graph::{Graph, GraphError, Phase, State, ValueId};
 use crate::nn::Network;
 use crate::ops::{AddNoise, AddTwoNoises, MseLoss, STEP_WORDS, StepWords};
 use crate::rng::{Stream, key, philox4x32};
@@ -81,6 +81,7 @@ impl Task for Diffusion {
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
         let flat = graph.state(weights);
         let parameters = unet.parameters.views(&mut graph, flat)?;
+        graph.set_phase(Phase::Noise);
         graph.enter("noise");
         let (table, two) = noise_table(&self.config);
         let table = graph.constant("schedule", table);
@@ -90,7 +91,9 @@ impl Task for Diffusion {
         };
         graph.leave();
         let [x_t, target, t, weight] = [noised[0], noised[1], noised[2], noised[3]];
+        graph.set_phase(Phase::Forward);
         let prediction = unet.forward(&mut graph, &parameters, x_t, t, labels)?;
+        graph.set_phase(Phase::Loss);
         graph.enter("loss");
         let loss = graph.apply(MseLoss, &[prediction, target, weight])?;
         graph.leave();

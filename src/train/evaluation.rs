@@ -30,7 +30,7 @@ struct Part<I> {
 /// t each is some 3 % of the loss.
 const HELD_OUT_PICTURES: usize = 512;
 
-/// Pictures → loss of the averaged weights, without gradients, both the loss and what classes are told by as outputs.
+/// Pictures → loss of the averaged weights, without gradients, with the loss and the scores of classes as outputs.
 fn evaluation_graph<T: Task>(
     task: &T,
     states: &TrainStates,
@@ -82,7 +82,7 @@ impl<T: Task<Batch = PictureBatch>> Evaluation<T> {
     /// Measures. The noise is that of a seed of its own, the same at every call.
     pub(super) fn measure(&self, trainer: &Trainer<T>) -> Result<HeldOut, RunError> {
         let (batch, seed) = (trainer.options.batch, trainer.options.seed);
-        let (mut sum, mut right, mut told) = (0.0, 0, false);
+        let (mut sum, mut right) = (0.0, None);
         for (k, first) in (0u64..).zip((0..self.count).step_by(batch)) {
             let size = batch.min(self.count - first);
             let [whole, rest] = &self.parts;
@@ -104,12 +104,12 @@ impl<T: Task<Batch = PictureBatch>> Evaluation<T> {
             if let Some(logits) = part.logits {
                 let scores = part.executable.read(logits)?;
                 let rows = scores.chunks_exact(scores.len() / size);
-                right += rows.zip(&items.1).filter(|(row, label)| best(row) == **label as usize).count();
-                told = true;
+                let hits = rows.zip(&items.1).filter(|(row, label)| best(row) == **label as usize).count();
+                *right.get_or_insert(0) += hits;
             }
         }
         let batches = self.count as f64 / batch as f64;
-        let accuracy = told.then(|| right as f64 / self.count as f64);
+        let accuracy = right.map(|right| right as f64 / self.count as f64);
         Ok(HeldOut { loss: sum / batches, accuracy })
     }
 

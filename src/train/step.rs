@@ -3,7 +3,7 @@
 
 use super::{Checkpoint, TrainStates};
 use crate::gpu::{Device, Executable, RunError, Store};
-use crate::graph::{Caps, Graph, GraphError, Plan, State, ValueId};
+use crate::graph::{Caps, Graph, GraphError, Phase, Plan, State, ValueId};
 use crate::nn::{Network, Parameters};
 use crate::ops::{
     Accumulate, AdamW, Add, BiasCorrection, GradientNorm, HYPER, Hyper, LOG_COLUMNS, Record, STEP_WORDS,
@@ -67,6 +67,7 @@ pub fn gradient_graph<I>(
     let share = 1.0 / f64::from(accumulate);
     let seed = graph.constant("d_loss", Array::new([1], vec![share]));
     let gradients = graph.backward(Add, &[(g.loss, seed)], &g.parameters)?;
+    graph.set_phase(Phase::Backward);
     graph.enter("gradients");
     let gradients: Vec<ValueId> = g.parameters.iter().map(|p| gradients[p]).collect();
     let packed = parameters.pack(graph, &gradients)?;
@@ -108,6 +109,7 @@ pub fn update_graph(states: &TrainStates, optimizer: &AdamW) -> Result<(Graph, U
     let taken = graph.state(&states.steps_taken);
     let loss = graph.state(&states.loss);
     let log = graph.state(&states.log);
+    graph.set_phase(Phase::Update);
     graph.enter("update");
     let norm = graph.apply(GradientNorm, &[g, hyper])?;
     let correction = BiasCorrection::of(optimizer);
