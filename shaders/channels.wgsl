@@ -1,5 +1,6 @@
 // Along the channels of (images, pixels, channels):
 //   add_channels: y[n,p,c] = x[n,p,c] + e[n,c]        sum_pixels: y[n,c] = Σ_p x[n,p,c]
+//   spread_pixels: y[n,p,c] = e[n,c]
 //   concat: y[r,:] = a[r,:] then b[r,:]               slice_channels: y[r,c] = x[r, start + c]
 //
 // sum_pixels: one workgroup per image and COLUMNS Vectors of channels; each of its ROWS takes every
@@ -35,6 +36,18 @@ fn add_channels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let addend = e[run.image * params.vectors + run.vector];
     for (var k = run.first; k < run.end; k += params.vectors) {
         y[k] = x[k] + addend;
+    }
+}
+
+@compute @workgroup_size(64)
+fn spread_pixels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                 @builtin(local_invocation_index) lane: u32) {
+    let i = invocation_index(group, groups, lane, 64u);
+    if i >= params.count { return; }
+    let run = pixel_run(i, params.pixels, params.vectors);
+    let value = e[run.image * params.vectors + run.vector];
+    for (var k = run.first; k < run.end; k += params.vectors) {
+        y[k] = value;
     }
 }
 

@@ -17,7 +17,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gradient: array<f32>;          // (count)
 @group(0) @binding(2) var<storage, read_write> partial: array<f32>;     // (groups)
-@group(0) @binding(3) var<storage, read> hyper: array<f32>;             // (8): [4] is max_norm, 0 for no clipping
+@group(0) @binding(3) var<storage, read> hyper: array<f32>;             // (8): [2] is max_norm, 0 for no clipping
 @group(0) @binding(4) var<storage, read_write> norm: array<f32>;        // (4): norm, factor, finite, 0
 
 fn is_finite(x: f32) -> bool {
@@ -55,8 +55,8 @@ fn norm_finish(@builtin(local_invocation_index) lane: u32) {
             length = sqrt(total);
         }
         var factor = 1.0;
-        if hyper[4] > 0.0 {
-            factor = min(1.0, hyper[4] / (length + 1e-6));
+        if hyper[2] > 0.0 {
+            factor = min(1.0, hyper[2] / (length + 1e-6));
         }
         norm[0] = length;
         norm[1] = factor;

@@ -2,7 +2,7 @@
 //
 //     t = floor(u T),  u uniform            x_t    = signal_t x_0 + sigma_t ε
 //     ε standard normal                     target = target_noise_t ε + target_data_t x_0
-//     weight = weight_t                     time   = time_t, what the network is told of t
+//     weight = weight_t                     time   = time_t, what conditions the network
 //
 // signal_t is the article's ā_t, sigma_t = sqrt(1 - ā_t²) (DDPM, arXiv 2006.11239, eq. 4). The two target
 // coefficients choose what the network predicts: ε (1, 0), x_0 (0, 1), v (ā, -sigma; arXiv 2202.00512), the velocity of flow

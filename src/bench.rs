@@ -7,7 +7,7 @@ use crate::ops::{Case, CopyCeiling, FmaCeiling};
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
 use crate::tensor::Spec;
-use crate::train::{EMA, TrainConfig, Trainer};
+use crate::train::{Diffusion, TrainConfig, TrainPlans, Trainer};
 use cpu_time::ProcessTime;
 use serde::Serialize;
 use std::sync::Arc;
@@ -269,17 +269,18 @@ pub fn bench_step(
     device: &Arc<Device>,
     config: &TrainConfig,
     repeats: Repeats,
-) -> Result<(StepReport, Trainer), RunError> {
+) -> Result<(StepReport, Trainer<Diffusion>), RunError> {
     let rss_before_model_bytes = host_memory("VmHWM:");
-    let network = config.network(0);
+    let network = config.unet_config(0);
     let unet = UNet::new(&network).map_err(|e| GpuError::Device(e.to_string()))?;
-    let plans = crate::train::TrainPlans::new(&unet, config, &device.caps)?;
+    let parameters = unet.parameters.count();
+    let initial = unet.parameters.initial(config.seed);
+    let (task, options) = (Diffusion::new(unet, config), config.step_options());
+    let plans = TrainPlans::new(&task, &options, &device.caps)?;
     let planned_device_bytes = plans.bytes();
     let forward_backward = plans.model_flops_per_picture(config.batch);
     drop(plans);
-    let parameters = unet.parameter_count();
-    let mut trainer = Trainer::new(device, unet, config)?;
-    let initial = trainer.unet.initial_parameters(config.seed);
+    let mut trainer = Trainer::new(device, task, options).block_on()?;
     trainer.set_parameters(&initial)?;
     let (height, width) = network.sample_size.get();
     let mut rng = Philox::new(0, Stream::Cases, 0);
@@ -289,17 +290,26 @@ pub fn bench_step(
     let bytes = trainer.allocated_bytes();
     let train =
         step_speed(config.batch, forward_backward * config.batch as u64, bytes, repeats, device, || {
-            trainer.step(|| (pictures.clone(), vec![0; config.batch]))
+            trainer
+                .step(&config.hyper(trainer.next_step()), || (pictures.clone(), vec![0; config.batch]))
+                .block_on()
         })?;
 
     let trajectory = Trajectory::new(&config.scheduler(Sampler::Ddim), config.timesteps.min(50), 0.0)
         .map_err(|e| GpuError::Device(e.to_string()))?;
     let half_way = trajectory.steps.len() / 2;
-    let sampler = PictureSampler::new(&trainer.store, &trainer.unet, EMA, config.batch, trajectory)?;
+    let sampler = PictureSampler::new(
+        &trainer.store,
+        &trainer.task.unet,
+        &trainer.states.ema,
+        config.batch,
+        trajectory,
+    )
+    .block_on()?;
     let forward = sampler.model_flops() / config.batch as u64;
     let bytes = sampler.bytes() + trainer.store.bytes();
     let ddim_step = step_speed(config.batch, forward * config.batch as u64, bytes, repeats, device, || {
-        sampler.step_once(half_way)
+        sampler.step_once(half_way).block_on()
     })?;
     let report = StepReport {
         config: serde_json::to_value(config.preset)

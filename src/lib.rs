@@ -9,9 +9,11 @@
 //! - [`graph`]: operators as lists of facts, graphs of them, gradients, the plan, the f64 interpreter.
 //! - [`ops`]: the catalogue, one file per operator.
 //! - [`gpu`]: devices; the only place that names wgpu.
+//! - [`nn`]: parameters and layers, which networks are made of.
 //! - [`diffusion`]: noise schedules, samplers as coefficients, the U-Net from its configuration.
+//! - [`classifier`]: a network that tells the class of a picture.
 //! - [`data`]: pictures in. [`io`]: files in and out. [`model`]: trained networks on disk.
-//! - [`train`]: the two graphs of a step, the loop, checkpoints. [`sample`]: the denoising loop.
+//! - [`train`]: tasks, the two graphs of a step, the loop, checkpoints. [`sample`]: the denoising loop.
 //! - [`check`]: proof of the operators. [`verify`]: proof of the whole against PyTorch's numbers. [`bench`](mod@bench): their speed.
 //! - [`lab`]: the article's experiments (feature `charts`).
 //! - [`cli`]: one file per command (feature `cli`, which brings `charts` along). Only it prints, reads flags or catches
@@ -20,6 +22,7 @@
 #[cfg(not(target_arch = "wasm32"))]
 pub mod bench;
 pub mod check;
+pub mod classifier;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
@@ -30,10 +33,12 @@ pub mod io;
 #[cfg(feature = "charts")]
 pub mod lab;
 pub mod model;
+pub mod nn;
 pub mod ops;
 pub mod rng;
 pub mod sample;
 pub mod shader;
 pub mod tensor;
 pub mod train;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod verify;

@@ -30,7 +30,7 @@ pub enum Stream {
     LastNoise = 9,
     /// The noise that is put back onto a picture.
     Renoise = 10,
-    /// Whether a training item is told its class.
+    /// Whether the label of a training item is dropped.
     LabelDropout = 11,
 }
 

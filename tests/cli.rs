@@ -227,9 +227,9 @@ fn weights_of_another_network_are_refused() {
     let run = ModelFolder::new(at.join("run"));
     std::fs::create_dir_all(at.join("run/checkpoints")).unwrap();
     std::fs::write(at.join("run/config.toml"), "preset = \"tiny-gray\"\n").unwrap();
-    let flat = vec![0.25; other.flat_elements];
+    let flat = vec![0.25; other.parameters.flat_elements()];
     let states = [(); 4].map(|()| flat.clone());
-    run.save_checkpoint(&other, &Checkpoint { next_step: 7, states }).unwrap();
+    run.save_checkpoint(&other.parameters, &Checkpoint { next_step: 7, steps_taken: 7, states }).unwrap();
     let words = ["model.safetensors", "another configuration"];
     refused(without_driver(at), at, &["sample", "--model", "run", "--out", "drawn"], &words);
     if common::open_device(None).is_some() {
@@ -238,7 +238,7 @@ fn weights_of_another_network_are_refused() {
     }
     // A file cut short, as by a full disk.
     let unet = preset(Preset::TinyGray);
-    run.save_weights(&unet, &unet.initial_parameters(0), 7).unwrap();
+    run.save_weights(&unet.parameters, &unet.parameters.initial(0), 7).unwrap();
     let path = at.join("run/model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
@@ -297,7 +297,7 @@ fn combinations_that_make_no_sense_are_refused() {
     std::fs::create_dir(at.join("run")).unwrap();
     let config = "preset = \"tiny-gray\"\nnoise_schedule = \"flow\"\nprediction = \"flow\"\n";
     std::fs::write(at.join("run/config.toml"), config).unwrap();
-    run.save_weights(&unet, &unet.initial_parameters(0), 7).unwrap();
+    run.save_weights(&unet.parameters, &unet.parameters.initial(0), 7).unwrap();
     for (flags, words) in [
         ("--timestep-spacing leading", &["timestep_spacing", "flow", "trailing or quadratic"]),
         ("--timestep-spacing linspace", &["timestep_spacing", "continuous", "trailing or quadratic"]),
@@ -320,8 +320,12 @@ fn a_run_is_exported() {
     let config = "preset = \"tiny-gray\"\ntimesteps = 300\nnoise_schedule = \"squaredcos_cap_v2\"\nprediction = \"v_prediction\"\n";
     std::fs::write(at.join("run/config.toml"), config).unwrap();
     refused(without_driver(at), at, &["export", "run", "out"], &["model.safetensors"]);
-    let states = [1, 2, 3, 4].map(|seed| unet.initial_parameters(seed));
-    run.save_checkpoint(&unet, &Checkpoint { next_step: 7, states: states.clone() }).unwrap();
+    let states = [1, 2, 3, 4].map(|seed| unet.parameters.initial(seed));
+    run.save_checkpoint(
+        &unet.parameters,
+        &Checkpoint { next_step: 7, steps_taken: 7, states: states.clone() },
+    )
+    .unwrap();
     for (name, flags, state) in [("averaged", &[][..], 3), ("raw", &["--weights", "raw"], 0)] {
         let text = stdout(without_driver(at), &[&["export", "run", name], flags].concat());
         for words in ["701,345 parameters", "DDPMPipeline.from_pretrained", name] {

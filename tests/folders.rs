@@ -81,7 +81,7 @@ fn error(model: &Model, expected: &TensorFile) -> f64 {
     let plain = |t: &Tensor| Array::new([t.data.len()], t.data.iter().map(|&v| v.into()).collect());
     let mut graph = Graph::new();
     let mut given = HashMap::new();
-    let flat = graph.input("flat", Spec::f32([model.unet.flat_elements]));
+    let flat = graph.input("flat", Spec::f32([model.unet.parameters.flat_elements()]));
     given.insert(flat, Array::new([model.weights.len()], model.weights.iter().map(|&w| w.into()).collect()));
     let sample = channels_last(of("sample"));
     let x = graph.input("x", Spec::f32(sample.shape.axes()));
@@ -93,7 +93,7 @@ fn error(model: &Model, expected: &TensorFile) -> f64 {
         given.insert(value, plain(labels));
         value
     });
-    let parameters = model.unet.views(&mut graph, flat).unwrap();
+    let parameters = model.unet.parameters.views(&mut graph, flat).unwrap();
     let output = model.unet.forward(&mut graph, &parameters, x, t, labels).unwrap();
     let got = &interpret(&graph, &given)[output.0].data;
     let want = channels_last(of("output")).data;

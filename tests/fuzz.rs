@@ -315,8 +315,8 @@ fn whole(folder: &Path, model: &Model) -> Result<(), String> {
     let elements: usize = file.tensors.values().map(|t| t.data.len()).sum();
     let checks = [
         ("a tensor is left out", file.tensors.len() == model.unet.parameters.len()),
-        ("an element is left out", elements == model.unet.parameter_count()),
-        ("the flat vector has another length", model.weights.len() == model.unet.flat_elements),
+        ("an element is left out", elements == model.unet.parameters.count()),
+        ("the flat vector has another length", model.weights.len() == model.unet.parameters.flat_elements()),
         ("a weight is not finite", model.weights.iter().all(|w| w.is_finite())),
         ("the network is not valid", model.unet.config.validate().is_ok()),
         ("the scheduler is not valid", model.scheduler.validate().is_ok()),

@@ -74,7 +74,7 @@ fn load(name: &'static str) -> Golden {
     let mut names: Vec<&str> = unet.parameters.iter().map(|p| p.name.as_str()).collect();
     names.sort_unstable();
     let rank: BTreeMap<&str, u32> = names.into_iter().zip(0..).collect();
-    let mut flat = vec![0.0; unet.flat_elements];
+    let mut flat = vec![0.0; unet.parameters.flat_elements()];
     for p in &unet.parameters {
         let data = p.to_device(&weights(&p.name, &p.shape, rank[p.name.as_str()]));
         flat[p.offset..p.offset + data.len()].copy_from_slice(&data);
@@ -103,14 +103,14 @@ fn build(golden: &Golden) -> Built {
     let config = &golden.unet.config;
     let (h, w) = config.sample_size.get();
     let mut graph = Graph::new();
-    let flat = graph.input("flat", Spec::f32([golden.unet.flat_elements]));
+    let flat = graph.input("flat", Spec::f32([golden.unet.parameters.flat_elements()]));
     let x = graph.input("x", Spec::f32([3, h, w, config.in_channels]));
     let t = graph.input("t", Spec::f32([3]));
     let target = graph.input("target", Spec::f32([3, h, w, config.out_channels]));
     let weight = graph.constant("weight", Array::new([3], vec![1.0; 3]));
     let one = graph.constant("one", Array::new([1], vec![1.0]));
     let labels = config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([3])));
-    let parameters = golden.unet.views(&mut graph, flat).unwrap();
+    let parameters = golden.unet.parameters.views(&mut graph, flat).unwrap();
     let output = golden.unet.forward(&mut graph, &parameters, x, t, labels).unwrap();
     let loss = graph.apply(MseLoss, &[output, target, weight]).unwrap();
     let by_value = graph.backward(Add, &[(loss, one)], &parameters).unwrap();

@@ -3,11 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+use inkwash::classifier::Classifier;
 use inkwash::diffusion::{Preset, Sampler, SchedulerConfig, Trajectory, UNet, UNetConfig};
 use inkwash::gpu::{Blocking as _, Device};
 use inkwash::graph::{Aliasing, Caps, Graph, Home, Kernels, Origin, ValueId};
 use inkwash::sample::{Drawing, PictureSampler};
-use inkwash::train::{EMA, TrainConfig, TrainPlans, Trainer};
+use inkwash::train::{Classification, Diffusion, NetworkKind, TrainConfig, TrainPlans, Trainer};
 
 const ALL: [(Preset, Kernels); 4] = [
     (Preset::TinyGray, Kernels::Registers),
@@ -24,34 +25,41 @@ fn unet(preset: Preset) -> UNet {
     UNet::new(&UNetConfig::preset(preset)).unwrap()
 }
 
+fn plans(preset: Preset, accumulate: u32, caps: &Caps) -> TrainPlans {
+    let config = config(preset, accumulate);
+    TrainPlans::new(&Diffusion::new(unet(preset), &config), &config.step_options(), caps).unwrap()
+}
+
 #[test]
 fn training_steps_pass_validation() {
     for (preset, kernels) in ALL {
         for accumulate in [1, 2] {
             let device = Device::noop(&Caps::webgpu(kernels)).block_on().unwrap();
             let config = config(preset, accumulate);
-            let mut trainer = Trainer::new(&device, unet(preset), &config).unwrap();
-            let initial = trainer.unet.initial_parameters(0);
+            let task = Diffusion::new(unet(preset), &config);
+            let mut trainer = Trainer::new(&device, task, config.step_options()).block_on().unwrap();
+            let initial = trainer.task.unet.parameters.initial(0);
             trainer.set_parameters(&initial).unwrap();
-            let (height, width) = trainer.unet.config.sample_size.get();
-            let elements = config.batch * height * width * trainer.unet.config.in_channels;
+            let (height, width) = trainer.task.unet.config.sample_size.get();
+            let elements = config.batch * height * width * trainer.task.unet.config.in_channels;
             let mut batches = 0;
             for _ in 0..2 {
                 trainer
-                    .step(|| {
+                    .step(&config.hyper(0), || {
                         batches += 1;
                         (vec![0.5; elements], vec![0; config.batch])
                     })
+                    .block_on()
                     .unwrap();
             }
             assert_eq!(batches, 2 * accumulate);
             assert!(!trainer.log_is_full());
-            let rows = trainer.read_log().unwrap();
+            let rows = trainer.read_log().block_on().unwrap();
             assert_eq!(rows.iter().map(|r| r.step).collect::<Vec<_>>(), [0, 1], "{preset:?} {kernels:?}");
-            assert!(trainer.read_log().unwrap().is_empty());
+            assert!(trainer.read_log().block_on().unwrap().is_empty());
             device.check().unwrap();
 
-            let plans = TrainPlans::new(&trainer.unet, &config, &device.caps).unwrap();
+            let plans = TrainPlans::new(&trainer.task, &config.step_options(), &device.caps).unwrap();
             let (planned, allocated) = (plans.bytes() as f64, trainer.allocated_bytes() as f64);
             println!("{preset:?} {kernels:?} x {accumulate}: {planned} bytes planned, {allocated} allocated");
             assert!((allocated / planned - 1.0).abs() < 0.05, "{planned} planned, {allocated} allocated");
@@ -65,16 +73,18 @@ fn sampling_passes_validation() {
         let device = Device::noop(&Caps::webgpu(kernels)).block_on().unwrap();
         let store = inkwash::gpu::Store::new(&device);
         let unet = unet(preset);
-        store.write(EMA, &unet.initial_parameters(0)).unwrap();
+        let weights = unet.parameters.state("weights");
+        store.write(&weights, &unet.parameters.initial(0)).unwrap();
         let scheduler = SchedulerConfig { thresholding: true, ..SchedulerConfig::new(Sampler::Ddpm) };
         let trajectory = Trajectory::new(&scheduler, 2, 0.0).unwrap();
-        let sampler = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
+        let sampler = PictureSampler::new(&store, &unet, &weights, 2, trajectory).block_on().unwrap();
         let mut seen = Vec::new();
         let pictures = sampler
-            .draw(&Drawing::new(3, 0, &[0; 3]), |progress| {
+            .draw(&Drawing::new(3, 0, &[0; 3]), async |progress| {
                 seen.push((progress.done, progress.total));
                 Ok(())
             })
+            .block_on()
             .unwrap();
         let (height, width) = unet.config.sample_size.get();
         assert_eq!(pictures.len(), 3 * height * width * unet.config.out_channels);
@@ -95,15 +105,14 @@ fn is_view(graph: &Graph, value: ValueId) -> bool {
 fn no_launch_reads_what_another_has_overwritten() {
     for (preset, kernels) in ALL {
         for accumulate in [1, 2] {
-            let plans =
-                TrainPlans::new(&unet(preset), &config(preset, accumulate), &Caps::webgpu(kernels)).unwrap();
+            let plans = plans(preset, accumulate, &Caps::webgpu(kernels));
             let what = format!("{preset:?} {kernels:?} x {accumulate}");
             let mut reads = 0;
-            for plan in [&plans.micro.0, &plans.update.0] {
+            for plan in [&plans.micro, &plans.update] {
                 reads += plan.verify(&Caps::webgpu(kernels)).unwrap_or_else(|e| panic!("{what}: {e}"));
             }
             // Slots are shared at all: tensors take several times the memory that is planned for them.
-            let plan = &plans.micro.0;
+            let plan = &plans.micro;
             let slots = plan.bytes_where(|b| b.home == Home::Slot);
             let tensors: u64 = (0..plan.graph.values.len())
                 .filter(|&i| plan.placements[i].is_some_and(|p| plan.buffers[p.buffer].home == Home::Slot))
@@ -116,12 +125,28 @@ fn no_launch_reads_what_another_has_overwritten() {
     }
 }
 
+/// The same of another network, which sums over its pixels.
+#[test]
+fn no_launch_of_a_classifier_reads_what_another_has_overwritten() {
+    for (preset, kernels) in ALL {
+        for accumulate in [1, 2] {
+            let config = TrainConfig { network: NetworkKind::Classifier, ..config(preset, accumulate) };
+            let task = Classification(Classifier::new(&config.classifier_config(10)).unwrap());
+            let plans = TrainPlans::new(&task, &config.step_options(), &Caps::webgpu(kernels)).unwrap();
+            for plan in [&plans.micro, &plans.update] {
+                plan.verify(&Caps::webgpu(kernels))
+                    .unwrap_or_else(|e| panic!("{preset:?} {kernels:?} x {accumulate}: {e}"));
+            }
+        }
+    }
+}
+
 /// The replay itself: sending one tensor to another's slot must not go unseen.
 #[test]
 fn the_replay_sees_a_spoilt_plan() {
     let (preset, kernels) = (Preset::TinyGray, Kernels::Registers);
     let caps = Caps::webgpu(kernels);
-    let plan = TrainPlans::new(&unet(preset), &config(preset, 1), &caps).unwrap().micro.0;
+    let plan = plans(preset, 1, &caps).micro;
     plan.verify(&caps).unwrap();
     let slots: Vec<usize> =
         (0..plan.buffers.len()).filter(|&b| plan.buffers[b].home == Home::Slot).take(8).collect();

@@ -8,7 +8,7 @@ use inkwash::check;
 use inkwash::gpu::{Blocking as _, Device, Executable, GpuError, Store};
 use inkwash::graph::{
     Candidate, Caps, Cost, Dispatch, Graph, Kernels, Limits, Op, Operand, Plan, PlanError, Program,
-    ShapeError,
+    ShapeError, State,
 };
 use inkwash::ops::{Accumulate, Case, STEP_WORDS, Scale, Silu, View};
 use inkwash::shader::Source;
@@ -23,7 +23,7 @@ fn caps() -> Caps {
 fn a_view_of_what_was_overwritten_cannot_be_read() {
     let build = |late: bool| {
         let mut graph = Graph::new();
-        let sum = graph.state("sum", Spec::f32([128]));
+        let sum = graph.state(&State::new("sum", Spec::f32([128])));
         let x = graph.input("x", Spec::f32([128]));
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
         let view = graph.apply(View { offset: 64, shape: Shape::new([64]) }, &[sum]).unwrap();
@@ -42,7 +42,7 @@ fn a_view_of_what_was_overwritten_cannot_be_read() {
 #[test]
 fn a_view_of_what_overwrote_can_be_read() {
     let mut graph = Graph::new();
-    let sum = graph.state("sum", Spec::f32([128]));
+    let sum = graph.state(&State::new("sum", Spec::f32([128])));
     let x = graph.input("x", Spec::f32([128]));
     let step = graph.input("step", Spec::u32([STEP_WORDS]));
     let after = graph.apply(Accumulate, &[sum, x, step]).unwrap();

@@ -6,12 +6,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+use inkwash::classifier::Classifier;
 use inkwash::diffusion::{Preset, UNet, UNetConfig};
-use inkwash::graph::{Caps, Dispatch, Graph, Kernels, MAX_GROUPS, Op, Plan, Scalar};
+use inkwash::graph::{Caps, Dispatch, Graph, Kernels, MAX_GROUPS, Op, Scalar};
 use inkwash::ops;
 use inkwash::shader::{self, Access, Interface, ParamKind, Source, Target, Variant};
 use inkwash::tensor::Spec;
-use inkwash::train::{TrainConfig, evaluation_graph, micro_graph, update_graph};
+use inkwash::train::{
+    Classification, Diffusion, LossGraph, NetworkKind, Task, TrainConfig, TrainPlans, TrainStates,
+    gradient_graph, update_graph,
+};
 use naga::back::{hlsl, msl, spv};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -82,12 +86,30 @@ fn launches() -> Vec<Launch> {
             let config = TrainConfig { preset, batch, accumulate, ..TrainConfig::default() };
             let unet = UNet::new(&UNetConfig::preset(preset)).unwrap();
             let label = format!("{preset:?} {batch} x {accumulate}");
-            of_graph(&label, &micro_graph(&unet, &config).unwrap().0, &caps, &mut launches);
-            of_graph(&label, &update_graph(&unet, &config).unwrap().0, &caps, &mut launches);
-            of_graph(&label, &evaluation_graph(&unet, &config).unwrap().0, &caps, &mut launches);
+            for graph in graphs(&Diffusion::new(unet, &config), &config) {
+                of_graph(&label, &graph, &caps, &mut launches);
+            }
+            let config = TrainConfig { network: NetworkKind::Classifier, ..config };
+            let classifier = Classifier::new(&config.classifier_config(10)).unwrap();
+            for graph in graphs(&Classification(classifier), &config) {
+                of_graph(&format!("classifier {label}"), &graph, &caps, &mut launches);
+            }
         }
     }
     launches
+}
+
+/// The graphs of a step, and that of the held-out loss.
+fn graphs(task: &impl Task, config: &TrainConfig) -> Vec<Graph> {
+    let options = config.step_options();
+    let parameters = task.network().parameters();
+    let states = TrainStates::new(parameters.flat_elements(), config.log_every as usize);
+    let loss = task.loss_graph(&states.parameters, config.batch).unwrap();
+    let micro = gradient_graph(loss, parameters, &states, config.accumulate).unwrap().graph;
+    let (update, _) = update_graph(&states, &options.optimizer).unwrap();
+    let LossGraph { mut graph, loss, .. } = task.loss_graph(&states.ema, config.batch).unwrap();
+    graph.output("held_out_loss", loss);
+    vec![micro, update, graph]
 }
 
 fn key(dispatch: &Dispatch) -> Key {
@@ -166,9 +188,9 @@ fn every_preset_plans_within_webgpu() {
         for preset in [Preset::TinyGray, Preset::Small32, Preset::Cifar] {
             let config = TrainConfig { preset, batch: 4, ..TrainConfig::default() };
             let unet = UNet::new(&UNetConfig::preset(preset)).unwrap();
-            let micro = Plan::new(micro_graph(&unet, &config).unwrap().0, &caps).unwrap();
-            let update = Plan::new(update_graph(&unet, &config).unwrap().0, &caps).unwrap();
-            assert!(micro.launches.len() > 100 && update.launches.len() >= 4, "{preset:?}");
+            let task = Diffusion::new(unet, &config);
+            let plans = TrainPlans::new(&task, &config.step_options(), &caps).unwrap();
+            assert!(plans.micro.launches.len() > 100 && plans.update.launches.len() >= 4, "{preset:?}");
         }
     }
 }

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use inkwash::diffusion::{Preset, Size, UNet, UNetConfig};
+use inkwash::diffusion::{Preset, UNet, UNetConfig};
 use inkwash::graph::{Graph, ValueId, interpret, rewrite};
+use inkwash::nn::Size;
 use inkwash::ops::{self, Add, Case, Silu};
 use inkwash::rng::{Philox, Stream};
 use inkwash::tensor::{Array, Spec};
@@ -65,17 +66,17 @@ fn a_networks_graph_keeps_its_numbers() {
     let config = UNetConfig { sample_size: Size::Square(8), ..UNetConfig::preset(Preset::TinyGray) };
     let unet = UNet::new(&config).unwrap();
     let mut graph = Graph::new();
-    let flat = graph.state("weights", Spec::f32([unet.flat_elements]));
-    let views = unet.views(&mut graph, flat).unwrap();
+    let flat = graph.state(&unet.parameters.state("weights"));
+    let views = unet.parameters.views(&mut graph, flat).unwrap();
     let x = graph.input("x", Spec::f32([1, 8, 8, 1]));
     let t = graph.input("t", Spec::f32([1]));
     // Recording makes a norm that the network itself does not use.
     let (output, _) = unet.forward_recorded(&mut graph, &views, x, t, None).unwrap();
     graph.output("prediction", output);
-    let weights = unet.initial_parameters(1).into_iter().map(f64::from).collect();
+    let weights = unet.parameters.initial(1).into_iter().map(f64::from).collect();
     let mut rng = Philox::new(4, Stream::Cases, 0);
     let given = HashMap::from([
-        (flat, Array::new([unet.flat_elements], weights)),
+        (flat, Array::new([unet.parameters.flat_elements()], weights)),
         (x, Array::from_fn(graph.shape(x), |_| rng.normal())),
         (t, Array::new([1], vec![500.0])),
     ]);

@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use inkwash::diffusion::{Sampler, Trajectory};
-use inkwash::gpu::{Device, Store};
+use inkwash::gpu::{Blocking as _, Device, Store};
 use inkwash::model::Model;
 use inkwash::sample::{Drawing, GuidanceOptions, Inpaint, PictureSampler, Start};
-use inkwash::train::{EMA, built_in_model};
+use inkwash::train::built_in_model;
 use std::sync::Arc;
 
 mod common;
@@ -19,9 +19,10 @@ const ITEM: usize = 256;
 fn draw(device: &Arc<Device>, trajectory: Trajectory, drawing: &Drawing) -> Vec<f32> {
     let Model { unet, weights, .. } = built_in_model().unwrap();
     let store = Store::new(device);
-    store.write(EMA, &weights).unwrap();
-    let sampler = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
-    sampler.draw(drawing, |_| Ok(())).unwrap()
+    let state = unet.parameters.state("weights");
+    store.write(&state, &weights).unwrap();
+    let sampler = PictureSampler::new(&store, &unet, &state, 2, trajectory).block_on().unwrap();
+    sampler.draw(drawing, async |_| Ok(())).block_on().unwrap()
 }
 
 fn trajectory(sampler: Sampler, steps: usize) -> Trajectory {
@@ -94,16 +95,18 @@ fn guidance_lies_on_the_line_between_two_classes() {
     let Some(device) = common::open_device(None) else { return };
     let Model { unet, weights, .. } = built_in_model().unwrap();
     let store = Store::new(&device);
-    store.write(EMA, &weights).unwrap();
+    let state = unet.parameters.state("weights");
+    store.write(&state, &weights).unwrap();
     let null_label = 2;
     let draw = |labels: &[u32], guidance: Option<(f64, (f64, f64))>| {
-        let mut sampler =
-            PictureSampler::new(&store, &unet, EMA, 2, trajectory(Sampler::DpmSolver, 6)).unwrap();
+        let mut sampler = PictureSampler::new(&store, &unet, &state, 2, trajectory(Sampler::DpmSolver, 6))
+            .block_on()
+            .unwrap();
         if let Some((weight, interval)) = guidance {
             let options = GuidanceOptions { weight, interval, null_label };
-            sampler = sampler.guided_by(&unet, EMA, options).unwrap();
+            sampler = sampler.guided_by(&unet, &state, options).block_on().unwrap();
         }
-        sampler.draw(&Drawing::new(COUNT, 0, labels), |_| Ok(())).unwrap()
+        sampler.draw(&Drawing::new(COUNT, 0, labels), async |_| Ok(())).block_on().unwrap()
     };
     let everywhere = (0.0, f64::INFINITY);
     let (with, without) = (draw(&LABELS, None), draw(&[null_label; COUNT], None));

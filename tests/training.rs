@@ -8,18 +8,20 @@ mod common;
 
 use inkwash::data::{Dataset, Options, glyphs, to_unit};
 use inkwash::diffusion::{
-    DownBlock, Objective, Prediction, Sampler, ScheduleKind, Size, Trajectory, UNet, UNetConfig, UpBlock,
-    Weighting,
+    DownBlock, Objective, Prediction, Sampler, ScheduleKind, Trajectory, UNet, UNetConfig, UpBlock, Weighting,
 };
 use inkwash::gpu::{Blocking as _, Device, Store};
 use inkwash::graph::Kernels;
-use inkwash::io::jsonl;
+use inkwash::io::{jsonl, tensor_file};
 use inkwash::model::Model;
+use inkwash::nn::Size;
+use inkwash::ops::{Hyper, StepWords};
 use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::train::{
-    EMA, LearningRate, LogRow, ModelFolder, RunOptions, TimestepSampling, TrainConfig, TrainEvent, Trainer,
-    open_model, read_config, train,
+    Checkpoint, Diffusion, LearningRate, LogRow, ModelFolder, NetworkKind, RunOptions, TimestepSampling,
+    TrainConfig, TrainEvent, TrainStates, Trainer, Updater, open_classifier, open_model, read_config, train,
 };
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -59,34 +61,37 @@ fn pictures() -> Vec<f32> {
     (0..8).flat_map(|i| data.image(i).iter().map(|&b| to_unit(b)).collect::<Vec<_>>()).collect()
 }
 
-fn trainer(device: &Arc<Device>, config: &TrainConfig) -> Trainer {
-    let unet = UNet::new(&config.network(0)).unwrap();
-    let initial = unet.initial_parameters(config.seed);
-    let mut trainer = Trainer::new(device, unet, config).unwrap();
+fn trainer(device: &Arc<Device>, config: &TrainConfig) -> Trainer<Diffusion> {
+    let unet = UNet::new(&config.unet_config(0)).unwrap();
+    let initial = unet.parameters.initial(config.seed);
+    let mut trainer =
+        Trainer::new(device, Diffusion::new(unet, config), config.step_options()).block_on().unwrap();
     trainer.set_parameters(&initial).unwrap();
     trainer
 }
 
 /// Steps over the eight pictures, in micro-batches of the configuration's batch.
-fn steps(trainer: &mut Trainer, count: u32) -> Vec<LogRow> {
+fn steps(trainer: &mut Trainer<Diffusion>, count: u32) -> Vec<LogRow> {
     let all = pictures();
-    let batch = trainer.config.batch;
+    let batch = trainer.options.batch;
     let size = batch * 64;
     let mut rows = Vec::new();
     let mut next = 0;
     for _ in 0..count {
+        let hyper = trainer.task.config.hyper(trainer.next_step());
         trainer
-            .step(|| {
+            .step(&hyper, || {
                 let micro: Vec<f32> = all.iter().cycle().skip(next * size).take(size).copied().collect();
                 next = (next + 1) % (all.len() / size);
                 (micro, vec![0; batch])
             })
+            .block_on()
             .unwrap();
         if trainer.log_is_full() {
-            rows.extend(trainer.read_log().unwrap());
+            rows.extend(trainer.read_log().block_on().unwrap());
         }
     }
-    rows.extend(trainer.read_log().unwrap());
+    rows.extend(trainer.read_log().block_on().unwrap());
     rows
 }
 
@@ -116,7 +121,7 @@ fn a_tiny_network_learns_eight_pictures_by_heart() {
     println!("loss {first:.3} in the first 10 steps, {last:.3} in the last 30");
     assert!(last < first / 3.0, "the loss fell from {first} to {last} only");
     // The average follows the weights, but is not the weights.
-    let [p, _, _, ema] = trainer.states().unwrap();
+    let [p, _, _, ema] = trainer.checkpoint().block_on().unwrap().states;
     let distance = relative_l2(&ema, &p);
     assert!(distance > 1e-4 && distance < 0.5, "the average is {distance} away from the weights");
 }
@@ -128,7 +133,7 @@ fn two_runs_agree_bit_for_bit() {
         let run = || {
             let mut trainer = trainer(&device, &tiny());
             let losses: Vec<u32> = steps(&mut trainer, 5).iter().map(|r| r.loss.to_bits()).collect();
-            (losses, trainer.states().unwrap().map(|s| bits(&s)))
+            (losses, trainer.checkpoint().block_on().unwrap().states.map(|s| bits(&s)))
         };
         let (first, second) = (run(), run());
         assert_eq!(first.0, second.0, "{kernels:?}: other losses");
@@ -150,8 +155,8 @@ fn micro_batches_add_up_to_the_batch() {
             (trainer, rows)
         };
         let (whole, whole_rows) = run(8, 1);
-        let gradients = |t: &Trainer| t.store.read("gradients").block_on().unwrap().unwrap();
-        let expected = whole.states().unwrap();
+        let gradients = |t: &Trainer<Diffusion>| t.store.read(&t.states.gradients).block_on().unwrap();
+        let expected = whole.checkpoint().block_on().unwrap().states;
         for (batch, accumulate) in [(4, 2), (2, 4)] {
             let what = format!("{kernels:?}, {accumulate} of {batch}");
             let (split, rows) = run(batch, accumulate);
@@ -167,9 +172,9 @@ fn micro_batches_add_up_to_the_batch() {
             }
             let error = relative_l2(&gradients(&split), &gradients(&whole));
             assert!(error < 1e-5, "{what}: gradients differ by {error:.1e}");
-            let got = split.states().unwrap();
+            let got = split.checkpoint().block_on().unwrap().states;
             let mut worst: f64 = 0.0;
-            for p in whole.unet.parameters.iter().filter(|p| !p.name.ends_with("to_k.bias")) {
+            for p in whole.task.unet.parameters.iter().filter(|p| !p.name.ends_with("to_k.bias")) {
                 let range = p.offset..p.offset + p.elements();
                 let error = relative_l2(&got[0][range.clone()], &expected[0][range]);
                 assert!(error < 1e-4, "{what}: {} differs by {error:.1e}", p.name);
@@ -212,7 +217,7 @@ fn run(device: &Arc<Device>, config: &TrainConfig, out: &Path, resume: bool, int
 /// The newest checkpoint's states and the averaged weights.
 fn end_of(folder: &Path) -> (u32, Vec<Vec<u32>>, Vec<u32>) {
     let Model { unet, weights, .. } = open_model(folder).unwrap();
-    let checkpoint = ModelFolder::new(folder).load_checkpoint(&unet).unwrap();
+    let checkpoint = ModelFolder::new(folder).load_checkpoint(&unet.parameters).unwrap();
     (checkpoint.next_step, checkpoint.states.iter().map(|s| bits(s)).collect(), bits(&weights))
 }
 
@@ -306,8 +311,8 @@ fn an_observer_is_told_what_happens_in_order() {
                 // What is told to be done is done.
                 let exists = |name: String| assert!(out.join(&name).is_file(), "{name}");
                 told.push(match *event {
-                    TrainEvent::Planned { training, held_out, bytes, .. } => {
-                        assert!(training > held_out && held_out > 0 && bytes > 0);
+                    TrainEvent::Planned { training, held_out, plan, .. } => {
+                        assert!(training > held_out && held_out > 0 && plan.bytes > 0);
                         assert_eq!(out.exists(), resume, "a plan was told after something was written");
                         "planned".to_string()
                     }
@@ -321,8 +326,8 @@ fn an_observer_is_told_what_happens_in_order() {
                         format!("logged {}", rows.len())
                     }
                     TrainEvent::Step { step } => format!("step {step}"),
-                    TrainEvent::HeldOutLoss { step, loss } => {
-                        assert!(loss > 0.0);
+                    TrainEvent::HeldOut { step, loss, accuracy } => {
+                        assert!(loss > 0.0 && accuracy.is_none());
                         format!("held-out {step}")
                     }
                     TrainEvent::GridSaved { step } => {
@@ -347,6 +352,168 @@ fn an_observer_is_told_what_happens_in_order() {
         "planned, started 1/6, step 2, logged 2, step 3, held-out 3, grid 3, checkpoint 3, step 4, step 5, \
          logged 3, step 6, held-out 6, grid 6, checkpoint 6, finished 6"
     );
+}
+
+/// A step whose gradient is not finite is none, for the corrections of AdamW's bias too.
+#[test]
+fn skipped_steps_are_not_counted() {
+    let Some(device) = common::open_device(None) else { return };
+    let (good, bad) = (vec![0.5; 64], vec![f32::NAN; 64]);
+    let other: Vec<f32> = (0..64).map(|i| i as f32 - 20.0).collect();
+    let run = |gradients: &[&Vec<f32>]| {
+        let store = Store::new(&device);
+        let states = TrainStates::new(64, 8);
+        store.write(&states.parameters, &[1.0; 64]).unwrap();
+        let updater = Updater::new(&store, &states, &TrainConfig::default().optimizer()).block_on().unwrap();
+        for gradient in gradients {
+            store.write(&states.gradients, gradient).unwrap();
+            let hyper = Hyper { learning_rate: 1e-2, ema_decay: 0.5, max_norm: 0.0 };
+            updater.run(&hyper, &StepWords::default()).block_on().unwrap();
+        }
+        let [p, m, v, ema] = [&states.parameters, &states.first_moment, &states.second_moment, &states.ema]
+            .map(|state| bits(&store.read(state).block_on().unwrap()));
+        (store.read_u32(&states.steps_taken).block_on().unwrap(), p, m, v, ema)
+    };
+    let (taken, expected) = (run(&[&bad, &good, &bad, &bad, &other]), run(&[&good, &other]));
+    assert_eq!(taken.0, [2]);
+    assert!(taken == expected, "a skipped step changed something");
+}
+
+/// The count of steps taken is part of a checkpoint.
+#[test]
+fn a_run_that_skipped_a_step_resumes_bit_for_bit() {
+    let Some(device) = common::open_device(None) else { return };
+    let config = tiny();
+    let step = |trainer: &mut Trainer<Diffusion>| {
+        // The second step sees something that is not a number.
+        let value = if trainer.next_step() == 1 { f32::NAN } else { 0.25 };
+        let hyper = config.hyper(trainer.next_step());
+        trainer.step(&hyper, || (vec![value; 8 * 64], vec![0; 8])).block_on().unwrap();
+    };
+    let mut straight = trainer(&device, &config);
+    (0..3).for_each(|_| step(&mut straight));
+    let folder = tempfile::tempdir().unwrap();
+    let run = ModelFolder::new(folder.path());
+    std::fs::create_dir(folder.path().join("checkpoints")).unwrap();
+    let parameters = &straight.task.unet.parameters;
+    run.save_checkpoint(parameters, &straight.checkpoint().block_on().unwrap()).unwrap();
+    let checkpoint = run.load_checkpoint(parameters).unwrap();
+    assert_eq!((checkpoint.next_step, checkpoint.steps_taken), (3, 2));
+    let mut resumed = trainer(&device, &config);
+    resumed.restore(&checkpoint).unwrap();
+    step(&mut straight);
+    step(&mut resumed);
+    let [a, b] = [straight, resumed].map(|trainer| trainer.checkpoint().block_on().unwrap());
+    assert_eq!((a.next_step, a.steps_taken), (4, 3));
+    assert!(a == b, "a resumed run went another way");
+}
+
+/// A checkpoint is believed for what it says, not for its name.
+#[test]
+fn a_checkpoint_must_agree_with_its_name() {
+    let unet = UNet::new(&tiny().unet_config(0)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let run = ModelFolder::new(folder.path());
+    let checkpoints = folder.path().join("checkpoints");
+    std::fs::create_dir(&checkpoints).unwrap();
+    let flat = unet.parameters.initial(0);
+    let states = [flat.clone(), flat.clone(), flat.clone(), flat];
+    let saved = Checkpoint { next_step: 7, steps_taken: 5, states };
+    let path = run.save_checkpoint(&unet.parameters, &saved).unwrap();
+    let load = || run.load_checkpoint(&unet.parameters);
+    assert!(load().unwrap() == saved);
+
+    // 1. From before steps taken were counted apart.
+    let write = |change: &dyn Fn(&mut BTreeMap<String, String>)| {
+        let mut file = tensor_file::read(&path).unwrap();
+        change(&mut file.metadata);
+        tensor_file::write(&path, &file).unwrap();
+    };
+    write(&|metadata| drop(metadata.remove("steps_taken")));
+    assert_eq!(load().unwrap().steps_taken, 7);
+
+    // 2. Damaged.
+    write(&|metadata| drop(metadata.insert("steps_taken".into(), "8".into())));
+    let e = load().unwrap_err().to_string();
+    assert!(e.contains("steps_taken = 8, more than next_step = 7"), "{e}");
+    write(&|metadata| drop(metadata.insert("next_step".into(), "seven".into())));
+    assert!(load().unwrap_err().to_string().contains("next_step = \"seven\"; expected a number"));
+    write(&|metadata| drop(metadata.remove("next_step")));
+    assert!(load().unwrap_err().to_string().contains("lacks next_step"));
+
+    // 3. Renamed.
+    run.save_checkpoint(&unet.parameters, &saved).unwrap();
+    std::fs::rename(&path, checkpoints.join("step-000009.safetensors")).unwrap();
+    let e = load().unwrap_err().to_string();
+    for words in ["step-000009", "says step 9", "next_step = 7", "delete the file"] {
+        assert!(e.contains(words), "{e}");
+    }
+}
+
+/// Six pictures are six pictures, in batches of four too.
+#[test]
+fn every_held_out_picture_counts_once() {
+    let Some(device) = common::open_device(None) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let loss = |batch: usize| {
+        // The first step of a warm-up changes nothing.
+        let config = TrainConfig { batch, steps: 1, accumulate: 1, ..run_config() };
+        let out = folder.path().join(batch.to_string());
+        run(&device, &config, &out, false, false);
+        let records = jsonl::read(&out.join("log.jsonl")).unwrap();
+        records.iter().find_map(|r| r["held_out_loss"].as_f64()).unwrap()
+    };
+    let expected = loss(6);
+    for batch in [1, 2, 3, 4, 5, 8] {
+        let found = loss(batch);
+        assert!((found / expected - 1.0).abs() < 1e-5, "batches of {batch}: {found}, not {expected}");
+    }
+}
+
+/// A classifier is trained by the same loop, to the same kind of folder.
+#[test]
+fn a_classifier_learns_glyphs_and_resumes_bit_for_bit() {
+    let Some(device) = common::open_device(None) else { return };
+    let config = TrainConfig {
+        network: NetworkKind::Classifier,
+        steps: 60,
+        batch: 32,
+        learning_rate: 5e-3,
+        warmup_steps: 5,
+        ema_decay: 0.9,
+        glyph_count: 1500,
+        held_out: 0.2,
+        checkpoint_every: 30,
+        sample_every: 0,
+        ..TrainConfig::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let straight = folder.path().join("straight");
+    run(&device, &config, &straight, false, false);
+    let records = jsonl::read(&straight.join("log.jsonl")).unwrap();
+    let accuracy = records.iter().find_map(|r| r["held_out_accuracy"].as_f64()).unwrap();
+    println!("{:.1} % of the held-out glyphs after {} steps", 100.0 * accuracy, config.steps);
+    assert!(accuracy > 0.9, "{accuracy}");
+    assert!(straight.join("loss.png").is_file() && !straight.join("samples").exists());
+
+    // 1. The folder says what it holds.
+    let saved = read_config(&straight.join("config.toml")).unwrap();
+    assert_eq!(saved, config.with_network(10));
+    let (classifier, weights) = open_classifier(&straight).unwrap();
+    let end = |folder: &Path| ModelFolder::new(folder).load_checkpoint(&classifier.parameters).unwrap();
+    let expected = end(&straight);
+    assert_eq!(expected.next_step, 60);
+    assert!(bits(&expected.states[3]) == bits(&weights));
+    let e = open_model(&straight).unwrap_err().to_string();
+    assert!(e.contains("a run of classifier") && e.contains("--network unet"), "{e}");
+
+    // 2. Killed after the checkpoint of step 30.
+    let killed = folder.path().join("killed");
+    std::fs::create_dir_all(killed.join("checkpoints")).unwrap();
+    let name = "checkpoints/step-000030.safetensors";
+    std::fs::copy(straight.join(name), killed.join(name)).unwrap();
+    run(&device, &saved, &killed, true, false);
+    assert!(end(&killed) == expected, "a killed run ends elsewhere");
 }
 
 /// A run that died between two checkpoints logged steps that it will take again.
@@ -376,13 +543,15 @@ fn pictures_do_not_depend_on_the_batch() {
     for kernels in BOTH {
         let Some(device) = common::open_device(Some(kernels)) else { return };
         let config = tiny();
-        let unet = UNet::new(&config.network(0)).unwrap();
+        let unet = UNet::new(&config.unet_config(0)).unwrap();
         let trajectory = Trajectory::new(&config.scheduler(Sampler::Ddpm), 6, 0.0).unwrap();
         let draw = |batch: usize, count: usize, seed: u64| {
             let store = Store::new(&device);
-            store.write(EMA, &unet.initial_parameters(3)).unwrap();
-            let sampler = PictureSampler::new(&store, &unet, EMA, batch, trajectory.clone()).unwrap();
-            sampler.draw(&Drawing::new(count, seed, &vec![0; count]), |_| Ok(())).unwrap()
+            let state = unet.parameters.state("weights");
+            store.write(&state, &unet.parameters.initial(3)).unwrap();
+            let sampler =
+                PictureSampler::new(&store, &unet, &state, batch, trajectory.clone()).block_on().unwrap();
+            sampler.draw(&Drawing::new(count, seed, &vec![0; count]), async |_| Ok(())).block_on().unwrap()
         };
         let all = draw(5, 5, 1);
         assert_eq!(all.len(), 5 * 64);
@@ -496,11 +665,12 @@ fn improvements_combine() {
         // Glyphs have ten classes.
         assert_eq!(null_label, config.class_conditional.then_some(10));
         let store = Store::new(&device);
-        store.write(EMA, &weights).unwrap();
+        let state = unet.parameters.state("weights");
+        store.write(&state, &weights).unwrap();
         for sampler in Sampler::ALL {
             let trajectory = Trajectory::new(&scheduler.with_sampler(sampler), 3, 0.0).unwrap();
-            let drawing = PictureSampler::new(&store, &unet, EMA, 2, trajectory).unwrap();
-            let pictures = drawing.draw(&Drawing::new(2, 0, &[0, 1]), |_| Ok(())).unwrap();
+            let drawing = PictureSampler::new(&store, &unet, &state, 2, trajectory).block_on().unwrap();
+            let pictures = drawing.draw(&Drawing::new(2, 0, &[0, 1]), async |_| Ok(())).block_on().unwrap();
             let alive = pictures.iter().all(|x| x.is_finite()) && pictures.iter().any(|x| x.abs() > 0.01);
             assert!(alive, "{what} {sampler:?}: {pictures:?}");
         }
@@ -511,7 +681,7 @@ fn improvements_combine() {
 #[test]
 fn labels_left_out_need_a_label_of_their_own() {
     let Some(device) = common::open_device(None) else { return };
-    let unet = UNetConfig { num_class_embeds: Some(10), ..tiny().network(0) };
+    let unet = UNetConfig { num_class_embeds: Some(10), ..tiny().unet_config(0) };
     let config = TrainConfig {
         class_conditional: true,
         label_dropout: 0.1,

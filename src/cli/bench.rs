@@ -3,6 +3,7 @@
 use super::{DeviceArgs, Failure};
 use crate::bench::{Repeats, bench_step, measure_ceilings, op_speeds};
 use crate::diffusion::Preset;
+use crate::gpu::Blocking as _;
 use crate::graph::Op;
 use crate::ops::{self, Case};
 use crate::tensor::{DType, Spec};
@@ -113,7 +114,7 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
             let mut kinds: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
             let mut launches = Vec::new();
             if *profile {
-                for (label, op, seconds) in trainer.profile()? {
+                for (label, op, seconds) in trainer.profile().block_on()? {
                     let kind = kinds.entry(op).or_default();
                     *kind = (kind.0 + 1, kind.1 + seconds);
                     launches.push((label, seconds));

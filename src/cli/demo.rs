@@ -3,11 +3,11 @@
 use super::progress::TrainProgress;
 use super::{DeviceArgs, Failure, interruption};
 use crate::diffusion::{ScheduleKind, Trajectory};
-use crate::gpu::Store;
+use crate::gpu::{Blocking as _, Store};
 use crate::io::save_rows;
 use crate::model::Model;
 use crate::sample::{Drawing, PictureSampler};
-use crate::train::{EMA, RunOptions, TrainConfig, open_model, train};
+use crate::train::{RunOptions, TrainConfig, open_model, train};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -50,23 +50,26 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     // From noise to glyphs: pictures at the beginning, half-way and end of the way back.
     let Model { unet, weights, scheduler, .. } = open_model(&args.out)?;
     let store = Store::new(&device);
-    store.write(EMA, &weights)?;
+    let state = unet.parameters.state("weights");
+    store.write(&state, &weights)?;
     const COUNT: usize = 10;
     let trajectory = Trajectory::new(&scheduler, 100, 0.0)?;
-    let sampler = PictureSampler::new(&store, &unet, EMA, COUNT, trajectory)?;
+    let sampler = PictureSampler::new(&store, &unet, &state, COUNT, trajectory).block_on()?;
     let mut rows = Vec::new();
     let labels: Vec<u32> = (0..).take(COUNT).collect();
-    let pictures = sampler.draw(&Drawing::new(COUNT, 1, &labels), |progress| {
-        if interrupted.load(Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        for (done, label) in [(0, "noise"), (50, "half-way")] {
-            if progress.done == done {
-                rows.push((label.to_string(), (progress.read)()?));
+    let pictures = sampler
+        .draw(&Drawing::new(COUNT, 1, &labels), async |progress| {
+            if interrupted.load(Ordering::Relaxed) {
+                std::process::exit(130);
             }
-        }
-        Ok(())
-    })?;
+            for (done, label) in [(0, "noise"), (50, "half-way")] {
+                if progress.done == done {
+                    rows.push((label.to_string(), progress.read().await?));
+                }
+            }
+            Ok(())
+        })
+        .block_on()?;
     rows.push(("end".to_string(), pictures));
     let (height, width) = unet.config.sample_size.get();
     let path = args.out.join("denoising.png");

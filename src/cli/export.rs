@@ -44,7 +44,7 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode, Failure> {
         (_, Weights::Raw) => {
             let folder = ModelFolder::new(&args.run);
             let model = folder.open()?;
-            let [parameters, ..] = folder.load_checkpoint(&model.unet)?.states;
+            let [parameters, ..] = folder.load_checkpoint(&model.unet.parameters)?.states;
             (model, Some(parameters))
         }
     };
@@ -59,7 +59,7 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode, Failure> {
         Weights::Ema => "averaged",
         Weights::Raw => "not averaged",
     };
-    println!("{}   {} parameters, {kind}", args.out.display(), HumanCount(unet.parameter_count() as u64));
+    println!("{}   {} parameters, {kind}", args.out.display(), HumanCount(unet.parameters.count() as u64));
     println!("\nfrom diffusers import DDPMPipeline; pipeline = DDPMPipeline.from_pretrained({:?})", args.out);
     if let Some(null) = model.null_label {
         println!("\nLabel {null} stands for no class.");

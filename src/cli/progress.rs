@@ -1,7 +1,6 @@
 //! How a training run shows on the terminal.
 
-use crate::diffusion::UNet;
-use crate::train::{TrainConfig, TrainEvent, TrainPlans};
+use crate::train::{RunPlan, TrainConfig, TrainEvent};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
 /// Lines on standard output, and a bar over the steps on standard error, which is hidden where that is no terminal.
@@ -16,7 +15,7 @@ impl TrainProgress {
 
     pub fn show(&mut self, event: &TrainEvent) {
         match *event {
-            TrainEvent::Planned { device, training, held_out, config, unet, plans, bytes } => {
+            TrainEvent::Planned { device, training, held_out, config, plan } => {
                 println!("device          {} ({}, {})", device.name, device.backend, device.driver);
                 println!(
                     "pictures        {} to train on, {} held out, from {}",
@@ -24,7 +23,7 @@ impl TrainProgress {
                     HumanCount(held_out as u64),
                     config.data
                 );
-                print!("{}", describe(unet, config, plans, bytes));
+                print!("{}", describe(config, plan));
             }
             TrainEvent::Started { step, steps, allocated_bytes } => {
                 println!("                {} allocated", HumanBytes(allocated_bytes));
@@ -39,8 +38,10 @@ impl TrainProgress {
                 }
             }
             TrainEvent::Step { step } => self.bar.set_position(step.into()),
-            TrainEvent::HeldOutLoss { step, loss } => {
-                self.bar.suspend(|| println!("step {step}: held-out loss {loss:.5}"));
+            TrainEvent::HeldOut { step, loss, accuracy } => {
+                let accuracy =
+                    accuracy.map_or_else(String::new, |share| format!(", accuracy {:.2} %", 100.0 * share));
+                self.bar.suspend(|| println!("step {step}: held-out loss {loss:.5}{accuracy}"));
             }
             TrainEvent::Interrupted { .. } | TrainEvent::Finished { .. } => self.bar.finish_and_clear(),
             TrainEvent::GridSaved { .. } | TrainEvent::CheckpointSaved { .. } => {}
@@ -54,19 +55,19 @@ fn bar(steps: u32) -> ProgressBar {
 }
 
 /// Parameters, operations and memory of a run, in lines.
-pub(super) fn describe(unet: &UNet, config: &TrainConfig, plans: &TrainPlans, bytes: u64) -> String {
-    let (height, width) = unet.config.sample_size.get();
-    let (micro, update) = (&plans.micro.0, &plans.update.0);
+pub(super) fn describe(config: &TrainConfig, plan: &RunPlan) -> String {
+    let RunPlan { parameters, plans, bytes } = plan;
+    let [height, width, channels] = config.picture_shape();
+    let (micro, update) = (&plans.micro, &plans.update);
     let flops = plans.model_flops_per_picture(config.batch);
     format!(
-        "network         {height}x{width}x{}, {} parameters in {} tensors\n\
+        "network         {height}x{width}x{channels}, {} parameters in {} tensors\n\
          batch           {} x {} = {} pictures per step\n\
          launches        {} per micro-batch, {} per update\n\
          model FLOPs     {:.1} M per picture, {:.2} G per step (forward and backward)\n\
          device memory   {} planned, to train, evaluate and sample\n",
-        unet.config.in_channels,
-        HumanCount(unet.parameter_count() as u64),
-        unet.parameters.len(),
+        HumanCount(parameters.count() as u64),
+        parameters.len(),
         config.batch,
         config.accumulate,
         config.effective_batch(),
@@ -74,6 +75,6 @@ pub(super) fn describe(unet: &UNet, config: &TrainConfig, plans: &TrainPlans, by
         update.launches.len(),
         flops as f64 * 1e-6,
         flops as f64 * config.effective_batch() as f64 * 1e-9,
-        HumanBytes(bytes),
+        HumanBytes(*bytes),
     )
 }

@@ -8,7 +8,7 @@ use crate::io::{remove_abandoned, save_grid, save_single, tensor_file};
 use crate::model::Model;
 use crate::rng::{Philox, Stream};
 use crate::sample::{Drawing, GuidanceOptions, Inpaint, PictureSampler, Start};
-use crate::train::{EMA, built_in_model, grid_columns, open_model};
+use crate::train::{built_in_model, grid_columns, open_model};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -356,27 +356,31 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     // 2. Draw.
     let device = device.open()?;
     let store = Store::new(&device);
-    store.write(EMA, &weights)?;
-    let mut sampler = PictureSampler::new(&store, &unet, EMA, args.batch.min(args.n), trajectory)?;
+    let state = unet.parameters.state("weights");
+    store.write(&state, &weights)?;
+    let mut sampler =
+        PictureSampler::new(&store, &unet, &state, args.batch.min(args.n), trajectory).block_on()?;
     if let Some(options) = guidance {
-        sampler = sampler.guided_by(&unet, EMA, options)?;
+        sampler = sampler.guided_by(&unet, &state, options).block_on()?;
     }
     let interrupted = interruption("ending without a picture written");
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{bar:32} step {pos}/{len}  {elapsed} gone, {eta} left")?;
     bar.set_style(style);
-    let pictures = sampler.draw(&drawing, |progress| {
-        bar.set_length(progress.total as u64);
-        // Wait now and then, so that the bar tells the truth and the queue stays short.
-        if progress.done % 10 == 0 {
-            device.idle().block_on()?;
-        }
-        bar.set_position(progress.done as u64);
-        if interrupted.load(Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        Ok::<(), RunError>(())
-    })?;
+    let pictures = sampler
+        .draw(&drawing, async |progress| {
+            bar.set_length(progress.total as u64);
+            // Wait now and then, so that the bar tells the truth and the queue stays short.
+            if progress.done % 10 == 0 {
+                device.idle().await?;
+            }
+            bar.set_position(progress.done as u64);
+            if interrupted.load(Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            Ok::<(), RunError>(())
+        })
+        .block_on()?;
     bar.finish_and_clear();
 
     // 3. Write.

@@ -2,10 +2,9 @@
 
 use super::progress::{TrainProgress, describe};
 use super::{DeviceArgs, Failure, interruption};
-use crate::diffusion::UNet;
 use crate::graph::{Caps, Kernels, Limits};
 use crate::train::{
-    ModelFolder, RunOptions, TrainConfig, TrainPlans, open_data, planned_bytes, read_config, train,
+    ModelFolder, NetworkKind, RunOptions, RunPlan, TrainConfig, open_data, read_config, train,
 };
 use clap::ArgMatches;
 use clap::parser::ValueSource;
@@ -46,6 +45,7 @@ fn merge(file: &TrainConfig, flags: &TrainConfig, matches: &ArgMatches) -> Resul
                 merged.insert(name.clone(), value.clone());
                 if name == "preset" {
                     merged.remove("unet");
+                    merged.remove("classifier");
                 }
             }
         }
@@ -88,7 +88,9 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
     }
     if !args.quiet {
         println!("run             {}", out.display());
-        println!("samples         {}", out.join("samples").display());
+        if config.network == NetworkKind::Unet {
+            println!("samples         {}", out.join("samples").display());
+        }
         println!("loss curve      {}", out.join("loss.png").display());
     }
     Ok(ExitCode::SUCCESS)
@@ -97,8 +99,12 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
 /// The plan at WebGPU's default limits, without a device.
 fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     // Only the number of classes depends on the pictures.
-    let classes = if config.class_conditional { open_data(config)?.0.class_names.len() } else { 0 };
-    let unet = UNet::new(&config.network(classes))?;
+    let classes = if config.class_conditional || config.network == NetworkKind::Classifier {
+        open_data(config)?.0.class_names.len()
+    } else {
+        0
+    };
+    let config = config.with_network(classes);
     let kernels = match device.kernels {
         Some(super::KernelsArg::Registers) => Kernels::Registers,
         Some(super::KernelsArg::Workgroup) | None => Kernels::Workgroup,
@@ -106,14 +112,12 @@ fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failur
     // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
     let base = Caps::webgpu(kernels);
     let limits = Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..base.limits };
-    let wide = Caps { limits, ..base };
-    let (plans, caps) = match TrainPlans::new(&unet, config, &Caps::webgpu(kernels)) {
-        Ok(plans) => (plans, Caps::webgpu(kernels)),
-        Err(_) => (TrainPlans::new(&unet, config, &wide)?, wide),
+    let plan = match RunPlan::new(&config, &base) {
+        Ok(plan) => plan,
+        Err(_) => RunPlan::new(&config, &Caps { limits, ..base })?,
     };
-    let bytes = planned_bytes(&unet, config, &plans, &caps)?;
-    print!("{}", plans.micro.0);
-    print!("{}", plans.update.0);
-    print!("{}", describe(&unet, config, &plans, bytes));
+    print!("{}", plan.plans.micro);
+    print!("{}", plan.plans.update);
+    print!("{}", describe(&config, &plan));
     Ok(ExitCode::SUCCESS)
 }

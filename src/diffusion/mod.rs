@@ -4,6 +4,7 @@
 // A new sampler, schedule or prediction must be decided on wherever there is a choice, not fall into another's arm.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod blocks;
 mod config;
 mod notation;
 mod sampler;
@@ -13,13 +14,13 @@ mod spacing;
 mod training_table;
 mod unet;
 
-pub use config::{ConfigError, DownBlock, Preset, Size, TimeScaleShift, UNetConfig, UpBlock};
+pub use config::{DownBlock, Preset, TimeScaleShift, UNetConfig, UpBlock};
 pub use notation::{ChainStep, NoiseLevel};
 pub use sampler::{SamplerStep, Trajectory};
 pub use schedule::{NoiseSchedule, Objective, Prediction, ScheduleKind};
 pub use scheduler::{FinalSigma, Sampler, SchedulerConfig, SolverType, TimestepSpacing, VarianceType};
 pub use training_table::Weighting;
-pub use unet::{Layout, Parameter, UNet};
+pub use unet::UNet;
 
 /// What a value without fields is called in files; the command line has the same names.
 fn name_in_files(value: &impl serde::Serialize) -> String {

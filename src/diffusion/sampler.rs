@@ -5,11 +5,12 @@
 //! most predictions this same one; for EDM's and flow matching's, [`NoiseLevel::input_scale`] times it.
 
 use super::notation::UNCLAMPED;
-use super::spacing::{self, Stops, index, interpolated, timesteps};
+use super::spacing::{self, Sigmas, index, interpolated, timesteps};
 use super::{
-    ChainStep, ConfigError, FinalSigma, NoiseLevel, NoiseSchedule, Objective, Prediction, Sampler,
-    ScheduleKind, SchedulerConfig, SolverType, TimestepSpacing, VarianceType,
+    ChainStep, FinalSigma, NoiseLevel, NoiseSchedule, Objective, Prediction, Sampler, ScheduleKind,
+    SchedulerConfig, SolverType, TimestepSpacing, VarianceType,
 };
+use crate::nn::ConfigError;
 use crate::ops::Coefficients;
 
 /// One network evaluation and the update after it.
@@ -213,8 +214,8 @@ struct AncestralStep {
 
 type AncestralUpdate = fn(&SchedulerConfig, AncestralStep) -> Coefficients;
 
-/// The steps between the stops, and the level before each and after the last.
-type Solve = fn(&SchedulerConfig, &Stops) -> (Vec<SamplerStep>, Vec<NoiseLevel>);
+/// The steps between the sigmas, and the level before each and after the last.
+type Solve = fn(&SchedulerConfig, &Sigmas) -> (Vec<SamplerStep>, Vec<NoiseLevel>);
 
 /// What a sampler computes.
 #[derive(Clone, Copy)]
@@ -230,8 +231,8 @@ fn method(sampler: Sampler) -> Method {
         Sampler::Ddpm => Method::Ancestral(ddpm),
         Sampler::Ddim => Method::Ancestral(ddim),
         Sampler::DpmSolver => Method::BySigma(multistep),
-        Sampler::Euler => Method::BySigma(|config, stops| each(config, stops, straight)),
-        Sampler::EulerAncestral => Method::BySigma(|config, stops| each(config, stops, euler_ancestral)),
+        Sampler::Euler => Method::BySigma(|config, sigmas| each(config, sigmas, straight)),
+        Sampler::EulerAncestral => Method::BySigma(|config, sigmas| each(config, sigmas, euler_ancestral)),
         Sampler::Heun => Method::BySigma(heun),
     }
 }
@@ -330,8 +331,8 @@ fn by_sigma(
     schedule: &NoiseSchedule,
     steps: usize,
 ) -> Result<Trajectory, ConfigError> {
-    let stops = spacing::by_sigma(config, schedule, steps)?;
-    let (list, levels) = solve(config, &stops);
+    let sigmas = spacing::by_sigma(config, schedule, steps)?;
+    let (list, levels) = solve(config, &sigmas);
     let variance_exploding = config.sampler.is_variance_exploding();
     let from_sigma = variance_exploding
         && match config.timestep_spacing {
@@ -353,8 +354,8 @@ fn continuous(
     steps: usize,
     eta: f64,
 ) -> Result<Trajectory, ConfigError> {
-    let stops = spacing::continuous(config, steps);
-    if stops.levels[0].signal == 0.0 && config.prediction_type == Prediction::Epsilon {
+    let sigmas = spacing::continuous(config, steps);
+    if sigmas.levels[0].signal == 0.0 && config.prediction_type == Prediction::Epsilon {
         return Err(no_signal("at its start"));
     }
     let (list, levels) = match method {
@@ -366,10 +367,10 @@ fn continuous(
                 let coefficients = update(config, AncestralStep { level, next, step, eta, adds_noise });
                 SamplerStep { timestep, coefficients }
             };
-            let list = stops.times.iter().zip(stops.levels.windows(2)).map(step).collect();
-            (list, stops.levels)
+            let list = sigmas.timesteps.iter().zip(sigmas.levels.windows(2)).map(step).collect();
+            (list, sigmas.levels)
         }
-        Method::BySigma(solve) => solve(config, &stops),
+        Method::BySigma(solve) => solve(config, &sigmas),
     };
     Ok(Trajectory { initial_scale: levels[0].noise, ..Trajectory::of(list, levels) })
 }
@@ -377,14 +378,14 @@ fn continuous(
 /// One update from each level to the next.
 fn each(
     config: &SchedulerConfig,
-    stops: &Stops,
+    sigmas: &Sigmas,
     update: fn(&SchedulerConfig, NoiseLevel, NoiseLevel) -> Coefficients,
 ) -> (Vec<SamplerStep>, Vec<NoiseLevel>) {
     let step = |(&timestep, pair): (&f64, &[NoiseLevel])| SamplerStep {
         timestep,
         coefficients: update(config, pair[0], pair[1]),
     };
-    (stops.times.iter().zip(stops.levels.windows(2)).map(step).collect(), stops.levels.clone())
+    (sigmas.timesteps.iter().zip(sigmas.levels.windows(2)).map(step).collect(), sigmas.levels.clone())
 }
 
 /// From one level to another along the straight line to x_0: x' = c_x x + c_0 x_0. Euler's method in σ or in flow
@@ -409,8 +410,8 @@ fn euler_ancestral(config: &SchedulerConfig, from: NoiseLevel, to: NoiseLevel) -
 }
 
 /// DPM-Solver++ 2M: the history is x_0 of the step before.
-fn multistep(config: &SchedulerConfig, stops: &Stops) -> (Vec<SamplerStep>, Vec<NoiseLevel>) {
-    let (times, levels) = (&stops.times, &stops.levels);
+fn multistep(config: &SchedulerConfig, sigmas: &Sigmas) -> (Vec<SamplerStep>, Vec<NoiseLevel>) {
+    let (times, levels) = (&sigmas.timesteps, &sigmas.levels);
     let count = times.len();
     let step = |i: usize| {
         let (from, to) = (levels[i], levels[i + 1]);
@@ -454,8 +455,8 @@ fn clock(config: &SchedulerConfig, level: NoiseLevel) -> (f64, f64) {
 
 /// Heun's method: a step of Euler's, whose slope d = (x̂ - x_0) / τ is the history, and a correction by half the
 /// difference between the slope there and d.
-fn heun(config: &SchedulerConfig, stops: &Stops) -> (Vec<SamplerStep>, Vec<NoiseLevel>) {
-    let (times, levels) = (&stops.times, &stops.levels);
+fn heun(config: &SchedulerConfig, sigmas: &Sigmas) -> (Vec<SamplerStep>, Vec<NoiseLevel>) {
+    let (times, levels) = (&sigmas.timesteps, &sigmas.levels);
     let mut list = Vec::with_capacity(2 * times.len());
     let mut before = Vec::with_capacity(2 * times.len() + 1);
     for (i, &timestep) in times.iter().enumerate() {

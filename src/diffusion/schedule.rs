@@ -24,9 +24,9 @@ pub enum ScheduleKind {
     Cosine,
     /// β along a logistic curve from -6 to 6 between the same ends (GeoDiff, arXiv 2203.02923).
     Sigmoid,
-    /// ln σ normal with mean -1.2 and deviation 1.2 (EDM, arXiv 2206.00364, table 1). The network is told ln(σ) / 4.
+    /// ln σ normal with mean -1.2 and deviation 1.2 (EDM, arXiv 2206.00364, table 1). The network is conditioned on ln(σ) / 4.
     Edm,
-    /// (1-t) x_0 + t ε with t up to 1 in equal steps (rectified flow, arXiv 2209.03003). The network is told 1000 t.
+    /// (1-t) x_0 + t ε with t up to 1 in equal steps (rectified flow, arXiv 2209.03003). The network is conditioned on 1000 t.
     Flow,
 }
 
@@ -44,8 +44,8 @@ impl ScheduleKind {
         }
     }
 
-    /// What a network is told at a level of a continuous schedule; of a chain it is told the step.
-    pub fn told(self, level: NoiseLevel) -> Option<f64> {
+    /// What conditions a network at a level of a continuous schedule; on a chain it is the step.
+    pub fn conditioning(self, level: NoiseLevel) -> Option<f64> {
         match self {
             Self::Edm => Some(0.25 * level.sigma().ln()),
             // The scale on which the time embedding keeps a thousand times apart.
@@ -90,7 +90,7 @@ pub enum Objective {
     /// All of the noise in one draw, or what --prediction makes of it.
     #[default]
     MergedNoise,
-    /// The picture one step before, x_{t-1}; the network is not told t.
+    /// The picture one step before, x_{t-1}; without conditioning on t.
     PreviousWithoutTime,
     /// The picture one step before, x_{t-1}.
     Previous,
@@ -117,12 +117,12 @@ impl Objective {
 
 /// ᾱ_t for t = 0 .. T-1. That of a chain is rounded to f32 as in diffusers' table. Near t = 0 the rounding is seen:
 /// 1 - ᾱ_0 is 1e-4, of which f32 keeps three digits, so that a network trained by one table and sampled by another
-/// would be told of a noise that is not there.
+/// would be conditioned on a noise that is not there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseSchedule {
     betas: Vec<f64>,
     alpha_bar: Vec<f64>,
-    /// What the network is told at each step.
+    /// What conditions the network at each step.
     times: Vec<f64>,
 }
 
@@ -200,7 +200,7 @@ impl NoiseSchedule {
         for (t, level) in levels.enumerate() {
             betas.push(1.0 - level.alpha_bar() / alpha_bar.last().unwrap_or(&1.0));
             alpha_bar.push(level.alpha_bar());
-            times.push(kind.told(level).unwrap_or(t as f64));
+            times.push(kind.conditioning(level).unwrap_or(t as f64));
         }
         Self { betas, alpha_bar, times }
     }
@@ -234,7 +234,7 @@ impl NoiseSchedule {
         self.betas[t]
     }
 
-    /// What the network is told at step t.
+    /// What conditions the network at step t.
     pub fn time(&self, t: usize) -> f64 {
         self.times[t]
     }

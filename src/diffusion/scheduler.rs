@@ -1,6 +1,7 @@
 //! How a model is sampled, under the names of diffusers' `scheduler_config.json`.
 
-use super::{ConfigError, Objective, Prediction, ScheduleKind};
+use super::{Objective, Prediction, ScheduleKind};
+use crate::nn::ConfigError;
 use serde::{Deserialize, Serialize};
 
 /// A way back from noise to a picture. In files it is the name of diffusers' class.

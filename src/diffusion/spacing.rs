@@ -1,14 +1,12 @@
-//! Where samplers stop: the noise levels at which the network is evaluated, and what it is told there.
+//! The noise levels at which samplers evaluate the network, and the timesteps that condition it there.
 
-use super::{
-    ConfigError, FinalSigma, NoiseLevel, NoiseSchedule, Sampler, ScheduleKind, SchedulerConfig,
-    TimestepSpacing,
-};
+use super::{FinalSigma, NoiseLevel, NoiseSchedule, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing};
+use crate::nn::ConfigError;
 
-/// Where a sampler evaluates the network, most noise first.
-pub(super) struct Stops {
-    /// What the network is told at each.
-    pub times: Vec<f64>,
+/// The noise levels at which a sampler evaluates the network, most noise first.
+pub(super) struct Sigmas {
+    /// The timestep that conditions the network at each.
+    pub timesteps: Vec<f64>,
     /// The level at each, and after the last step.
     pub levels: Vec<NoiseLevel>,
 }
@@ -143,12 +141,12 @@ fn karras(smallest: f64, largest: f64, count: usize) -> Vec<f64> {
     (0..count).map(|i| (from + fraction(i) * (to - from)).powf(RHO)).collect()
 }
 
-/// The stops of DPM-Solver++, Euler and Heun on a chain: σ between its timesteps.
+/// The sigmas of DPM-Solver++, Euler and Heun on a chain: those between its timesteps.
 pub(super) fn by_sigma(
     config: &SchedulerConfig,
     schedule: &NoiseSchedule,
     steps: usize,
-) -> Result<Stops, ConfigError> {
+) -> Result<Sigmas, ConfigError> {
     let table = sigma_table(config, schedule);
     let solver = config.sampler == Sampler::DpmSolver;
     let mut times = if solver { solver_timesteps(config, schedule, steps) } else { timesteps(config, steps) };
@@ -181,11 +179,11 @@ pub(super) fn by_sigma(
             format!("found {steps}, more than this schedule has room for with this spacing; give fewer");
         return Err(ConfigError { field: "steps", message });
     }
-    Ok(Stops { times, levels: sigmas.into_iter().map(NoiseLevel::of_sigma).collect() })
+    Ok(Sigmas { timesteps: times, levels: sigmas.into_iter().map(NoiseLevel::of_sigma).collect() })
 }
 
-/// The stops on a continuous schedule, the last at no noise.
-pub(super) fn continuous(config: &SchedulerConfig, steps: usize) -> Stops {
+/// The sigmas on a continuous schedule, the last at no noise.
+pub(super) fn continuous(config: &SchedulerConfig, steps: usize) -> Sigmas {
     let kind = config.beta_schedule;
     // EDM, table 1.
     let (smallest, largest) = (config.sigma_min.unwrap_or(0.002), config.sigma_max.unwrap_or(80.0));
@@ -211,7 +209,7 @@ pub(super) fn continuous(config: &SchedulerConfig, steps: usize) -> Stops {
         };
         (0..steps).map(level).collect()
     };
-    let times = levels.iter().map(|&level| kind.told(level).unwrap_or(0.0)).collect();
+    let timesteps = levels.iter().map(|&level| kind.conditioning(level).unwrap_or(0.0)).collect();
     levels.push(NoiseLevel { signal: 1.0, noise: 0.0 });
-    Stops { times, levels }
+    Sigmas { timesteps, levels }
 }

@@ -21,8 +21,16 @@ pub struct Device {
     /// What the adapter says of itself.
     pub info: Info,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
-    failure: Arc<Mutex<Option<wgpu::Error>>>,
+    failure: Arc<Mutex<Option<Failure>>>,
     ahead: Mutex<VecDeque<Submission>>,
+}
+
+/// What wgpu reported outside every error scope. Its own errors may not cross threads in a browser.
+#[derive(Clone)]
+struct Failure {
+    /// Whether memory was wanting.
+    memory: bool,
+    message: String,
 }
 
 /// A submission that may still run, and what is sent when it is done.
@@ -145,7 +153,8 @@ impl Device {
         let failure = Arc::new(Mutex::new(None));
         let slot = failure.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
-            lock(&slot).get_or_insert(e);
+            let memory = matches!(e, wgpu::Error::OutOfMemory { .. });
+            lock(&slot).get_or_insert(Failure { memory, message: e.to_string() });
         }));
         Ok(Arc::new(Self {
             device,
@@ -160,9 +169,9 @@ impl Device {
 
     /// Fails if wgpu has reported an error since the device was opened.
     pub fn check(&self) -> Result<(), GpuError> {
-        match &*lock(&self.failure) {
-            Some(wgpu::Error::OutOfMemory { source }) => Err(GpuError::OutOfMemory(source.to_string())),
-            Some(error) => Err(GpuError::Device(error.to_string())),
+        match lock(&self.failure).clone() {
+            Some(Failure { memory: true, message }) => Err(GpuError::OutOfMemory(message)),
+            Some(Failure { message, .. }) => Err(GpuError::Device(message)),
             None => Ok(()),
         }
     }

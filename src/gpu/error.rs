@@ -53,14 +53,14 @@ pub enum GpuError {
         /// The tensor.
         tensor: String,
     },
-    /// A state of another size exists under that name.
-    #[error("state `{name}` has {found} bytes on the device, but the plan needs {needed}")]
+    /// Two plans disagree on the size of a state, or it was given other data.
+    #[error("state `{name}` has {found} bytes, but {needed} are needed")]
     StateSize {
         /// The state.
         name: String,
         /// Its size.
         found: u64,
-        /// The size the plan needs.
+        /// The size that is needed.
         needed: u64,
     },
 }

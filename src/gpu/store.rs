@@ -2,7 +2,7 @@
 
 use super::device::lock;
 use super::{Device, GpuError};
-use crate::graph::SlotPool;
+use crate::graph::{SlotPool, State};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 pub(super) const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
 
-/// States shared by name among the plans of one device: parameters, moments, gradients.
+/// States shared among the plans of one device: parameters, moments, gradients.
 #[derive(Debug)]
 pub struct Store {
     device: Arc<Device>,
@@ -60,16 +60,40 @@ impl Store {
     }
 
     /// Fills a state, making it if need be. New states are zero.
-    pub fn write(&self, name: &str, data: &[f32]) -> Result<(), GpuError> {
-        let buffer = self.state(name, (data.len() as u64 * 4).max(4))?;
-        self.device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(data));
+    ///
+    /// # Errors
+    /// [`GpuError::StateSize`]: `data` is not as long as the state.
+    pub fn write(&self, state: &State, data: &[f32]) -> Result<(), GpuError> {
+        self.write_bytes(state, bytemuck::cast_slice(data))
+    }
+
+    /// The same for a u32 state.
+    pub fn write_u32(&self, state: &State, data: &[u32]) -> Result<(), GpuError> {
+        self.write_bytes(state, bytemuck::cast_slice(data))
+    }
+
+    fn write_bytes(&self, state: &State, bytes: &[u8]) -> Result<(), GpuError> {
+        let (found, needed) = (bytes.len() as u64, state.spec.bytes() as u64);
+        if found != needed {
+            return Err(GpuError::StateSize { name: state.name.clone(), found, needed });
+        }
+        let buffer = self.state(&state.name, state.spec.padded_bytes())?;
+        self.device.queue.write_buffer(&buffer, 0, bytes);
         self.device.check()
     }
 
-    /// Reads a state; `None` if there is none of this name.
-    pub async fn read(&self, name: &str) -> Result<Option<Vec<f32>>, GpuError> {
-        let Some(buffer) = lock(&self.states).get(name).cloned() else { return Ok(None) };
-        Ok(Some(from_bits(&self.device.read_words(&buffer, 0, buffer.size()).await?)))
+    /// Waits, and reads a state; zeros if nothing has written it yet.
+    pub async fn read(&self, state: &State) -> Result<Vec<f32>, GpuError> {
+        Ok(from_bits(&self.read_u32(state).await?))
+    }
+
+    /// The same with the words as they are.
+    pub async fn read_u32(&self, state: &State) -> Result<Vec<u32>, GpuError> {
+        if state.spec.shape.elements() == 0 {
+            return Ok(Vec::new());
+        }
+        let bytes = state.spec.padded_bytes();
+        self.device.read_words(&self.state(&state.name, bytes)?, 0, bytes).await
     }
 
     /// Device bytes of all states.

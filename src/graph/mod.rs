@@ -342,6 +342,23 @@ pub trait Op: Debug + Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub usize);
 
+/// A tensor that lives across runs: made once, and handed to every graph that reads or writes it and to whoever fills or
+/// reads it from the host. Two states of one store must differ in name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Its name in plans and errors.
+    pub name: String,
+    /// Shape and type.
+    pub spec: Spec,
+}
+
+impl State {
+    /// A state that nothing holds yet.
+    pub fn new(name: impl Into<String>, spec: Spec) -> Self {
+        Self { name: name.into(), spec }
+    }
+}
+
 /// Where a tensor's numbers come from.
 #[derive(Clone, Debug)]
 pub enum Origin {
@@ -450,8 +467,8 @@ impl Graph {
     }
 
     /// A tensor that lives across runs.
-    pub fn state(&mut self, name: &str, spec: Spec) -> ValueId {
-        self.push(name.into(), spec, Origin::State)
+    pub fn state(&mut self, state: &State) -> ValueId {
+        self.push(state.name.clone(), state.spec.clone(), Origin::State)
     }
 
     /// A fixed f32 tensor.
@@ -518,9 +535,10 @@ impl Graph {
         self.outputs.push(value);
     }
 
-    /// Keeps a computed tensor in the state of this name, for other plans to read.
-    pub fn persist(&mut self, name: &str, value: ValueId) {
-        self.persistent.insert(value, name.into());
+    /// Keeps a computed tensor in a state of its shape and type, for other plans to read.
+    pub fn persist(&mut self, state: &State, value: ValueId) {
+        assert_eq!(*self.spec(value), state.spec, "`{}` is kept as another tensor", state.name);
+        self.persistent.insert(value, state.name.clone());
     }
 
     /// Shape and type of a tensor.

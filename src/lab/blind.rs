@@ -15,7 +15,7 @@ use crate::io::{Chart, Series, Stroke, save_rows};
 use crate::rng::{Philox, Stream};
 use crate::sample::{Drawing, PictureSampler};
 use crate::tensor::Spec;
-use crate::train::{EMA, TrainConfig, Trainer, open_data};
+use crate::train::{Diffusion, TrainConfig, Trainer, open_data};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ struct Kind {
     prediction: Prediction,
     schedule: ScheduleKind,
     weighting: Weighting,
-    told: bool,
+    conditioned: bool,
     colour: usize,
 }
 
@@ -60,7 +60,7 @@ const fn kind(
     name: &'static str,
     prediction: Prediction,
     schedule: ScheduleKind,
-    told: bool,
+    conditioned: bool,
     colour: usize,
 ) -> Kind {
     let weighting = match prediction {
@@ -69,7 +69,7 @@ const fn kind(
             Weighting::Uniform
         }
     };
-    Kind { name, prediction, schedule, weighting, told, colour }
+    Kind { name, prediction, schedule, weighting, conditioned, colour }
 }
 
 /// The networks. The last is of the second saying: what it is compared with is the velocity, told.
@@ -97,16 +97,16 @@ impl Kind {
             prediction: self.prediction,
             noise_schedule: self.schedule,
             weighting: self.weighting,
-            time_conditioning: self.told,
+            time_conditioning: self.conditioned,
             timesteps: TIMESTEPS,
             batch: 8,
             ..small_run(seed)
         }
     }
 
-    /// What the network is told at a level, which is timestep `t` of the chain.
+    /// What conditions the network at a level, which is timestep `t` of the chain.
     fn time(self, level: NoiseLevel, t: usize) -> f64 {
-        if self.told { self.schedule.told(level).unwrap_or(t as f64) } else { 0.0 }
+        if self.conditioned { self.schedule.conditioning(level).unwrap_or(t as f64) } else { 0.0 }
     }
 }
 
@@ -118,15 +118,19 @@ fn measured_levels() -> [NoiseLevel; MEASURED.len()] {
 
 /// The mean of ‖x̂_0 - x_0‖² per pixel at each of [`measured_levels`], over held-out pictures under noise that is the same
 /// for all networks.
-fn held_out_errors(trainer: &Trainer, kind: Kind, pictures: &Dataset) -> Result<Vec<f64>, LabError> {
-    let (config, unet) = (&trainer.config, &trainer.unet);
+fn held_out_errors(
+    trainer: &Trainer<Diffusion>,
+    kind: Kind,
+    pictures: &Dataset,
+) -> Result<Vec<f64>, LabError> {
+    let Diffusion { config, unet } = &trainer.task;
     let (height, width) = unet.config.sample_size.get();
     let mut graph = Graph::new();
     let x = graph.input("x", Spec::f32([config.batch, height, width, unet.config.in_channels]));
     let labels = graph.input("labels", Spec::u32([config.batch]));
     let time = graph.input("time", Spec::f32([config.batch]));
-    let flat = graph.state(EMA, Spec::f32([unet.flat_elements]));
-    let parameters = unet.views(&mut graph, flat)?;
+    let flat = graph.state(&trainer.states.ema);
+    let parameters = unet.parameters.views(&mut graph, flat)?;
     let answer = unet.forward(&mut graph, &parameters, x, time, Some(labels))?;
     graph.output("answer", answer);
     let plan = Plan::new(graph, &trainer.store.device().caps).map_err(RunError::from)?;
@@ -161,17 +165,19 @@ fn held_out_errors(trainer: &Trainer, kind: Kind, pictures: &Dataset) -> Result<
 
 /// PER_CLASS pictures of each class in turn, by DDIM without noise and without a clamp: Euler's method on the
 /// probability-flow ODE.
-fn drawn(trainer: &Trainer, seed: u64) -> Result<Vec<Vec<f32>>, LabError> {
+fn drawn(trainer: &Trainer<Diffusion>, seed: u64) -> Result<Vec<Vec<f32>>, LabError> {
     let scheduler = SchedulerConfig {
         clip_sample: false,
         timestep_spacing: TimestepSpacing::Trailing,
-        ..trainer.config.scheduler(Sampler::Ddim)
+        ..trainer.task.config.scheduler(Sampler::Ddim)
     };
     let trajectory = Trajectory::new(&scheduler, STEPS, 0.0)?;
     let count = PER_CLASS * CLASSES;
-    let sampler = PictureSampler::new(&trainer.store, &trainer.unet, EMA, count, trajectory)?;
+    let sampler =
+        PictureSampler::new(&trainer.store, &trainer.task.unet, &trainer.states.ema, count, trajectory)
+            .block_on()?;
     let labels: Vec<u32> = (0..).take(CLASSES).cycle().take(count).collect();
-    let pictures = sampler.draw(&Drawing::new(count, seed, &labels), |_| Ok(()))?;
+    let pictures = sampler.draw(&Drawing::new(count, seed, &labels), async |_| Ok(())).block_on()?;
     Ok(pictures.chunks_exact(pictures.len() / count).map(<[f32]>::to_vec).collect())
 }
 
@@ -250,7 +256,7 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let config = KINDS[0].configuration(lab.seed);
     let (training, held_out) = open_data(&config)?;
     let training = Arc::new(training);
-    let (height, width) = config.network(0).sample_size.get();
+    let (height, width) = config.unet_config(0).sample_size.get();
 
     let real = in_turn(&held_out, 5 * PER_CLASS);
     findings.number("held-out pictures compared with", real.len());
@@ -289,7 +295,7 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
             name: name.into(),
             points: levels.iter().map(|level| level.sigma()).zip(errors.iter().copied()).collect(),
             colour: kind.colour,
-            stroke: if kind.told { Stroke::Thick } else { Stroke::Thin },
+            stroke: if kind.conditioned { Stroke::Thick } else { Stroke::Thin },
         });
         outcomes.push(Outcome { errors, distance });
     }
@@ -332,9 +338,9 @@ mod tests {
         assert!((energy_distance(&a, &shifted) - 0.626).abs() < 0.02);
     }
 
-    /// The levels are those of the chain, and flow matching's network is told its own time there.
+    /// The levels are those of the chain, and flow matching's network is conditioned on its own time there.
     #[test]
-    fn networks_are_told_the_time_of_the_same_level() {
+    fn networks_are_conditioned_on_the_time_of_the_same_level() {
         let level = measured_levels()[4];
         assert_eq!(KINDS[0].time(level, MEASURED[4]), MEASURED[4] as f64);
         assert_eq!(KINDS[1].time(level, MEASURED[4]), 0.0);

@@ -3,15 +3,14 @@
 
 use super::{Expected, Findings, Lab, LabError};
 use crate::diffusion::{NoiseSchedule, Prediction, ScheduleKind, Weighting};
-use crate::gpu::{Blocking as _, Executable, RunError, Store};
-use crate::graph::{Graph, GraphError, Plan, ValueId};
+use crate::gpu::{Blocking as _, Executable, RunError};
+use crate::graph::{Graph, GraphError, Plan, State, ValueId};
 use crate::io::{Chart, Series, Stroke};
-use crate::ops::{
-    Add, AddNoise, GradientNorm, HYPER, Linear, MseLoss, STEP_WORDS, Silu, StepWords, TimeEmbedding,
-};
+use crate::nn::{Builder, Linear, Network, Parameters};
+use crate::ops::{Add, AddNoise, MseLoss, STEP_WORDS, Silu, StepWords, TimeEmbedding};
 use crate::rng::{Philox, Stream};
-use crate::tensor::{Array, Spec};
-use crate::train::{LearningRate, TrainConfig};
+use crate::tensor::Spec;
+use crate::train::{LearningRate, LossGraph, Task, TrainConfig, Trainer};
 
 /// Dimensions of the space.
 const DIMENSIONS: [usize; 4] = [4, 16, 64, 256];
@@ -55,84 +54,93 @@ impl Plane {
     }
 }
 
-/// Shapes (inputs, outputs) of the linear layers: of x, of the time, two hidden ones, and the answer.
-fn layers(dimensions: usize) -> [(usize, usize); 5] {
-    [(dimensions, WIDTH), (WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, dimensions)]
+/// f(x, t) by linear layers with SiLU between them, the first of the sum of one of x and one of t's embedding.
+struct Perceptron {
+    parameters: Parameters,
+    of_x: Linear,
+    of_t: Linear,
+    hidden: [Linear; 2],
+    answer: Linear,
 }
 
-/// A parameter by its state's name, with its shape and the inputs of its layer.
-fn parameters(dimensions: usize) -> Vec<(String, Vec<usize>, usize)> {
-    let of_layer = |(i, (inputs, outputs)): (usize, (usize, usize))| {
-        [(format!("weight_{i}"), vec![inputs, outputs], inputs), (format!("bias_{i}"), vec![outputs], inputs)]
-    };
-    layers(dimensions).into_iter().enumerate().flat_map(of_layer).collect()
+impl Network for Perceptron {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
 }
 
-/// What a graph is given, and its loss.
-struct Inputs {
-    points: ValueId,
-    step: ValueId,
-    loss: ValueId,
+impl Perceptron {
+    fn new(dimensions: usize) -> Self {
+        let mut parameters = Parameters::default();
+        let p = &mut parameters;
+        Self {
+            of_x: Linear::new(p, "of_x", dimensions, WIDTH),
+            of_t: Linear::new(p, "of_t", WIDTH, WIDTH),
+            hidden: ["hidden.0", "hidden.1"].map(|name| Linear::new(p, name, WIDTH, WIDTH)),
+            answer: Linear::new(p, "answer", WIDTH, dimensions),
+            parameters,
+        }
+    }
+
+    fn forward(&self, b: &mut Builder, x: ValueId, t: ValueId) -> Result<ValueId, GraphError> {
+        let embedding = TimeEmbedding { width: WIDTH, flip_sin_to_cos: false, freq_shift: 0.0 };
+        let frequencies = b.graph.constant("frequencies", embedding.frequencies());
+        let t = b.graph.apply(embedding, &[t, frequencies])?;
+        let of_x = self.of_x.forward(b, x)?;
+        let of_t = self.of_t.forward(b, t)?;
+        let mut h = b.graph.apply(Add, &[of_x, of_t])?;
+        for layer in self.hidden.iter().chain([&self.answer]) {
+            h = b.graph.apply(Silu, &[h])?;
+            h = layer.forward(b, h)?;
+        }
+        Ok(h)
+    }
 }
 
-/// Points, noise, network and the error of the velocity, with the parameters in the states whose names end so.
-fn loss_graph(
+/// To answer with one thing, under the loss of the velocity.
+struct Velocity {
+    network: Perceptron,
     dimensions: usize,
     prediction: Prediction,
-    suffix: &str,
-) -> Result<(Graph, Inputs, Vec<ValueId>), GraphError> {
-    let schedule = NoiseSchedule::new(ScheduleKind::Flow, TIMESTEPS);
-    let weight = |level| Weighting::Velocity.of(level, prediction, 0.0);
-    let mut graph = Graph::new();
-    let points = graph.input("points", Spec::f32([BATCH, dimensions]));
-    let step = graph.input("step", Spec::u32([STEP_WORDS]));
-    let p: Vec<ValueId> = parameters(dimensions)
-        .into_iter()
-        .map(|(name, shape, _)| graph.state(&(name + suffix), Spec::f32(shape)))
-        .collect();
-    let table = graph.constant("schedule", schedule.training_table(0..TIMESTEPS, prediction, weight));
-    let noised = graph.apply_all(AddNoise, &[points, table, step])?;
-    let [x, target, t, weight] = [noised[0], noised[1], noised[2], noised[3]];
-    let embedding = TimeEmbedding { width: WIDTH, flip_sin_to_cos: false, freq_shift: 0.0 };
-    let frequencies = graph.constant("frequencies", embedding.frequencies());
-    let t = graph.apply(embedding, &[t, frequencies])?;
-    let of_x = graph.apply(Linear, &[x, p[0], p[1]])?;
-    let of_t = graph.apply(Linear, &[t, p[2], p[3]])?;
-    let mut h = graph.apply(Add, &[of_x, of_t])?;
-    for layer in 2..5 {
-        h = graph.apply(Silu, &[h])?;
-        h = graph.apply(Linear, &[h, p[2 * layer], p[2 * layer + 1]])?;
-    }
-    let loss = graph.apply(MseLoss, &[h, target, weight])?;
-    Ok((graph, Inputs { points, step, loss }, p))
 }
 
-/// The loss and a step of AdamW on it.
-fn training_graph(
-    dimensions: usize,
-    prediction: Prediction,
-    config: &TrainConfig,
-) -> Result<(Graph, Inputs, ValueId), GraphError> {
-    let (mut graph, inputs, p) = loss_graph(dimensions, prediction, "")?;
-    let seed = graph.constant("d_loss", Array::new([1], vec![1.0]));
-    let gradients = graph.backward(Add, &[(inputs.loss, seed)], &p)?;
-    let hyper = graph.input("hyper", Spec::f32([HYPER]));
-    for ((name, shape, _), p) in parameters(dimensions).into_iter().zip(p) {
-        let g = gradients[&p];
-        let [m, v, average] = ["_first", "_second", "_average"]
-            .map(|end| graph.state(&(name.clone() + end), Spec::f32(shape.clone())));
-        let norm = graph.apply(GradientNorm, &[g, hyper])?;
-        graph.apply_all(config.optimizer(), &[p, g, m, v, average, norm, hyper])?;
+impl Task for Velocity {
+    /// Points (B, D).
+    type Inputs = ValueId;
+    type Batch = Vec<f32>;
+
+    fn network(&self) -> &dyn Network {
+        &self.network
     }
-    Ok((graph, inputs, hyper))
+
+    fn loss_graph(&self, weights: &State, batch: usize) -> Result<LossGraph<ValueId>, GraphError> {
+        let schedule = NoiseSchedule::new(ScheduleKind::Flow, TIMESTEPS);
+        let weight = |level| Weighting::Velocity.of(level, self.prediction, 0.0);
+        let mut graph = Graph::new();
+        let points = graph.input("points", Spec::f32([batch, self.dimensions]));
+        let step = graph.input("step", Spec::u32([STEP_WORDS]));
+        let flat = graph.state(weights);
+        let parameters = self.network.parameters.views(&mut graph, flat)?;
+        let table = schedule.training_table(0..TIMESTEPS, self.prediction, weight);
+        let table = graph.constant("schedule", table);
+        let noised = graph.apply_all(AddNoise, &[points, table, step])?;
+        let [x, target, t, weight] = [noised[0], noised[1], noised[2], noised[3]];
+        let answer = self.network.forward(&mut Builder::new(&mut graph, &parameters), x, t)?;
+        let loss = graph.apply(MseLoss, &[answer, target, weight])?;
+        Ok(LossGraph { graph, parameters, step: Some(step), loss, inputs: points })
+    }
+
+    fn upload(&self, executable: &Executable, points: &ValueId, batch: &Vec<f32>) {
+        executable.write(*points, batch);
+    }
 }
 
 /// The error of the velocity on new points after training, summed over the coordinates.
 fn error(lab: &Lab, dimensions: usize, prediction: Prediction) -> Result<f64, LabError> {
-    let store = Store::new(&lab.device);
-    let caps = &lab.device.caps;
     let config = TrainConfig {
         steps: STEPS,
+        batch: BATCH,
+        seed: lab.seed,
         warmup_steps: 0,
         learning_rate: 3e-3,
         learning_rate_schedule: LearningRate::Cosine,
@@ -140,35 +148,31 @@ fn error(lab: &Lab, dimensions: usize, prediction: Prediction) -> Result<f64, La
         ema_decay: 0.99,
         ..TrainConfig::default()
     };
-    let (graph, inputs, hyper) = training_graph(dimensions, prediction, &config)?;
-    let training = Executable::new(&store, Plan::new(graph, caps).map_err(RunError::from)?).block_on()?;
-    for ((name, shape, fan_in), number) in parameters(dimensions).into_iter().zip(0u32..) {
-        let mut rng = Philox::new(lab.seed, Stream::Parameters, number);
-        let bound = 1.0 / (fan_in as f64).sqrt();
-        let count: usize = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|_| rng.uniform(-bound, bound) as f32).collect();
-        store.write(&name, &values)?;
-        store.write(&(name + "_average"), &values)?;
-    }
+    let network = Perceptron::new(dimensions);
+    let initial = network.parameters.initial(lab.seed);
+    let task = Velocity { network, dimensions, prediction };
+    let mut trainer = Trainer::new(&lab.device, task, config.step_options()).block_on()?;
+    trainer.set_parameters(&initial)?;
     let plane = Plane::new(dimensions, lab.seed);
     let mut rng = Philox::new(lab.seed, Stream::Cases, 1);
     for step in 0..STEPS {
-        training.write(hyper, &config.hyper(step));
-        training.write(inputs.points, &plane.points(&mut rng));
-        training.write_u32(inputs.step, &StepWords { seed: lab.seed, step, ..StepWords::default() }.words());
-        training.run().block_on()?;
+        trainer.step(&config.hyper(step), || plane.points(&mut rng)).block_on()?;
     }
-    let (mut graph, inputs, _) = loss_graph(dimensions, prediction, "_average")?;
-    graph.output("loss", inputs.loss);
-    let evaluation = Executable::new(&store, Plan::new(graph, caps).map_err(RunError::from)?).block_on()?;
+    let LossGraph { mut graph, step: words, loss, inputs, .. } =
+        trainer.task.loss_graph(&trainer.states.ema, BATCH)?;
+    graph.output("loss", loss);
+    let plan = Plan::new(graph, &lab.device.caps).map_err(RunError::from)?;
+    let evaluation = Executable::new(&trainer.store, plan).block_on()?;
     let mut rng = Philox::new(lab.seed, Stream::Cases, 2);
     let mut sum = 0.0;
     for step in 0..BATCHES {
-        evaluation.write(inputs.points, &plane.points(&mut rng));
-        evaluation
-            .write_u32(inputs.step, &StepWords { seed: !lab.seed, step, ..StepWords::default() }.words());
+        evaluation.write(inputs, &plane.points(&mut rng));
+        if let Some(words) = words {
+            let address = StepWords { seed: !lab.seed, step, ..StepWords::default() };
+            evaluation.write_u32(words, &address.words());
+        }
         evaluation.run().block_on()?;
-        sum += f64::from(evaluation.read(inputs.loss).block_on()?[0]);
+        sum += f64::from(evaluation.read(loss).block_on()?[0]);
     }
     Ok(dimensions as f64 * sum / f64::from(BATCHES))
 }

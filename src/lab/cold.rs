@@ -7,12 +7,13 @@ use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{AugmentOptions, Dataset, Loader, to_unit};
 use crate::diffusion::UNet;
 use crate::gpu::{Blocking as _, Executable, RunError, Store};
-use crate::graph::{Graph, GraphError, Plan, ValueId};
+use crate::graph::{Graph, GraphError, Plan, State, ValueId};
 use crate::io::{Chart, Series, save_rows};
-use crate::ops::{Add, Degrade, GradientNorm, HYPER, MseLoss, Scale, blur_matrices, downsample_matrices};
+use crate::nn::Network;
+use crate::ops::{Add, Degrade, MseLoss, Scale, blur_matrices, downsample_matrices};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{Array, Spec};
-use crate::train::{EMA, PARAMETERS, TrainConfig, open_data};
+use crate::train::{LossGraph, Task, TrainConfig, Trainer, open_data};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -107,61 +108,83 @@ fn restored(
     graph.apply(Add, &[x, added])
 }
 
-/// Trains R(x_s, s) by ‖R(D(x_0, s), s) - x_0‖², s from 1 to the last alike. The weights' average stays in the store.
+/// To restore: the network learns R(x_s, s) by ‖R(D(x_0, s), s) - x_0‖².
+struct Restoration {
+    unet: UNet,
+    matrices: Array,
+}
+
+/// What a batch is uploaded to.
+struct RestorationInputs {
+    pictures: ValueId,
+    labels: ValueId,
+    severity: ValueId,
+}
+
+impl Task for Restoration {
+    type Inputs = RestorationInputs;
+    /// Pictures, labels, severities.
+    type Batch = (Vec<f32>, Vec<u32>, Vec<f32>);
+
+    fn network(&self) -> &dyn Network {
+        &self.unet
+    }
+
+    fn loss_graph(&self, weights: &State, batch: usize) -> Result<LossGraph<RestorationInputs>, GraphError> {
+        let unet = &self.unet;
+        let mut graph = Graph::new();
+        let x_0 = graph.input("pictures", pictures(batch));
+        let labels = graph.input("labels", Spec::u32([batch]));
+        let severity = graph.input("severity", Spec::f32([batch]));
+        let flat = graph.state(weights);
+        let matrices = graph.constant("matrices", self.matrices.clone());
+        let x_s = graph.apply(Degrade, &[x_0, severity, matrices, matrices])?;
+        let parameters = unet.parameters.views(&mut graph, flat)?;
+        let answer = restored(&mut graph, unet, &parameters, x_s, severity, labels)?;
+        let weight = graph.constant("weight", Array::new([batch], vec![1.0; batch]));
+        let loss = graph.apply(MseLoss, &[answer, x_0, weight])?;
+        let inputs = RestorationInputs { pictures: x_0, labels, severity };
+        Ok(LossGraph { graph, parameters, step: None, loss, inputs })
+    }
+
+    fn upload(&self, executable: &Executable, inputs: &RestorationInputs, batch: &Self::Batch) {
+        executable.write(inputs.pictures, &batch.0);
+        executable.write_u32(inputs.labels, &batch.1);
+        executable.write(inputs.severity, &batch.2);
+    }
+}
+
+/// Trains a network on a chain, s from 1 to the last alike.
 fn train(
     lab: &Lab,
     chain: &Chain,
     config: &TrainConfig,
-    unet: &UNet,
     data: &Arc<Dataset>,
-) -> Result<Arc<Store>, RunError> {
-    // 1. From pictures to new weights in one graph.
-    let batch = config.batch;
-    let mut graph = Graph::new();
-    let x_0 = graph.input("pictures", pictures(batch));
-    let labels = graph.input("labels", Spec::u32([batch]));
-    let severity = graph.input("severity", Spec::f32([batch]));
-    let hyper = graph.input("hyper", Spec::f32([HYPER]));
-    let [p, m, v, average] = [PARAMETERS, "first_moment", "second_moment", EMA]
-        .map(|name| graph.state(name, Spec::f32([unet.flat_elements])));
-    let matrices = graph.constant("matrices", chain.matrices.clone());
-    let x_s = graph.apply(Degrade, &[x_0, severity, matrices, matrices])?;
-    let parameters = unet.views(&mut graph, p)?;
-    let answer = restored(&mut graph, unet, &parameters, x_s, severity, labels)?;
-    let weight = graph.constant("weight", Array::new([batch], vec![1.0; batch]));
-    let loss = graph.apply(MseLoss, &[answer, x_0, weight])?;
-    let one = graph.constant("d_loss", Array::new([1], vec![1.0]));
-    let gradients = graph.backward(Add, &[(loss, one)], &parameters)?;
-    let gradients: Vec<ValueId> = parameters.iter().map(|p| gradients[p]).collect();
-    let g = unet.pack(&mut graph, &gradients)?;
-    // A state begins as zeros, also between the parameters, where nothing is written and the norm looks.
-    graph.persist("gradients", g);
-    let norm = graph.apply(GradientNorm, &[g, hyper])?;
-    graph.apply_all(config.optimizer(), &[p, g, m, v, average, norm, hyper])?;
-    graph.output("loss", loss);
-    let store = Store::new(&lab.device);
-    let executable = Executable::new(&store, Plan::new(graph, &lab.device.caps)?).block_on()?;
-    let initial = unet.initial_parameters(config.seed);
-    store.write(PARAMETERS, &initial)?;
-    store.write(EMA, &initial)?;
-
-    // 2. Steps.
-    let mut loader = Loader::new(data.clone(), batch, config.seed, AugmentOptions::default(), 0);
-    for step in 0..config.steps {
-        let given = loader.next();
-        let mut random = Philox::new(config.seed, Stream::Timestep, step);
-        let severities: Vec<f32> = (0..batch).map(|_| 1.0 + random.below(chain.last()) as f32).collect();
-        executable.write(x_0, &given.images);
-        executable.write_u32(labels, &given.labels);
-        executable.write(severity, &severities);
-        executable.write(hyper, &config.hyper(step));
-        executable.run().block_on()?;
-        if (step + 1) % 100 == 0 {
-            let loss = executable.read(loss).block_on()?[0];
-            (lab.progress)(&format!("{}: step {}, loss {loss:.4}", chain.name, step + 1));
+) -> Result<Trainer<Restoration>, LabError> {
+    let unet = UNet::new(&config.unet_config(0))?;
+    let initial = unet.parameters.initial(config.seed);
+    let task = Restoration { unet, matrices: chain.matrices.clone() };
+    let mut trainer = Trainer::new(&lab.device, task, config.step_options()).block_on()?;
+    trainer.set_parameters(&initial)?;
+    let mut loader = Loader::new(data.clone(), config.batch, config.seed, AugmentOptions::default(), 0);
+    while trainer.next_step() < config.steps {
+        let step = trainer.next_step();
+        trainer
+            .step(&config.hyper(step), || {
+                let given = loader.next();
+                let mut random = Philox::new(config.seed, Stream::Timestep, step);
+                let severity = |_| 1.0 + random.below(chain.last()) as f32;
+                (given.images, given.labels, (0..config.batch).map(severity).collect())
+            })
+            .block_on()?;
+        if trainer.log_is_full() {
+            let rows = trainer.read_log().block_on()?;
+            if let Some(row) = rows.last().filter(|row| (row.step + 1) % 100 == 0) {
+                (lab.progress)(&format!("{}: step {}, loss {:.4}", chain.name, row.step + 1, row.loss));
+            }
         }
     }
-    Ok(store)
+    Ok(trainer)
 }
 
 /// D(x, s) of COUNT pictures at once.
@@ -214,14 +237,15 @@ struct Restorer {
 }
 
 impl Restorer {
-    fn new(store: &Store, unet: &UNet, matrices: &Array) -> Result<Self, RunError> {
+    fn new(trainer: &Trainer<Restoration>) -> Result<Self, RunError> {
+        let (store, Restoration { unet, matrices }) = (&trainer.store, &trainer.task);
         let mut graph = Graph::new();
         let x = graph.input("x", pictures(COUNT));
         let labels = graph.input("labels", Spec::u32([COUNT]));
         let [severity, before] = ["severity", "before"].map(|name| graph.input(name, Spec::f32([COUNT])));
         let matrices = graph.constant("matrices", matrices.clone());
-        let flat = graph.state(EMA, Spec::f32([unet.flat_elements]));
-        let parameters = unet.views(&mut graph, flat)?;
+        let flat = graph.state(&trainer.states.ema);
+        let parameters = unet.parameters.views(&mut graph, flat)?;
         let answer = restored(&mut graph, unet, &parameters, x, severity, labels)?;
         let naive = graph.apply(Degrade, &[answer, before, matrices, matrices])?;
         let now = graph.apply(Degrade, &[answer, severity, matrices, matrices])?;
@@ -347,7 +371,6 @@ fn recognised(pictures: &[f32], known: &[f32]) -> f64 {
 /// What every chain is given.
 struct Ground {
     config: TrainConfig,
-    unet: UNet,
     training: Arc<Dataset>,
     /// Training pictures, KNOWN of each class.
     known: Vec<f32>,
@@ -359,7 +382,6 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let config = TrainConfig { steps: STEPS, batch: 8, ..small_run(lab.seed) };
     let (training, held_out) = open_data(&config)?;
     let ground = Ground {
-        unet: UNet::new(&config.network(0))?,
         known: of_each_class(&training, KNOWN),
         x_0: of_each_class(&held_out, COPIES),
         training: Arc::new(training),
@@ -369,9 +391,9 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     findings.number("detail_of_data", detail(&ground.known));
     findings.number("recognised_of_held_out", recognised(&ground.x_0, &ground.known));
     for chain in [Chain::blur(), Chain::downsample()] {
-        let store = train(lab, &chain, &ground.config, &ground.unet, &ground.training)?;
-        let restorer = Restorer::new(&store, &ground.unet, &chain.matrices)?;
-        restore(lab, findings, &chain, &ground.x_0, &store, &restorer)?;
+        let trainer = train(lab, &chain, &ground.config, &ground.training)?;
+        let restorer = Restorer::new(&trainer)?;
+        restore(lab, findings, &chain, &ground.x_0, &trainer.store, &restorer)?;
         draw(lab, findings, &chain, &ground, &restorer)?;
     }
     Ok(())

@@ -1,10 +1,10 @@
 //! What an experiment finds: numbers, verdicts on them, and pictures.
 
 use crate::data::DataError;
-use crate::diffusion::ConfigError;
 use crate::gpu::{GpuError, RunError};
 use crate::graph::GraphError;
 use crate::io::{Chart, FileError};
+use crate::nn::ConfigError;
 use crate::train::{FolderError, TrainError};
 use serde::Serialize;
 use serde_json::{Map, Value};

@@ -6,11 +6,11 @@ use super::statistics::{
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{Dataset, Options, to_unit};
 use crate::diffusion::{NoiseLevel, NoiseSchedule, ScheduleKind};
-use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
-use crate::graph::{Graph, Plan, ValueId};
+use crate::gpu::{Blocking as _, Device, Store};
 use crate::io::{Chart, Series, Stroke, save_rows};
-use crate::ops::{COEFFICIENTS, Coefficients, Denoise, STEP_WORDS, StepWords};
-use crate::tensor::{Array, Spec};
+use crate::ops::{Coefficients, StepWords};
+use crate::sample::{Latent, LatentStepper};
+use crate::tensor::Shape;
 use std::sync::Arc;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
@@ -46,41 +46,32 @@ const FALSE_ALARM: f64 = 1e-3;
 
 /// The denoising kernel by itself on a batch of pictures, without a network.
 struct Kernel {
-    executable: Executable,
-    coefficients: ValueId,
-    step: ValueId,
+    stepper: LatentStepper,
+    latent: Latent,
     store: Arc<Store>,
 }
 
 impl Kernel {
     fn new(device: &Arc<Device>, shape: [usize; 4]) -> Result<Self, LabError> {
         let store = Store::new(device);
-        let mut graph = Graph::new();
-        let x = graph.state("x", Spec::f32(shape));
-        let history = graph.state("history", Spec::f32(shape));
-        // What a network would say; its coefficient is 0.
-        let f = graph.constant("f", Array::new(shape, vec![0.0; shape.iter().product()]));
-        let threshold = graph.constant("threshold", Array::new([shape[0]], vec![1.0; shape[0]]));
-        let coefficients = graph.input("coefficients", Spec::f32([COEFFICIENTS]));
-        let step = graph.input("step", Spec::u32([STEP_WORDS]));
-        graph.apply_all(Denoise, &[x, f, history, threshold, coefficients, step])?;
-        let plan = Plan::new(graph, &device.caps).map_err(RunError::from)?;
-        Ok(Self { executable: Executable::new(&store, plan).block_on()?, coefficients, step, store })
+        let latent = Latent::new(&Shape::new(shape));
+        let (stepper, ()) =
+            LatentStepper::new(&store, &latent, None, |graph, _| Ok((latent.no_answer(graph), ())))
+                .block_on()?;
+        Ok(Self { stepper, latent, store })
     }
 
     fn set(&self, x: &[f32]) -> Result<(), LabError> {
-        Ok(self.store.write("x", x)?)
+        Ok(self.store.write(&self.latent.x, x)?)
     }
 
     /// One update in place, with noise number `step`.
     fn apply(&self, coefficients: &Coefficients, seed: u64, step: u32) -> Result<(), LabError> {
-        self.executable.write(self.coefficients, &coefficients.words());
-        self.executable.write_u32(self.step, &StepWords { seed, step, ..StepWords::default() }.words());
-        Ok(self.executable.run().block_on()?)
+        Ok(self.stepper.run(coefficients, &StepWords { seed, step, ..StepWords::default() }).block_on()?)
     }
 
     fn get(&self) -> Result<Vec<f32>, LabError> {
-        Ok(self.store.read("x").block_on()?.unwrap_or_default())
+        Ok(self.store.read(&self.latent.x).block_on()?)
     }
 }
 

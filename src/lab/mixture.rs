@@ -2,9 +2,10 @@
 
 use crate::diffusion::{NoiseLevel, Trajectory};
 use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
-use crate::graph::{Graph, Op, Plan, ValueId};
-use crate::ops::{COEFFICIENTS, Coefficients, Denoise, GaussianMixture, RandomNormal, STEP_WORDS, StepWords};
+use crate::graph::{Op, Plan, ValueId};
+use crate::ops::{Coefficients, GaussianMixture, StepWords};
 use crate::rng::{Philox, Stream};
+use crate::sample::{Latent, LatentStepper};
 use crate::tensor::{Array, Shape, Spec};
 use std::sync::Arc;
 
@@ -29,18 +30,13 @@ pub(super) fn updates(trajectory: &Trajectory) -> Vec<Update> {
     pairs.map(|(step, &level)| Update { level, coefficients: step.coefficients }).collect()
 }
 
-/// The states of the plans.
-pub(super) const STATE: &str = "points";
-pub(super) const HISTORY: &str = "points_history";
-
 /// Points on the device, moved by updates.
 pub(super) struct Cloud {
     store: Arc<Store>,
+    latent: Latent,
     initial: (Executable, ValueId),
-    update: Executable,
+    stepper: LatentStepper,
     level: ValueId,
-    coefficients: ValueId,
-    step: ValueId,
 }
 
 pub(super) fn components() -> Array {
@@ -50,51 +46,40 @@ pub(super) fn components() -> Array {
 impl Cloud {
     pub(super) fn new(device: &Arc<Device>, points: usize) -> Result<Self, RunError> {
         let store = Store::new(device);
-        let caps = &device.caps;
         // One item: the kernel draws four normals at once within an item, which here serve two points.
-        let shape = Shape::new([1, points, 2]);
-
-        let mut graph = Graph::new();
-        let step = graph.input("step", Spec::u32([STEP_WORDS]));
-        let x = graph.apply(RandomNormal { stream: Stream::Initial, shape: shape.clone() }, &[step])?;
-        graph.persist(STATE, x);
-        let initial = (Executable::new(&store, Plan::new(graph, caps)?).block_on()?, step);
-
-        let mut graph = Graph::new();
-        let x = graph.state(STATE, Spec::f32(shape.axes()));
-        let history = graph.state(HISTORY, Spec::f32(shape.axes()));
-        let level = graph.input("level", Spec::f32([2]));
-        let coefficients = graph.input("coefficients", Spec::f32([COEFFICIENTS]));
-        let step = graph.input("step", Spec::u32([STEP_WORDS]));
-        let mixture = graph.constant("components", components());
-        let threshold = graph.constant("threshold", Array::new([1], vec![1.0]));
-        let f = graph.apply(GaussianMixture, &[x, mixture, level])?;
-        graph.apply_all(Denoise, &[x, f, history, threshold, coefficients, step])?;
-        let update = Executable::new(&store, Plan::new(graph, caps)?).block_on()?;
-        Ok(Self { store, initial, update, level, coefficients, step })
+        let latent = Latent::new(&Shape::new([1, points, 2]));
+        let (graph, words) = latent.initial_graph(1.0)?;
+        let initial = (Executable::new(&store, Plan::new(graph, &device.caps)?).block_on()?, words);
+        let (stepper, level) = LatentStepper::new(&store, &latent, None, |graph, x| {
+            let level = graph.input("level", Spec::f32([2]));
+            let mixture = graph.constant("components", components());
+            Ok((graph.apply(GaussianMixture, &[x, mixture, level])?, level))
+        })
+        .block_on()?;
+        Ok(Self { store, latent, initial, stepper, level })
     }
 
     /// Standard normal points: x_T of every method, whatever its largest σ.
     pub(super) fn start(&self, seed: u64) -> Result<(), RunError> {
-        let (initial, step) = &self.initial;
-        initial.write_u32(*step, &StepWords { seed, ..StepWords::default() }.words());
+        let (initial, words) = &self.initial;
+        initial.write_u32(*words, &StepWords { seed, ..StepWords::default() }.words());
         Ok(initial.run().block_on()?)
     }
 
     pub(super) fn place(&self, points: &[Point]) -> Result<(), RunError> {
         let x: Vec<f32> = points.iter().flat_map(|p| [p.0 as f32, p.1 as f32]).collect();
-        Ok(self.store.write(STATE, &x)?)
+        Ok(self.store.write(&self.latent.x, &x)?)
     }
 
     pub(super) fn apply(&self, seed: u64, number: u32, update: &Update) -> Result<(), RunError> {
-        self.update.write_u32(self.step, &StepWords { seed, step: number, ..StepWords::default() }.words());
-        self.update.write(self.level, &[update.level.signal as f32, update.level.noise as f32]);
-        self.update.write(self.coefficients, &update.coefficients.words());
-        Ok(self.update.run().block_on()?)
+        self.stepper.executable.write(self.level, &[update.level.signal as f32, update.level.noise as f32]);
+        self.stepper
+            .run(&update.coefficients, &StepWords { seed, step: number, ..StepWords::default() })
+            .block_on()
     }
 
     pub(super) fn points(&self) -> Result<Vec<Point>, RunError> {
-        let x = self.store.read(STATE).block_on()?.unwrap_or_default();
+        let x = self.store.read(&self.latent.x).block_on()?;
         Ok(x.chunks_exact(2).map(|p| (f64::from(p[0]), f64::from(p[1]))).collect())
     }
 

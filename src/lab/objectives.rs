@@ -10,7 +10,7 @@ use crate::io::{Chart, Series, save_rows};
 use crate::ops::{AddNoise, STEP_WORDS, StepWords};
 use crate::sample::{Drawing, PictureSampler};
 use crate::tensor::{Array, Spec};
-use crate::train::{EMA, TrainConfig, Trainer, open_data};
+use crate::train::{Diffusion, TrainConfig, Trainer, open_data};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -69,8 +69,8 @@ fn implied_noise(objective: Objective, schedule: &NoiseSchedule, t: usize) -> (f
 
 /// Mean of ‖ε̂ - ε̄‖² per element in each bin of timesteps, over held-out pictures under noise that is the same for
 /// every objective.
-fn held_out_errors(trainer: &Trainer, pictures: &Dataset) -> Result<Vec<f64>, LabError> {
-    let (config, unet) = (&trainer.config, &trainer.unet);
+fn held_out_errors(trainer: &Trainer<Diffusion>, pictures: &Dataset) -> Result<Vec<f64>, LabError> {
+    let Diffusion { config, unet } = &trainer.task;
     let (height, width) = unet.config.sample_size.get();
     let schedule = NoiseSchedule::new(config.noise_schedule, config.timesteps);
     let mut graph = Graph::new();
@@ -81,14 +81,14 @@ fn held_out_errors(trainer: &Trainer, pictures: &Dataset) -> Result<Vec<f64>, La
     let table = graph.constant("schedule", schedule.uniform_table(Prediction::Epsilon));
     let noised = graph.apply_all(AddNoise, &[x_0, table, step])?;
     let [x_t, noise, t] = [noised[0], noised[1], noised[2]];
-    let told = if config.conditions_on_time() {
+    let conditioning = if config.conditions_on_time() {
         t
     } else {
         graph.constant("no_time", Array::new([config.batch], vec![0.0; config.batch]))
     };
-    let flat = graph.state(EMA, Spec::f32([unet.flat_elements]));
-    let parameters = unet.views(&mut graph, flat)?;
-    let answer = unet.forward(&mut graph, &parameters, x_t, told, Some(labels))?;
+    let flat = graph.state(&trainer.states.ema);
+    let parameters = unet.parameters.views(&mut graph, flat)?;
+    let answer = unet.forward(&mut graph, &parameters, x_t, conditioning, Some(labels))?;
     for (name, value) in [("x_t", x_t), ("noise", noise), ("t", t), ("answer", answer)] {
         graph.output(name, value);
     }
@@ -123,23 +123,25 @@ fn held_out_errors(trainer: &Trainer, pictures: &Dataset) -> Result<Vec<f64>, La
 
 /// Pictures by DDPM's walk down the whole chain, PER_CLASS of each class in turn, with or without the noise that it
 /// adds at every step. Without, each step goes to the mean of x_{t-1} given x_t, as the article's does.
-fn drawn(trainer: &Trainer, with_noise: bool) -> Result<Vec<f32>, LabError> {
-    let config = &trainer.config;
+fn drawn(trainer: &Trainer<Diffusion>, with_noise: bool) -> Result<Vec<f32>, LabError> {
+    let config = &trainer.task.config;
     let mut trajectory = Trajectory::new(&config.scheduler(Sampler::Ddpm), config.timesteps, 0.0)?;
     if !with_noise {
         trajectory.steps.iter_mut().for_each(|step| step.coefficients.c_z = 0.0);
     }
     let count = PER_CLASS * CLASSES;
-    let sampler = PictureSampler::new(&trainer.store, &trainer.unet, EMA, count, trajectory)?;
+    let sampler =
+        PictureSampler::new(&trainer.store, &trainer.task.unet, &trainer.states.ema, count, trajectory)
+            .block_on()?;
     let labels: Vec<u32> = (0..).take(CLASSES).cycle().take(count).collect();
-    Ok(sampler.draw(&Drawing::new(count, config.seed, &labels), |_| Ok(()))?)
+    Ok(sampler.draw(&Drawing::new(count, config.seed, &labels), async |_| Ok(())).block_on()?)
 }
 
 /// Runs the experiment.
 fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let config = configuration(Objective::MergedNoise, lab.seed);
     let (training, held_out) = open_data(&config)?;
-    let (height, width) = config.network(0).sample_size.get();
+    let (height, width) = config.unet_config(0).sample_size.get();
     let training = Arc::new(training);
     let real = in_turn(&training, 40);
     let real_variance = variance_within_classes(&real);

@@ -120,8 +120,8 @@ impl<'a> Exact<'a> {
         mean_of(&|l| (l - mean).powi(2)).sqrt()
     }
 
-    /// The best answer at a level, `told`, or at an unknown one: E[f | x, level] or E[f | x].
-    fn answer(&self, x: &[f64], told: Option<usize>) -> Vec<f64> {
+    /// The best answer at the level that it is conditioned on, or at an unknown one: E[f | x, level] or E[f | x].
+    fn answer(&self, x: &[f64], level: Option<usize>) -> Vec<f64> {
         let (mut of_x, mut of_pictures) = (0.0, vec![0.0; self.pictures.len()]);
         // At a level that of ε is (x - signal E x_0) / noise.
         let mut add = |level: usize, share: f64, pictures: &[f64]| {
@@ -131,7 +131,7 @@ impl<'a> Exact<'a> {
             let each = share * (of_data - of_noise * signal / noise);
             of_pictures.iter_mut().zip(pictures).for_each(|(sum, p)| *sum += each * p);
         };
-        match told {
+        match level {
             Some(level) => add(level, 1.0, &self.at_level(level, x, &self.products(x)).1),
             None => {
                 let (levels, pictures) = self.posterior(x);
@@ -148,18 +148,18 @@ impl<'a> Exact<'a> {
     /// The mean square per pixel of what not being told the level does to x_0: gain² ‖E[f | x] - E[f | x, level]‖² / d.
     fn excess(&self, level: usize, x: &[f64]) -> f64 {
         let pairs = self.answer(x, None).into_iter().zip(self.answer(x, Some(level)));
-        let square: f64 = pairs.map(|(blind, told)| (blind - told).powi(2)).sum();
+        let square: f64 = pairs.map(|(blind, conditioned)| (blind - conditioned).powi(2)).sum();
         self.estimates[level].p_f.powi(2) * self.estimates[level].k.powi(2) * square / x.len() as f64
     }
 
     /// A picture drawn along the probability-flow ODE by Euler's method in [`STEPS`] steps, with no clamp.
-    fn sample(&self, told: bool, rng: &mut Philox) -> Vec<f64> {
+    fn sample(&self, conditioned: bool, rng: &mut Philox) -> Vec<f64> {
         let at = |i: usize| self.levels.len() * (STEPS - i) / STEPS - 1;
         let mut x: Vec<f64> =
             self.pictures[0].iter().map(|_| self.levels[at(0)].noise * rng.normal()).collect();
         for i in 0..STEPS {
             let level = at(i);
-            let f = self.answer(&x, told.then_some(level));
+            let f = self.answer(&x, conditioned.then_some(level));
             let (c, scale, now) = (self.estimates[level], self.scales[level], self.levels[level]);
             let next =
                 if i + 1 < STEPS { self.levels[at(i + 1)] } else { NoiseLevel { signal: 1.0, noise: 0.0 } };
@@ -337,7 +337,7 @@ fn amplification(lab: &Lab, findings: &mut Findings, pictures: &[Vec<f64>]) -> R
 fn samples(lab: &Lab, findings: &mut Findings, pictures: &[Vec<f64>], width: usize) -> Result<(), LabError> {
     let mut rows = Vec::new();
     let mut distances = Vec::new();
-    for (name, kind, prediction, told) in [
+    for (name, kind, prediction, conditioned) in [
         ("ε, told", ScheduleKind::Linear, Prediction::Epsilon, true),
         ("ε, blind", ScheduleKind::Linear, Prediction::Epsilon, false),
         ("v, blind", ScheduleKind::Linear, Prediction::VPrediction, false),
@@ -345,7 +345,7 @@ fn samples(lab: &Lab, findings: &mut Findings, pictures: &[Vec<f64>], width: usi
     ] {
         let exact = Exact::new(pictures, kind, prediction);
         let mut rng = Philox::new(lab.seed, Stream::Cases, 1);
-        let drawn: Vec<Vec<f64>> = (0..SAMPLES).map(|_| exact.sample(told, &mut rng)).collect();
+        let drawn: Vec<Vec<f64>> = (0..SAMPLES).map(|_| exact.sample(conditioned, &mut rng)).collect();
         let distance = drawn.iter().map(|x| exact.distance(x)).sum::<f64>() / SAMPLES as f64;
         (lab.progress)(&format!("best answers, {name}: {distance:.4} from the nearest picture"));
         findings.number(&format!("distance of the best answer's pictures from the set: {name}"), distance);

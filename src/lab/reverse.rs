@@ -2,12 +2,11 @@
 
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{Dataset, Options, to_unit};
-use crate::diffusion::{
-    ChainStep, ConfigError, NoiseLevel, NoiseSchedule, Sampler, SchedulerConfig, Trajectory,
-};
-use crate::gpu::Store;
+use crate::diffusion::{ChainStep, NoiseLevel, NoiseSchedule, Sampler, SchedulerConfig, Trajectory};
+use crate::gpu::{Blocking as _, Store};
 use crate::io::{Chart, Series, Stroke, save_rows};
 use crate::model::Model;
+use crate::nn::ConfigError;
 use crate::ops::Coefficients;
 use crate::rng::{Philox, Stream};
 use crate::sample::{Drawing, PictureSampler, Start};
@@ -159,27 +158,32 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
 
     // 2. Four ways back.
     let store = Store::new(&lab.device);
-    store.write("weights", &weights)?;
+    let state = unet.parameters.state("weights");
+    store.write(&state, &weights)?;
     let mut ways = Vec::new();
     for (number, trajectory) in trajectories.iter().enumerate() {
-        let sampler = PictureSampler::new(&store, &unet, "weights", COUNT, trajectory.clone())?;
+        let sampler = PictureSampler::new(&store, &unet, &state, COUNT, trajectory.clone()).block_on()?;
         let (mut strip, mut over_time) = (Vec::new(), Vec::new());
-        let pictures = sampler.draw(&drawing(lab.seed, &labels, &noise), |progress| {
-            let x = (progress.read)()?;
-            over_time.push(spread(&x, COPIES, elements));
-            if SHOWN.contains(&progress.done) {
-                strip.push(x);
-            }
-            Ok(())
-        })?;
+        let pictures = sampler
+            .draw(&drawing(lab.seed, &labels, &noise), async |progress| {
+                let x = progress.read().await?;
+                over_time.push(spread(&x, COPIES, elements));
+                if SHOWN.contains(&progress.done) {
+                    strip.push(x);
+                }
+                Ok(())
+            })
+            .block_on()?;
         // DDIM with η = 1 is DDPM's case: it shows nothing new.
         let changed = if number == DDIM_1 {
             None
         } else {
             let mut short = trajectory.clone();
             short.steps.truncate(SHOWN[REPEATED]);
-            let sampler = PictureSampler::new(&store, &unet, "weights", COUNT, short)?;
-            let other = sampler.draw(&drawing(lab.seed.wrapping_add(1), &labels, &noise), |_| Ok(()))?;
+            let sampler = PictureSampler::new(&store, &unet, &state, COUNT, short).block_on()?;
+            let other = sampler
+                .draw(&drawing(lab.seed.wrapping_add(1), &labels, &noise), async |_| Ok(()))
+                .block_on()?;
             Some(differing(&strip[REPEATED], &other))
         };
         ways.push(Way { strip, spread: over_time, pictures, changed });

@@ -3,7 +3,8 @@
 use super::{Lab, LabError};
 use crate::data::{AugmentOptions, Dataset, Loader, to_unit};
 use crate::diffusion::{UNet, UNetConfig};
-use crate::train::{TrainConfig, Trainer};
+use crate::gpu::Blocking as _;
+use crate::train::{Diffusion, TrainConfig, Trainer};
 use std::sync::Arc;
 
 /// Classes of the built-in glyphs.
@@ -33,19 +34,22 @@ pub(super) fn trained(
     name: &str,
     config: &TrainConfig,
     pictures: &Arc<Dataset>,
-) -> Result<Trainer, LabError> {
-    let unet = UNet::new(&config.network(0))?;
-    let initial = unet.initial_parameters(config.seed);
-    let mut trainer = Trainer::new(&lab.device, unet, config)?;
+) -> Result<Trainer<Diffusion>, LabError> {
+    let unet = UNet::new(&config.unet_config(0))?;
+    let initial = unet.parameters.initial(config.seed);
+    let mut trainer =
+        Trainer::new(&lab.device, Diffusion::new(unet, config), config.step_options()).block_on()?;
     trainer.set_parameters(&initial)?;
     let mut loader = Loader::new(pictures.clone(), config.batch, config.seed, AugmentOptions::default(), 0);
     while trainer.next_step() < config.steps {
-        trainer.step(|| {
-            let batch = loader.next();
-            (batch.images, batch.labels)
-        })?;
+        trainer
+            .step(&config.hyper(trainer.next_step()), || {
+                let batch = loader.next();
+                (batch.images, batch.labels)
+            })
+            .block_on()?;
         if trainer.log_is_full() {
-            let rows = trainer.read_log()?;
+            let rows = trainer.read_log().block_on()?;
             if let Some(row) = rows.last().filter(|row| (row.step + 1) % 100 == 0) {
                 (lab.progress)(&format!("{name}: step {}, loss {:.4}", row.step + 1, row.loss));
             }

@@ -4,15 +4,16 @@ use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{AugmentOptions, Dataset, Options, batch_at, glyphs};
 use crate::diffusion::{NoiseSchedule, UNet};
 use crate::gpu::{Blocking as _, Executable, RunError, Store};
-use crate::graph::{Graph, Plan, ValueId};
+use crate::graph::{Graph, Plan, State, ValueId};
 use crate::io::{Chart, Series, Stroke};
 use crate::model::Model;
 use crate::ops::{
-    Add, AddNoise, AddTwoNoises, COEFFICIENTS, Coefficients, Denoise, MseLoss, SCHEDULE_COLUMNS, STEP_WORDS,
-    StepWords, TWO_NOISE_COLUMNS,
+    Add, AddNoise, AddTwoNoises, Coefficients, MseLoss, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,
+    TWO_NOISE_COLUMNS,
 };
 use crate::rng::{Philox, Stream};
-use crate::tensor::{Array, Spec};
+use crate::sample::{Latent, LatentStepper};
+use crate::tensor::{Array, Shape, Spec};
 use crate::train::built_in_model;
 use serde_json::json;
 use std::sync::Arc;
@@ -47,10 +48,6 @@ const CHANCE: f64 = 4.0;
 /// Two-sided 95 % of the normal distribution.
 const CONFIDENCE: f64 = 1.96;
 
-const WEIGHTS: &str = "weights";
-const WALKED: &str = "walked";
-const HISTORY: &str = "history";
-
 /// How x_t and its target are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Estimator {
@@ -74,7 +71,7 @@ struct Estimate {
     walking: f64,
 }
 
-/// From x_0 (or x_{t-1}) in the state [`WALKED`] to loss and gradient.
+/// From x_0 (or x_{t-1}) in the latent to loss and gradient.
 struct Probe {
     executable: Executable,
     table: ValueId,
@@ -86,19 +83,25 @@ struct Probe {
 }
 
 impl Probe {
-    fn new(store: &Store, unet: &UNet, shape: &[usize], two: bool) -> Result<Self, LabError> {
+    fn new(
+        store: &Store,
+        unet: &UNet,
+        weights: &State,
+        latent: &Latent,
+        two: bool,
+    ) -> Result<Self, LabError> {
         let mut graph = Graph::new();
-        let pictures = graph.state(WALKED, Spec::f32(shape.to_vec()));
+        let pictures = graph.state(&latent.x);
         let columns = if two { TWO_NOISE_COLUMNS } else { SCHEDULE_COLUMNS };
         let table = graph.input("table", Spec::f32([1, columns]));
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
-        let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([shape[0]])));
+        let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([BATCH])));
         let noised = match two {
             true => graph.apply_all(AddTwoNoises, &[pictures, table, step])?,
             false => graph.apply_all(AddNoise, &[pictures, table, step])?,
         };
-        let flat = graph.state(WEIGHTS, Spec::f32([unet.flat_elements]));
-        let parameters = unet.views(&mut graph, flat)?;
+        let flat = graph.state(weights);
+        let parameters = unet.parameters.views(&mut graph, flat)?;
         let answer = unet.forward(&mut graph, &parameters, noised[0], noised[2], labels)?;
         let loss = graph.apply(MseLoss, &[answer, noised[1], noised[3]])?;
         let one = graph.constant("d_loss", Array::new([1], vec![1.0]));
@@ -124,29 +127,6 @@ impl Probe {
     }
 }
 
-/// One step of the chain in place, x ← a x + b ε: the kernel of the samplers.
-struct Walk {
-    executable: Executable,
-    coefficients: ValueId,
-    step: ValueId,
-}
-
-impl Walk {
-    fn new(store: &Store, shape: &[usize]) -> Result<Self, LabError> {
-        let mut graph = Graph::new();
-        let x = graph.state(WALKED, Spec::f32(shape.to_vec()));
-        let history = graph.state(HISTORY, Spec::f32(shape.to_vec()));
-        let nothing = Array::zeros(&crate::tensor::Shape::new(shape.to_vec()));
-        let answer = graph.constant("answer", nothing);
-        let threshold = graph.constant("threshold", Array::new([shape[0]], vec![1.0; shape[0]]));
-        let coefficients = graph.input("coefficients", Spec::f32([COEFFICIENTS]));
-        let step = graph.input("step", Spec::u32([STEP_WORDS]));
-        graph.apply_all(Denoise, &[x, answer, history, threshold, coefficients, step])?;
-        let plan = Plan::new(graph, &store.device().caps).map_err(RunError::from)?;
-        Ok(Self { executable: Executable::new(store, plan).block_on()?, coefficients, step })
-    }
-}
-
 /// Everything that an estimate needs.
 struct Bench {
     store: Arc<Store>,
@@ -155,7 +135,9 @@ struct Bench {
     seed: u64,
     one: Probe,
     two: Probe,
-    walk: Walk,
+    latent: Latent,
+    /// One step of the chain in place, x ← a x + b ε: the kernel of the samplers.
+    walk: LatentStepper,
 }
 
 impl Bench {
@@ -173,7 +155,7 @@ impl Bench {
         let mut words =
             StepWords { seed, step: last as u32, first_item: k * BATCH as u32, ..StepWords::default() };
         let batch = batch_at(&self.pictures, BATCH, seed, AugmentOptions::default(), k.into());
-        self.store.write(WALKED, &batch.images)?;
+        self.store.write(&self.latent.x, &batch.images)?;
         let start = Instant::now();
         let mut row = self.schedule.two_noise_row(last, target).to_vec();
         let probe = match estimator {
@@ -192,9 +174,7 @@ impl Bench {
                         ..Coefficients::default()
                     };
                     words.step = i as u32;
-                    self.walk.executable.write(self.walk.coefficients, &forwards.words());
-                    self.walk.executable.write_u32(self.walk.step, &words.words());
-                    self.walk.executable.run().block_on()?;
+                    self.walk.run(&forwards, &words).block_on()?;
                 }
                 words.step = last as u32;
                 self.store.device().idle().block_on()?;
@@ -338,16 +318,20 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let channels = unet.config.in_channels;
     let pictures =
         glyphs::dataset(&Options { size: (height, width), channels, seed: !lab.seed, glyph_count: 2000 })?;
-    let shape = [BATCH, height, width, channels];
+    let latent = Latent::new(&Shape::new([BATCH, height, width, channels]));
+    let state = unet.parameters.state("weights");
     let store = Store::new(&lab.device);
-    store.write(WEIGHTS, &weights)?;
+    store.write(&state, &weights)?;
+    let (walk, ()) =
+        LatentStepper::new(&store, &latent, None, |graph, _| Ok((latent.no_answer(graph), ()))).block_on()?;
     let bench = Bench {
         schedule: NoiseSchedule::of(&scheduler),
         pictures,
         seed: lab.seed,
-        one: Probe::new(&store, &unet, &shape, false)?,
-        two: Probe::new(&store, &unet, &shape, true)?,
-        walk: Walk::new(&store, &shape)?,
+        one: Probe::new(&store, &unet, &state, &latent, false)?,
+        two: Probe::new(&store, &unet, &state, &latent, true)?,
+        latent,
+        walk,
         store: store.clone(),
     };
 
@@ -438,7 +422,7 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     }
 
     // 3. The mean of the gradient, where it is not near zero.
-    store.write(WEIGHTS, &unet.initial_parameters(lab.seed))?;
+    store.write(&state, &unet.parameters.initial(lab.seed))?;
     let (mut same_mean, mut resolved): (f64, f64) = (0.0, f64::INFINITY);
     for t in UNTRAINED_TIMES {
         (lab.progress)(&format!("t = {t}, untrained"));

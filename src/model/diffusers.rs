@@ -4,12 +4,12 @@ use super::options::{Options, VERSION, shown};
 use super::scheduler_config::{self, class_name, sampler_of};
 use super::{Model, ModelError, flat, json, tensors, unet_config};
 use crate::diffusion::{
-    ConfigError, Objective, Prediction, Sampler, SchedulerConfig, TimestepSpacing, UNet, UNetConfig,
-    VarianceType,
+    Objective, Prediction, Sampler, SchedulerConfig, TimestepSpacing, UNet, UNetConfig, VarianceType,
 };
 use crate::io::atomic::write_atomic;
 use crate::io::quoted;
 use crate::io::tensor_file::{self, TensorFile};
+use crate::nn::ConfigError;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -211,7 +211,7 @@ fn read_weights(
     }
     let unet = UNet::new(config).map_err(|source| ModelError::Config { path: config_path.into(), source })?;
     rename(&unet, &mut file, &path)?;
-    let weights = flat(&unet, &file, "", &path)?;
+    let weights = flat(&unet.parameters, &file, "", &path)?;
     Ok((unet, weights))
 }
 
@@ -285,7 +285,7 @@ pub fn save(
         std::fs::create_dir_all(path.join(part)).map_err(|e| io("made", e))?;
     }
     let file = TensorFile {
-        tensors: tensors(unet, weights, "").collect(),
+        tensors: tensors(&unet.parameters, weights, "").collect(),
         metadata: BTreeMap::from([("format".into(), "pt".into())]),
     };
     tensor_file::write(&path.join("unet").join(WEIGHTS), &file)?;
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn what_diffusers_does_not_know_is_refused_by_name() {
         let unet = UNet::new(&UNetConfig::preset(Preset::TinyGray)).unwrap();
-        let weights = vec![0.0; unet.flat_elements];
+        let weights = vec![0.0; unet.parameters.flat_elements()];
         let folder = tempfile::tempdir().unwrap();
         let own = SchedulerConfig::new(Sampler::Ddim);
         let refused = |scheduler: &SchedulerConfig, words: &str| {

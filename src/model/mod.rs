@@ -7,8 +7,9 @@ mod scheduler_config;
 mod unet_config;
 mod weights;
 
-use crate::diffusion::{ConfigError, SchedulerConfig, UNet};
+use crate::diffusion::{SchedulerConfig, UNet};
 use crate::io::FileError;
+use crate::nn::ConfigError;
 use std::path::PathBuf;
 
 pub use weights::{flat, tensors};

@@ -204,6 +204,64 @@ impl Op for SumPixels {
                 .into()
         })
     }
+
+    fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
+        let dx = SpreadPixels { shape: g.shape(g.input(0)).clone() };
+        let dy = g.gradient(0);
+        let dx = g.apply(dx, &[dy])?;
+        g.accumulate(0, dx)
+    }
+}
+
+/// y[n, p, c] = x[n, c] for every pixel: (N, C) to `shape`, (N, ..., C). The gradient of [`SumPixels`].
+#[derive(Debug, Clone)]
+pub struct SpreadPixels {
+    /// The shape of y.
+    pub shape: Shape,
+}
+
+impl Op for SpreadPixels {
+    fn name(&self) -> &'static str {
+        "spread_pixels"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        expect_f32("spread_pixels", x, 1)?;
+        let y = &self.shape;
+        ensure_shape!("spread_pixels", y.rank() >= 2, "y must be (N, ..., C), found {y}");
+        let fits = x[0].shape.axes() == [y[0], y.last()];
+        ensure_shape!("spread_pixels", fits, "x is {}, which does not spread to {y}", x[0].shape);
+        Ok(vec![Spec::f32(y.axes())])
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        let Extent { pixels, channels, .. } = Extent::of(&self.shape);
+        vec![Array::from_fn(&self.shape, |i| {
+            let (n, c) = (i / channels / pixels, i % channels);
+            x[0].data[n * channels + c]
+        })]
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Cost::of_traffic(x, y)
+    }
+
+    fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        let extent = Extent::of(&y[0].shape);
+        let (width, variant) = vector_width(&[extent.channels]);
+        over_runs("spread_pixels", variant, width, extent)
+            .bind("e", Operand::Input(0))
+            .bind("y", Operand::Output(0))
+            .param("before", 0u32)
+            .param("stride", 0u32)
+            .into()
+    }
+
+    fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
+        let dy = g.gradient(0);
+        let dx = g.apply(SumPixels, &[dy])?;
+        g.accumulate(0, dx)
+    }
 }
 
 /// The channels of a, then those of b: (..., Ca) and (..., Cb) to (..., Ca + Cb).
@@ -358,8 +416,9 @@ pub fn cases() -> Vec<Case> {
         let x = Spec::f32(axes);
         let e = Spec::f32([x.shape[0], x.shape.last()]);
         let name = x.shape.to_string();
-        cases.push(Case::new(&name, AddChannels, &[x.clone(), e]));
-        cases.push(Case::new(&name, SumPixels, &[x]).no_gradient());
+        cases.push(Case::new(&name, AddChannels, &[x.clone(), e.clone()]));
+        cases.push(Case::new(&name, SpreadPixels { shape: x.shape.clone() }, std::slice::from_ref(&e)));
+        cases.push(Case::new(&name, SumPixels, std::slice::from_ref(&x)));
     }
     let pairs: [(&[usize], usize, usize); 6] = [
         (&[], 1, 1),
@@ -382,8 +441,8 @@ pub fn cases() -> Vec<Case> {
     let (many, name) = (65_600, "past 65535 workgroups");
     let (x, e) = (Spec::f32([many, 1, 65]), Spec::f32([many, 65]));
     cases.push(Case::new(name, AddChannels, &[x, e]).large());
-    cases.push(Case::new(name, SumPixels, &[Spec::f32([many, 2, 1])]).no_gradient().large());
+    cases.push(Case::new(name, SumPixels, &[Spec::f32([many, 2, 1])]).large());
     let long = Spec::f32([1, 256, 257, 32]);
-    cases.push(Case::new("past 65535 pixels", SumPixels, &[long]).no_gradient().large());
+    cases.push(Case::new("past 65535 pixels", SumPixels, &[long]).large());
     cases
 }

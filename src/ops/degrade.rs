@@ -13,7 +13,7 @@ static SHADER: Source = crate::wgsl!("degrade");
 /// apart: y_n = A_s x_n B_sᵀ with s = severity_n, channel by channel.
 ///
 /// Inputs [x (N, H, W, C), severity (N), A (S, H, H), B (S, W, W)]; output (N, H, W, C). Severities are whole numbers in
-/// f32, as a network is told t; one past the last counts as the last.
+/// f32, as what conditions a network; one past the last counts as the last.
 #[derive(Debug, Clone)]
 pub struct Degrade;
 

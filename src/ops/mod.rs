@@ -8,6 +8,7 @@ mod cast;
 mod ceiling;
 mod channels;
 mod conv2d;
+mod cross_entropy;
 mod degrade;
 mod denoise;
 mod elementwise;
@@ -29,8 +30,9 @@ mod threshold;
 pub use attention::{Attention, AttentionBackward};
 pub use cast::Cast;
 pub use ceiling::{CopyCeiling, FmaCeiling};
-pub use channels::{AddChannels, Concat, SliceChannels, SumPixels};
+pub use channels::{AddChannels, Concat, SliceChannels, SpreadPixels, SumPixels};
 pub use conv2d::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Padding};
+pub use cross_entropy::{SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward};
 pub use degrade::{Degrade, blur_matrices, downsample_matrices};
 pub use denoise::{COEFFICIENTS, Coefficients, Denoise};
 pub use elementwise::{Add, Scale, Silu, SiluBackward};
@@ -47,7 +49,7 @@ pub use noise::{
     AddNoise, AddTwoNoises, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,
     TWO_NOISE_COLUMNS,
 };
-pub use optimizer::{Accumulate, AdamW, GradientNorm, HYPER, Record};
+pub use optimizer::{Accumulate, AdamW, BiasCorrection, GradientNorm, HYPER, Hyper, LOG_COLUMNS, Record};
 pub use renoise::{LEVEL, Renoise};
 pub use resample::{UpsampleNearest, UpsampleNearestBackward};
 pub use sum_rows::SumRows;
@@ -75,6 +77,7 @@ pub fn catalogue() -> Vec<Case> {
         sum_rows::cases(),
         memory::cases(),
         loss::cases(),
+        cross_entropy::cases(),
         optimizer::cases(),
         denoise::cases(),
         threshold::cases(),

@@ -238,7 +238,7 @@ fn picture(x: &[Array], n: usize) -> &[f64] {
 }
 
 /// Noises a batch: inputs [x_0 (B, ...), schedule (T, 6), step]; outputs [x_t, target, time (B), weight (B)]. Each item
-/// draws a row of the schedule; its time is what the network is told.
+/// draws a row of the schedule; its time is what conditions the network.
 ///
 /// x_t = signal_t x_0 + sigma_t ε (DDPM, arXiv 2006.11239, eq. 4; the article's jump with signal = ā_t), and
 /// target = target_noise_t ε + target_data_t x_0.

@@ -1,6 +1,6 @@
 //! What happens to flat vectors after the gradient is known: its norm and clipping
-//! (`shaders/grad_norm.wgsl`), AdamW with the moving average (`shaders/adamw.wgsl`), and sums over
-//! micro-batches and the log (`shaders/accumulate.wgsl`).
+//! (`shaders/grad_norm.wgsl`), the count of steps taken with the bias corrections (`shaders/bias_correction.wgsl`), AdamW
+//! with the moving average (`shaders/adamw.wgsl`), and sums over micro-batches and the log (`shaders/accumulate.wgsl`).
 
 use super::memory::ALIGNMENT;
 use super::noise::{expect_step, step_fill};
@@ -12,12 +12,35 @@ use crate::tensor::{Array, Shape, Spec};
 use std::ops::Range;
 
 static GRAD_NORM: Source = crate::wgsl!("grad_norm");
+static BIAS_CORRECTION: Source = crate::wgsl!("bias_correction");
 static ADAMW: Source = crate::wgsl!("adamw");
 static ACCUMULATE: Source = crate::wgsl!("accumulate");
 
-/// Numbers that change from step to step: lr, 1 - β1^t, 1 - β2^t, μ of the moving average, max_norm (0 for
-/// no clipping), and three that are zero.
+/// Words of [`Hyper`] on the device: learning rate, μ of the moving average, max_norm, and five that are zero.
 pub const HYPER: usize = 8;
+
+/// Columns of the log of [`Record`].
+pub const LOG_COLUMNS: usize = 4;
+
+/// The hyperparameters that change from step to step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Hyper {
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Decay μ of the moving average of the weights.
+    pub ema_decay: f64,
+    /// Largest norm of the gradient; 0 for no clipping.
+    pub max_norm: f64,
+}
+
+impl Hyper {
+    /// As [`GradientNorm`] and [`AdamW`] take them.
+    pub fn words(&self) -> [f32; HYPER] {
+        let mut words = [0.0; HYPER];
+        words[..3].copy_from_slice(&[self.learning_rate, self.ema_decay, self.max_norm].map(|w| w as f32));
+        words
+    }
+}
 
 /// Elements that one workgroup of the norm sums; the shader has the same number.
 const NORM_CHUNK: usize = 4096;
@@ -49,7 +72,7 @@ impl Op for GradientNorm {
         let sum: f64 = x[0].data.iter().map(|g| g * g).sum();
         let finite = (sum as f32).is_finite();
         let norm = if finite { sum.sqrt() } else { 0.0 };
-        let max_norm = x[1].data[4];
+        let max_norm = x[1].data[2];
         let factor = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         vec![Array::new([4], vec![norm, factor, f64::from(u8::from(finite)), 0.0])]
     }
@@ -87,8 +110,81 @@ impl Op for GradientNorm {
     }
 }
 
+/// Rows of [`BiasCorrection::powers`] for each digit of t.
+const BASE: usize = 1024;
+
+/// Counts the steps that were taken, in place, and gives the bias corrections of AdamW: inputs
+/// [taken u32 (1), norm (4), powers (3072, 2)]; outputs [taken, scale (4): factor, finite, 1 - β1^t, 1 - β2^t] with t the
+/// steps taken, this one included. A step whose gradient is not finite is not taken, and not counted: PyTorch's optimizers
+/// count the calls of `step`, which a gradient scaler leaves out then.
+#[derive(Debug, Clone)]
+pub struct BiasCorrection {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+}
+
+impl BiasCorrection {
+    /// Those of an optimizer.
+    pub fn of(optimizer: &AdamW) -> Self {
+        Self { beta1: optimizer.beta1, beta2: optimizer.beta2 }
+    }
+
+    /// 1 - β^(k 1024^d) for both β, k from 0 to 1023 and d from 0 to 2: up to 2^30 steps. Exact in f32 up to step 1023,
+    /// and within two roundings after.
+    pub fn powers(&self) -> Array {
+        Array::from_fn(&Shape::new([3 * BASE, 2]), |i| {
+            let beta = f64::from([self.beta1, self.beta2][i % 2]);
+            let (digit, k) = (i / 2 / BASE, i / 2 % BASE);
+            1.0 - beta.powf((k * BASE.pow(digit as u32)) as f64)
+        })
+    }
+}
+
+impl Op for BiasCorrection {
+    fn name(&self) -> &'static str {
+        "bias_correction"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        ensure_shape!("bias_correction", x.len() == 3, "expected 3 inputs, found {}", x.len());
+        ensure_shape!("bias_correction", x[0] == Spec::u32([1]), "taken must be u32(1), found {:?}", x[0]);
+        ensure_shape!("bias_correction", x[1] == Spec::f32([4]), "norm must be f32(4), found {:?}", x[1]);
+        let powers = Spec::f32([3 * BASE, 2]);
+        ensure_shape!("bias_correction", x[2] == powers, "powers must be {powers:?}, found {:?}", x[2]);
+        Ok(vec![x[0].clone(), Spec::f32([4])])
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        let (factor, finite) = (x[1].data[1], x[1].data[2]);
+        let taken = x[0].data[0] + if finite == 0.0 { 0.0 } else { 1.0 };
+        let [c1, c2] = [self.beta1, self.beta2].map(|beta| 1.0 - f64::from(beta).powf(taken));
+        vec![Array::new([1], vec![taken]), Array::new([4], vec![factor, finite, c1, c2])]
+    }
+
+    fn cost(&self, _x: &[Spec], y: &[Spec]) -> Cost {
+        Cost::elementwise(&[Spec::u32([1]), Spec::f32([10])], y, 8)
+    }
+
+    fn candidates(&self, _x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        Dispatch::new(&BIAS_CORRECTION, "bias_correction")
+            .param("base", BASE)
+            .bind("taken", Operand::Output(0))
+            .bind("norm", Operand::Input(1))
+            .bind("powers", Operand::Input(2))
+            .bind("scale", Operand::Output(1))
+            .into()
+    }
+
+    fn aliasing(&self) -> Aliasing {
+        Aliasing::InPlace(vec![(0, 0)])
+    }
+}
+
 /// AdamW (Loshchilov & Hutter, arXiv 1711.05101, algorithm 2) and the moving average of the weights, in
-/// place: inputs [p, g, m, v, ema (flat), norm (4), hyper (8)]; outputs [p, m, v, ema].
+/// place: inputs [p, g, m, v, ema (flat), scale (4) of [`BiasCorrection`],
+/// hyper (8)]; outputs [p, m, v, ema].
 ///
 /// Does nothing when the gradient is not finite.
 #[derive(Debug, Clone)]
@@ -113,22 +209,23 @@ impl Op for AdamW {
         for (i, spec) in x[1..5].iter().enumerate() {
             ensure_shape!("adamw", *spec == x[0], "input {} is {spec:?}, but p is {:?}", i + 1, x[0]);
         }
-        ensure_shape!("adamw", x[5] == Spec::f32([4]), "norm must be f32(4), found {:?}", x[5]);
+        ensure_shape!("adamw", x[5] == Spec::f32([4]), "scale must be f32(4), found {:?}", x[5]);
         ensure_shape!("adamw", x[6] == Spec::f32([HYPER]), "hyper must be f32(8), found {:?}", x[6]);
         Ok(vec![x[0].clone(); 4])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
-        let [p, g, m, v, ema, norm, hyper] = std::array::from_fn(|i| &x[i].data);
-        if norm[2] == 0.0 {
+        let [p, g, m, v, ema, scale, hyper] = std::array::from_fn(|i| &x[i].data);
+        let [factor, finite, correction1, correction2] = std::array::from_fn(|i| scale[i]);
+        if finite == 0.0 {
             return vec![x[0].clone(), x[2].clone(), x[3].clone(), x[4].clone()];
         }
         let [beta1, beta2, epsilon, decay] =
             [self.beta1, self.beta2, self.epsilon, self.weight_decay].map(f64::from);
-        let [lr, correction1, correction2, mu] = std::array::from_fn(|i| hyper[i]);
+        let [lr, mu] = std::array::from_fn(|i| hyper[i]);
         let shape = &x[0].shape;
-        let first = Array::from_fn(shape, |i| beta1 * m[i] + (1.0 - beta1) * norm[1] * g[i]);
-        let second = Array::from_fn(shape, |i| beta2 * v[i] + (1.0 - beta2) * (norm[1] * g[i]).powi(2));
+        let first = Array::from_fn(shape, |i| beta1 * m[i] + (1.0 - beta1) * factor * g[i]);
+        let second = Array::from_fn(shape, |i| beta2 * v[i] + (1.0 - beta2) * (factor * g[i]).powi(2));
         let updated = Array::from_fn(shape, |i| {
             let step = (first.data[i] / correction1) / ((second.data[i] / correction2).sqrt() + epsilon);
             (1.0 - lr * decay) * p[i] - lr * step
@@ -159,7 +256,7 @@ impl Op for AdamW {
                     .bind_range("m", Operand::Output(1), range.clone())
                     .bind_range("v", Operand::Output(2), range.clone())
                     .bind_range("ema", Operand::Output(3), range)
-                    .bind("norm", Operand::Input(5))
+                    .bind("scale", Operand::Input(5))
                     .bind("hyper", Operand::Input(6))
             })
             .collect();
@@ -230,7 +327,7 @@ impl Op for Record {
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         ensure_shape!("record", x.len() == 4, "expected log, loss, norm and step, found {} inputs", x.len());
         expect_f32("record", &x[..3], 3)?;
-        let table = x[0].shape.rank() == 2 && x[0].shape[1] == 4;
+        let table = x[0].shape.rank() == 2 && x[0].shape[1] == LOG_COLUMNS;
         ensure_shape!("record", table, "the log must be (rows, 4), found {:?}", x[0]);
         ensure_shape!("record", x[1] == Spec::f32([1]), "the loss must be f32(1), found {:?}", x[1]);
         ensure_shape!("record", x[2] == Spec::f32([4]), "the norm must be f32(4), found {:?}", x[2]);
@@ -267,7 +364,7 @@ impl Op for Record {
 
 /// Test cases.
 pub fn cases() -> Vec<Case> {
-    let hyper = |max_norm: f64| Fill::Values(vec![1e-3, 0.1, 0.001, 0.99, max_norm, 0.0, 0.0, 0.0]);
+    let hyper = |max_norm: f64| Fill::Values(vec![1e-3, 0.99, max_norm, 0.0, 0.0, 0.0, 0.0, 0.0]);
     let eight = Spec::f32([HYPER]);
     let step = Spec::u32([8]);
     let mut cases = Vec::new();
@@ -284,7 +381,7 @@ pub fn cases() -> Vec<Case> {
             cases.push(
                 Case::new(format!("{count}, {name}"), adamw.clone(), &inputs)
                     .fill(3, Fill::Uniform(0.0, 2.0))
-                    .fill(5, Fill::Values(vec![2.0, 0.5, finite, 0.0]))
+                    .fill(5, Fill::Values(vec![0.5, finite, 0.1, 0.001]))
                     .fill(6, hyper(1.0))
                     .no_gradient(),
             );
@@ -298,6 +395,21 @@ pub fn cases() -> Vec<Case> {
                     .no_gradient(),
             );
         }
+    }
+    let correction = BiasCorrection { beta1: 0.9, beta2: 0.999 };
+    let powers = Spec::f32([3 * BASE, 2]);
+    for (taken, finite) in
+        [(0, 1.0), (0, 0.0), (1, 1.0), (1022, 1.0), (1023, 1.0), (5_000, 0.0), (1 << 29, 1.0)]
+    {
+        let inputs = [Spec::u32([1]), Spec::f32([4]), powers.clone()];
+        let name = format!("after {taken}, {}", if finite == 0.0 { "not finite" } else { "finite" });
+        cases.push(
+            Case::new(name, correction.clone(), &inputs)
+                .fill(0, Fill::Values(vec![f64::from(taken)]))
+                .fill(1, Fill::Values(vec![2.0, 0.5, finite, 0.0]))
+                .fill(2, Fill::Values(correction.powers().data))
+                .no_gradient(),
+        );
     }
     let overflow = Spec::f32([3]);
     for (name, bad) in [("NaN", f64::NAN), ("infinity", f64::INFINITY), ("overflow", 1e30)] {

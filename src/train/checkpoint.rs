@@ -1,11 +1,13 @@
-//! What a run leaves on disk: `config.toml`, `model.safetensors` (the averaged weights under diffusers'
+//! What a run leaves on disk: `config.toml`, `model.safetensors` (the averaged weights by name, of a U-Net under diffusers'
 //! names), and `checkpoints/step-NNNNNN.safetensors` (all that is needed to go on).
 
-use super::TrainConfig;
-use crate::diffusion::{ConfigError, Sampler, UNet, UNetConfig};
-use crate::io::FileError;
+use super::{NetworkKind, TrainConfig};
+use crate::classifier::Classifier;
+use crate::diffusion::{Sampler, UNet};
 use crate::io::tensor_file::{self, TensorFile};
+use crate::io::{FileError, shortened};
 use crate::model::{Model, ModelError, diffusers, flat, tensors};
+use crate::nn::{ConfigError, Parameters};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +63,26 @@ pub enum FolderError {
         #[source]
         source: ConfigError,
     },
+    /// A run of another kind of network.
+    #[error(
+        "{path} is a run of {found}, where a run of {expected} is needed; give one that was trained with --network {expected}"
+    )]
+    OtherNetwork {
+        /// The folder.
+        path: PathBuf,
+        /// The network that it holds.
+        found: &'static str,
+        /// The network that is needed.
+        expected: &'static str,
+    },
+    /// A checkpoint that contradicts itself or its name.
+    #[error("{path}: {message}; delete the file to go on from the checkpoint before it")]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What was found, and what was expected.
+        message: String,
+    },
     /// Another error of the operating system.
     #[error("{path}: {source}")]
     Io {
@@ -96,10 +118,16 @@ pub struct ModelFolder {
 pub struct Checkpoint {
     /// The step that comes next.
     pub next_step: u32,
+    /// Steps so far whose gradient was finite: those that AdamW counts.
+    pub steps_taken: u32,
     /// Parameters, first moment, second moment, average: flat vectors in device order.
     pub states: [Vec<f32>; 4],
 }
 
+/// Keys of a checkpoint's metadata.
+const NEXT_STEP: &str = "next_step";
+const STEPS_TAKEN: &str = "steps_taken";
+/// What stands before the name of a parameter in a checkpoint.
 const STATES: [&str; 4] = ["parameter", "first_moment", "second_moment", "average"];
 
 impl ModelFolder {
@@ -122,31 +150,54 @@ impl ModelFolder {
         read_config(&file)
     }
 
-    /// The network of its configuration.
+    /// Refuses a run of another kind of network.
+    fn expect(&self, config: &TrainConfig, expected: NetworkKind) -> Result<(), FolderError> {
+        if config.network == expected {
+            return Ok(());
+        }
+        let [found, expected] = [config.network, expected].map(NetworkKind::name);
+        Err(FolderError::OtherNetwork { path: self.path.clone(), found, expected })
+    }
+
+    fn config_error(&self, source: ConfigError) -> FolderError {
+        FolderError::Config { path: self.path.join("config.toml"), source }
+    }
+
+    /// The U-Net of its configuration.
     pub fn unet(&self, config: &TrainConfig) -> Result<UNet, FolderError> {
-        let network: UNetConfig = config.network(0);
-        UNet::new(&network)
-            .map_err(|source| FolderError::Config { path: self.path.join("config.toml"), source })
+        self.expect(config, NetworkKind::Unet)?;
+        UNet::new(&config.unet_config(0)).map_err(|e| self.config_error(e))
+    }
+
+    /// The classifier of its configuration.
+    pub fn classifier(&self, config: &TrainConfig) -> Result<Classifier, FolderError> {
+        self.expect(config, NetworkKind::Classifier)?;
+        Classifier::new(&config.classifier_config(0)).map_err(|e| self.config_error(e))
     }
 
     /// Its averaged weights as a flat vector.
-    pub fn weights(&self, unet: &UNet) -> Result<Vec<f32>, FolderError> {
+    pub fn weights(&self, parameters: &Parameters) -> Result<Vec<f32>, FolderError> {
         let path = self.path.join("model.safetensors");
-        Ok(flat(unet, &tensor_file::read(&path)?, "", &path)?)
+        Ok(flat(parameters, &tensor_file::read(&path)?, "", &path)?)
     }
 
     /// The model of its averaged weights, with DDIM and what the run was trained with.
     pub fn open(&self) -> Result<Model, FolderError> {
         let config = self.config()?;
         let unet = self.unet(&config)?;
-        let weights = self.weights(&unet)?;
+        let weights = self.weights(&unet.parameters)?;
         Ok(model(&config, unet, weights))
     }
 
     /// Writes the averaged weights.
-    pub fn save_weights(&self, unet: &UNet, ema: &[f32], next_step: u32) -> Result<(), FolderError> {
+    pub fn save_weights(
+        &self,
+        parameters: &Parameters,
+        ema: &[f32],
+        next_step: u32,
+    ) -> Result<(), FolderError> {
         let file = TensorFile {
-            tensors: tensors(unet, ema, "").collect(),
+            tensors: tensors(parameters, ema, "").collect(),
             metadata: BTreeMap::from([("steps".into(), next_step.to_string())]),
         };
         Ok(tensor_file::write(&self.path.join("model.safetensors"), &file)?)
@@ -157,18 +208,25 @@ impl ModelFolder {
     }
 
     /// Writes a checkpoint and the averaged weights, and keeps the two newest checkpoints.
-    pub fn save_checkpoint(&self, unet: &UNet, checkpoint: &Checkpoint) -> Result<PathBuf, FolderError> {
+    pub fn save_checkpoint(
+        &self,
+        parameters: &Parameters,
+        checkpoint: &Checkpoint,
+    ) -> Result<PathBuf, FolderError> {
         let path = self.checkpoint_path(checkpoint.next_step);
         let all = STATES.iter().zip(&checkpoint.states);
         let mut file = TensorFile {
             tensors: BTreeMap::new(),
-            metadata: BTreeMap::from([("next_step".into(), checkpoint.next_step.to_string())]),
+            metadata: BTreeMap::from([
+                (NEXT_STEP.into(), checkpoint.next_step.to_string()),
+                (STEPS_TAKEN.into(), checkpoint.steps_taken.to_string()),
+            ]),
         };
         for (state, data) in all {
-            file.tensors.extend(tensors(unet, data, &format!("{state}.")));
+            file.tensors.extend(tensors(parameters, data, &format!("{state}.")));
         }
         tensor_file::write(&path, &file)?;
-        self.save_weights(unet, &checkpoint.states[3], checkpoint.next_step)?;
+        self.save_weights(parameters, &checkpoint.states[3], checkpoint.next_step)?;
         let mut kept = self.checkpoints()?;
         kept.pop();
         kept.pop();
@@ -195,17 +253,43 @@ impl ModelFolder {
     }
 
     /// The newest checkpoint.
-    pub fn load_checkpoint(&self, unet: &UNet) -> Result<Checkpoint, FolderError> {
-        let Some((next_step, path)) = self.checkpoints()?.pop() else {
+    pub fn load_checkpoint(&self, parameters: &Parameters) -> Result<Checkpoint, FolderError> {
+        let Some((named, path)) = self.checkpoints()?.pop() else {
             return Err(FolderError::NoCheckpoint { path: self.path.join("checkpoints") });
         };
         let file = tensor_file::read(&path)?;
+        let (next_step, steps_taken) = counts(&file, named)
+            .map_err(|message| FolderError::Checkpoint { path: path.clone(), message })?;
         let mut states: [Vec<f32>; 4] = Default::default();
         for (state, slot) in STATES.iter().zip(&mut states) {
-            *slot = flat(unet, &file, &format!("{state}."), &path)?;
+            *slot = flat(parameters, &file, &format!("{state}."), &path)?;
         }
-        Ok(Checkpoint { next_step, states })
+        Ok(Checkpoint { next_step, steps_taken, states })
     }
+}
+
+/// The step that comes next and the steps taken, as a checkpoint itself says; `named` is the step in its file's name.
+fn counts(file: &TensorFile, named: u32) -> Result<(u32, u32), String> {
+    let number = |key: &str| match file.metadata.get(key) {
+        None => Ok(None),
+        Some(text) => text.parse::<u32>().map(Some).map_err(|_| {
+            format!("the metadata has {key} = {:?}; expected a number of steps", shortened(text))
+        }),
+    };
+    let next_step = number(NEXT_STEP)?.ok_or_else(|| {
+        format!("the metadata lacks {NEXT_STEP}, the step to go on at; a checkpoint has it")
+    })?;
+    if next_step != named {
+        return Err(format!(
+            "the name says step {named}, but the metadata has {NEXT_STEP} = {next_step}; the two must agree"
+        ));
+    }
+    // Runs from before steps were counted apart took every one of them, as far as their optimizer knew.
+    let taken = number(STEPS_TAKEN)?.unwrap_or(next_step);
+    if taken > next_step {
+        return Err(format!("the metadata has {STEPS_TAKEN} = {taken}, more than {NEXT_STEP} = {next_step}"));
+    }
+    Ok((next_step, taken))
 }
 
 /// A run's network with DDIM and what it was trained with.
@@ -225,6 +309,14 @@ pub fn open_model(path: &Path) -> Result<Model, FolderError> {
     }
 }
 
+/// Opens the run folder of a classifier, with its averaged weights.
+pub fn open_classifier(path: &Path) -> Result<(Classifier, Vec<f32>), FolderError> {
+    let folder = ModelFolder::new(path);
+    let classifier = folder.classifier(&folder.config()?)?;
+    let weights = folder.weights(&classifier.parameters)?;
+    Ok((classifier, weights))
+}
+
 /// The model that the program carries: the built-in glyphs, trained by the command in `assets/README.md`.
 pub fn built_in_model() -> Result<Model, FolderError> {
     let path = Path::new("assets/glyphs/config.toml");
@@ -233,6 +325,6 @@ pub fn built_in_model() -> Result<Model, FolderError> {
     let unet = ModelFolder::new("assets/glyphs").unet(&config)?;
     let path = "assets/glyphs/model.safetensors";
     let file = tensor_file::parse(path, include_bytes!("../../assets/glyphs/model.safetensors"))?;
-    let weights = flat(&unet, &file, "", Path::new(path))?;
+    let weights = flat(&unet.parameters, &file, "", Path::new(path))?;
     Ok(model(&config, unet, weights))
 }

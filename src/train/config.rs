@@ -1,11 +1,23 @@
 //! Everything that decides a training run: flags, configuration file and checkpoint are this one struct.
 
+use super::StepOptions;
+use crate::classifier::ClassifierConfig;
 use crate::diffusion::{
-    ConfigError, Objective, Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing,
-    UNetConfig, Weighting,
+    Objective, Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing, UNetConfig,
+    Weighting,
 };
-use crate::ops::{AdamW, HYPER};
+use crate::nn::ConfigError;
+use crate::ops::{AdamW, Hyper};
 use serde::{Deserialize, Serialize};
+
+/// A field's value as a configuration file has it.
+fn shown(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(value) => value.to_string(),
+        Err(e) => e.to_string(),
+    }
+}
 
 /// How the learning rate runs after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +54,27 @@ pub enum TimestepSampling {
     LogitNormal,
 }
 
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkKind {
+    /// A U-Net that takes noise off pictures.
+    Unet,
+    /// A convolutional network that tells the class of a picture (subfolder or label).
+    Classifier,
+}
+
+impl NetworkKind {
+    /// As flags and files have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::Classifier => "classifier",
+        }
+    }
+}
+
 /// A training run. Every field is a flag, a line of the configuration file, and kept in the run folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
@@ -53,7 +86,10 @@ pub struct TrainConfig {
         arg(long, default_value_t = Self::default().data, value_name = "PATH|builtin:NAME")
     )]
     pub data: String,
-    /// Shape of the network; `[unet]` in a configuration file overrides it
+    /// What is trained: a U-Net that draws pictures, or a classifier that tells their classes
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().network))]
+    pub network: NetworkKind,
+    /// Shape of the network; `[unet]` or `[classifier]` in a configuration file overrides it
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().preset))]
     pub preset: Preset,
     /// Optimizer steps
@@ -107,7 +143,7 @@ pub struct TrainConfig {
     /// What the loss is taken of; all but merged-noise look at the last step alone, as the article does
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().objective))]
     pub objective: Objective,
-    /// Whether the network is told t; if not, it is given 0, in training and in sampling
+    /// Whether the network is conditioned on t; if not, it is given 0, in training and in sampling
     #[cfg_attr(
         feature = "cli",
         arg(long, default_value_t = Self::default().time_conditioning, action = clap::ArgAction::Set, value_name = "BOOL")
@@ -192,6 +228,10 @@ pub struct TrainConfig {
     #[cfg_attr(feature = "cli", arg(skip))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unet: Option<UNetConfig>,
+    /// The classifier in full: `[classifier]` in a configuration file.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classifier: Option<ClassifierConfig>,
 }
 
 impl Default for TrainConfig {
@@ -199,6 +239,7 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             data: "builtin:glyphs".into(),
+            network: NetworkKind::Unet,
             preset: Preset::TinyGray,
             steps: 2000,
             batch: 16,
@@ -238,6 +279,7 @@ impl Default for TrainConfig {
             sample_steps: 50,
             checkpoint_every: 500,
             unet: None,
+            classifier: None,
         }
     }
 }
@@ -268,19 +310,52 @@ impl TrainConfig {
         }
     }
 
-    /// Whether the network is told t. Objective `previous-without-time` says no by its name.
+    /// Whether the network is conditioned on t. Objective `previous-without-time` says no by its name.
     pub fn conditions_on_time(&self) -> bool {
         self.time_conditioning && self.objective != Objective::PreviousWithoutTime
     }
 
-    /// The network's configuration: `unet` if it is given, else the preset; with an embedding for
+    /// The U-Net's configuration: `unet` if it is given, else the preset; with an embedding for
     /// `classes` classes if the run is class-conditional.
-    pub fn network(&self, classes: usize) -> UNetConfig {
+    pub fn unet_config(&self, classes: usize) -> UNetConfig {
         let mut unet = self.unet.clone().unwrap_or_else(|| UNetConfig::preset(self.preset));
         if self.class_conditional && unet.num_class_embeds.is_none() {
             unet.num_class_embeds = Some(classes.max(1) + usize::from(self.label_dropout > 0.0));
         }
         unet
+    }
+
+    /// The classifier's configuration: `classifier` if it is given, else the preset with so many classes.
+    pub fn classifier_config(&self, classes: usize) -> ClassifierConfig {
+        let preset = || ClassifierConfig { num_classes: classes, ..ClassifierConfig::preset(self.preset) };
+        self.classifier.clone().unwrap_or_else(preset)
+    }
+
+    /// The configuration of the network in full, for pictures of so many classes.
+    #[must_use]
+    pub fn with_network(&self, classes: usize) -> Self {
+        match self.network {
+            NetworkKind::Unet => Self { unet: Some(self.unet_config(classes)), ..self.clone() },
+            NetworkKind::Classifier => {
+                Self { classifier: Some(self.classifier_config(classes)), ..self.clone() }
+            }
+        }
+    }
+
+    /// Height, width and channels of the pictures.
+    pub fn picture_shape(&self) -> [usize; 3] {
+        let (size, channels) = match self.network {
+            NetworkKind::Unet => {
+                let unet = self.unet_config(0);
+                (unet.sample_size, unet.in_channels)
+            }
+            NetworkKind::Classifier => {
+                let classifier = self.classifier_config(0);
+                (classifier.sample_size, classifier.in_channels)
+            }
+        };
+        let (height, width) = size.get();
+        [height, width, channels]
     }
 
     /// The label that stands for none, the last of the network's, if labels are left out in training.
@@ -312,26 +387,9 @@ impl TrainConfig {
                 return fail(field, format!("found {value}; it must be between 1 and 2^30"));
             }
         }
-        let network = self.network(0);
-        if network.in_channels != network.out_channels {
-            return fail(
-                "out_channels",
-                format!(
-                    "found {}, but the loss compares the prediction with a picture of in_channels = {}; make them equal",
-                    network.out_channels, network.in_channels
-                ),
-            );
-        }
-        if self.timesteps > 1_000_000 {
-            return fail("timesteps", format!("found {}; it must be at most 1000000", self.timesteps));
-        }
-        self.scheduler(Sampler::Ddim).validate()?;
-        self.validate_combination()?;
-        if self.sample_steps > self.timesteps {
-            return fail(
-                "sample_steps",
-                format!("found {}, but there are only {} timesteps", self.sample_steps, self.timesteps),
-            );
+        match self.network {
+            NetworkKind::Unet => self.validate_diffusion()?,
+            NetworkKind::Classifier => self.refuse_diffusion()?,
         }
         if self.log_every > 4096 {
             return fail("log_every", format!("found {}; it must be at most 4096", self.log_every));
@@ -353,6 +411,89 @@ impl TrainConfig {
             }
         }
         Ok(())
+    }
+
+    /// Checks what only a U-Net has.
+    fn validate_diffusion(&self) -> Result<(), ConfigError> {
+        let fail = |field, message: String| Err(ConfigError { field, message });
+        if self.classifier.is_some() {
+            return fail(
+                "classifier",
+                "found a [classifier] with network = unet, which it says nothing of; leave it out, or choose \
+                 --network classifier"
+                    .into(),
+            );
+        }
+        let unet = self.unet_config(0);
+        if unet.in_channels != unet.out_channels {
+            return fail(
+                "out_channels",
+                format!(
+                    "found {}, but the loss compares the prediction with a picture of in_channels = {}; make them equal",
+                    unet.out_channels, unet.in_channels
+                ),
+            );
+        }
+        if self.timesteps > 1_000_000 {
+            return fail("timesteps", format!("found {}; it must be at most 1000000", self.timesteps));
+        }
+        self.scheduler(Sampler::Ddim).validate()?;
+        self.validate_combination()?;
+        if self.sample_steps > self.timesteps {
+            return fail(
+                "sample_steps",
+                format!("found {}, but there are only {} timesteps", self.sample_steps, self.timesteps),
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses what only a U-Net has and a classifier was given all the same.
+    fn refuse_diffusion(&self) -> Result<(), ConfigError> {
+        if self.unet.is_some() {
+            return Err(ConfigError {
+                field: "unet",
+                message:
+                    "found a [unet] with network = classifier, which it says nothing of; leave it out, or \
+                          choose --network unet"
+                        .into(),
+            });
+        }
+        let defaults = Self::default();
+        macro_rules! options {
+            ($($field:ident),*) => {
+                [$((stringify!($field), shown(&self.$field), shown(&defaults.$field))),*]
+            };
+        }
+        let options = options![
+            prediction,
+            objective,
+            time_conditioning,
+            noise_schedule,
+            beta_start,
+            beta_end,
+            timesteps,
+            zero_terminal_snr,
+            weighting,
+            min_snr_gamma,
+            timestep_sampling,
+            logit_mean,
+            logit_deviation,
+            class_conditional,
+            label_dropout,
+            sample_count,
+            sample_steps
+        ];
+        match options.into_iter().find(|(_, found, default)| found != default) {
+            None => Ok(()),
+            Some((field, found, default)) => Err(ConfigError {
+                field,
+                message: format!(
+                    "found {found} with network = classifier, which has neither noise nor samples; expected the \
+                     default, {default}: leave it out, or choose --network unet"
+                ),
+            }),
+        }
     }
 
     /// Refuses what cannot be combined, with the reason.
@@ -446,19 +587,24 @@ impl TrainConfig {
         AdamW { beta1: self.beta1, beta2: self.beta2, epsilon: 1e-8, weight_decay: self.weight_decay }
     }
 
-    /// What [`AdamW`] and [`crate::ops::GradientNorm`] are told at a step (from 0): learning rate, 1 - β1^t, 1 - β2^t
-    /// with t counted from 1, decay of the average, largest norm, and zeros.
-    pub fn hyper(&self, step: u32) -> [f32; HYPER] {
-        let t = f64::from(step) + 1.0;
-        let mut words = [0.0; HYPER];
-        words[..5].copy_from_slice(&[
-            self.learning_rate_at(step),
-            1.0 - f64::from(self.beta1).powf(t),
-            1.0 - f64::from(self.beta2).powf(t),
-            self.ema_decay_at(step),
-            self.clip_norm.into(),
-        ]);
-        words.map(|word| word as f32)
+    /// What decides a training step beside its task.
+    pub fn step_options(&self) -> StepOptions {
+        StepOptions {
+            batch: self.batch,
+            accumulate: self.accumulate,
+            seed: self.seed,
+            log_every: self.log_every,
+            optimizer: self.optimizer(),
+        }
+    }
+
+    /// The hyperparameters of a step (from 0).
+    pub fn hyper(&self, step: u32) -> Hyper {
+        Hyper {
+            learning_rate: self.learning_rate_at(step),
+            ema_decay: self.ema_decay_at(step),
+            max_norm: self.clip_norm.into(),
+        }
     }
 
     /// The decay of the moving average at a step n (from 0): 0 at first, then (1 + n) / (10 + n), so that early
@@ -521,5 +667,22 @@ mod tests {
             ..TrainConfig::default()
         };
         assert!(c.validate().unwrap_err().to_string().starts_with("objective: found previous with"));
+    }
+
+    #[test]
+    fn a_classifier_refuses_what_only_a_unet_has() {
+        let classifier = || TrainConfig { network: NetworkKind::Classifier, ..TrainConfig::default() };
+        assert!(classifier().validate().is_ok());
+        let e = TrainConfig { prediction: Prediction::VPrediction, ..classifier() };
+        let e = e.validate().unwrap_err().to_string();
+        for words in ["prediction: found v_prediction", "network = classifier", "epsilon", "--network unet"] {
+            assert!(e.contains(words), "{e}");
+        }
+        let refused = |config: TrainConfig| config.validate().unwrap_err().field;
+        assert_eq!(refused(TrainConfig { sample_steps: 7, ..classifier() }), "sample_steps");
+        assert_eq!(refused(TrainConfig { class_conditional: true, ..classifier() }), "class_conditional");
+        assert_eq!(refused(TrainConfig { unet: Some(UNetConfig::default()), ..classifier() }), "unet");
+        let other = TrainConfig { classifier: Some(ClassifierConfig::default()), ..TrainConfig::default() };
+        assert_eq!(refused(other), "classifier");
     }
 }

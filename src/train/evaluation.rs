@@ -1,57 +1,139 @@
-//! The held-out loss.
+//! What the averaged weights make of the held-out pictures.
 
-use super::step::{Trainer, evaluation_graph};
-use super::{Micro, TrainConfig};
+use super::step::{LossGraph, Task};
+use super::{PictureBatch, TrainStates, Trainer};
 use crate::data::{AugmentOptions, Dataset, batch_at};
-use crate::gpu::{Blocking as _, Executable, RunError};
-use crate::graph::Plan;
+use crate::gpu::{Blocking as _, Executable, RunError, Store};
+use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
 use crate::ops::StepWords;
 use std::sync::Arc;
 
-/// The held-out loss: a fixed set of pictures under fixed noise, with the averaged weights.
-pub(super) struct Evaluation {
-    executable: Executable,
-    inputs: Micro,
+/// A fixed set of pictures under fixed noise.
+pub(super) struct Evaluation<T: Task> {
+    /// For whole batches, and for what is left over.
+    parts: [Option<Part<T::Inputs>>; 2],
     pictures: Arc<Dataset>,
-    batches: u64,
+    /// Pictures that are looked at.
+    count: usize,
+}
+
+/// The loss of a batch.
+struct Part<I> {
+    executable: Executable,
+    inputs: I,
+    step: Option<ValueId>,
+    loss: ValueId,
+    logits: Option<ValueId>,
 }
 
 /// Held-out pictures that are looked at, at most: the standard error of the mean over 512 pictures with one
 /// t each is some 3 % of the loss.
 const HELD_OUT_PICTURES: usize = 512;
 
-impl Evaluation {
-    pub(super) fn new(trainer: &Trainer, pictures: Dataset) -> Result<Option<Self>, RunError> {
+/// Pictures → loss of the averaged weights, without gradients, with the loss and the scores of classes as outputs.
+fn evaluation_graph<T: Task>(
+    task: &T,
+    states: &TrainStates,
+    batch: usize,
+) -> Result<LossGraph<T::Inputs>, GraphError> {
+    let mut loss = task.loss_graph(&states.ema, batch)?;
+    loss.graph.output("held_out_loss", loss.loss);
+    if let Some(logits) = task.logits(&loss.inputs) {
+        loss.graph.output("logits", logits);
+    }
+    Ok(loss)
+}
+
+/// The plan of a whole batch.
+pub(super) fn evaluation_plan<T: Task>(
+    task: &T,
+    states: &TrainStates,
+    batch: usize,
+    caps: &Caps,
+) -> Result<Plan, RunError> {
+    let graph: Graph = evaluation_graph(task, states, batch)?.graph;
+    Ok(Plan::new(graph, caps)?)
+}
+
+/// What was measured on the held-out pictures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct HeldOut {
+    /// The mean of the loss, in which every picture counts once.
+    pub loss: f64,
+    /// The share of pictures whose class has the highest score, if the task is to tell classes apart.
+    pub accuracy: Option<f64>,
+}
+
+impl<T: Task<Batch = PictureBatch>> Evaluation<T> {
+    pub(super) fn new(trainer: &Trainer<T>, pictures: Dataset) -> Result<Option<Self>, RunError> {
         if pictures.is_empty() {
             return Ok(None);
         }
-        let (graph, inputs) = evaluation_graph(&trainer.unet, &trainer.config)?;
-        let plan = Plan::new(graph, &trainer.store.device().caps)?;
-        let executable = Executable::new(&trainer.store, plan).block_on()?;
-        let batches = pictures.len().min(HELD_OUT_PICTURES).div_ceil(trainer.config.batch) as u64;
-        Ok(Some(Self { executable, inputs, pictures: Arc::new(pictures), batches }))
+        let count = pictures.len().min(HELD_OUT_PICTURES);
+        let batch = trainer.options.batch;
+        let part = |size: usize| {
+            (size > 0).then(|| Part::new(&trainer.store, &trainer.task, &trainer.states, size)).transpose()
+        };
+        let whole = if count >= batch { batch } else { 0 };
+        let parts = [part(whole)?, part(count % batch)?];
+        Ok(Some(Self { parts, pictures: Arc::new(pictures), count }))
     }
 
-    /// The mean loss over the batches. The noise is that of a seed of its own, the same at every call.
-    pub(super) fn loss(&self, config: &TrainConfig) -> Result<f64, RunError> {
-        let mut sum = 0.0;
-        for k in 0..self.batches {
-            let batch = batch_at(&self.pictures, config.batch, config.seed, AugmentOptions::default(), k);
-            let first_item = u32::try_from(k * config.batch as u64).unwrap_or(u32::MAX);
-            let words = StepWords { seed: !config.seed, first_item, ..StepWords::default() };
-            self.executable.write(self.inputs.pictures, &batch.images);
-            if let Some(labels) = self.inputs.labels {
-                self.executable.write_u32(labels, &batch.labels);
+    /// Measures. The noise is that of a seed of its own, the same at every call.
+    pub(super) fn measure(&self, trainer: &Trainer<T>) -> Result<HeldOut, RunError> {
+        let (batch, seed) = (trainer.options.batch, trainer.options.seed);
+        let (mut sum, mut right) = (0.0, None);
+        for (k, first) in (0u64..).zip((0..self.count).step_by(batch)) {
+            let size = batch.min(self.count - first);
+            let [whole, rest] = &self.parts;
+            let Some(part) = (if size == batch { whole } else { rest }) else { continue };
+            let all = batch_at(&self.pictures, batch, seed, AugmentOptions::default(), k);
+            let (mut images, mut labels) = (all.images, all.labels);
+            images.truncate(images.len() / batch * size);
+            labels.truncate(size);
+            let items = (images, labels);
+            trainer.task.upload(&part.executable, &part.inputs, &items);
+            if let Some(step) = part.step {
+                let first_item = u32::try_from(first).unwrap_or(u32::MAX);
+                let words = StepWords { seed: !seed, first_item, ..StepWords::default() };
+                part.executable.write_u32(step, &words.words());
             }
-            self.executable.write_u32(self.inputs.step, &words.words());
-            self.executable.run().block_on()?;
-            sum += f64::from(self.executable.read(self.inputs.loss).block_on()?[0]);
+            part.executable.run().block_on()?;
+            // In batches, not in pictures: of whole batches this is their mean to the last bit.
+            sum += f64::from(part.executable.read(part.loss).block_on()?[0]) * (size as f64 / batch as f64);
+            if let Some(logits) = part.logits {
+                let scores = part.executable.read(logits).block_on()?;
+                let rows = scores.chunks_exact(scores.len() / size);
+                let hits = rows.zip(&items.1).filter(|(row, label)| best(row) == **label as usize).count();
+                *right.get_or_insert(0) += hits;
+            }
         }
-        Ok(sum / self.batches as f64)
+        let batches = self.count as f64 / batch as f64;
+        let accuracy = right.map(|right| right as f64 / self.count as f64);
+        Ok(HeldOut { loss: sum / batches, accuracy })
     }
 
-    /// Device bytes of its plan, without the states.
+    /// Device bytes of its plans, without the states.
     pub(super) fn bytes(&self) -> u64 {
-        self.executable.bytes()
+        self.parts.iter().flatten().map(|part| part.executable.bytes()).sum()
+    }
+}
+
+/// The first of the highest scores.
+fn best(row: &[f32]) -> usize {
+    (0..row.len()).fold(0, |best, k| if row[k] > row[best] { k } else { best })
+}
+
+impl<I> Part<I> {
+    fn new<T: Task<Inputs = I>>(
+        store: &Store,
+        task: &T,
+        states: &TrainStates,
+        size: usize,
+    ) -> Result<Self, RunError> {
+        let LossGraph { graph, step, loss, inputs, .. } = evaluation_graph(task, states, size)?;
+        let logits = task.logits(&inputs);
+        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).block_on()?;
+        Ok(Self { executable, inputs, step, loss, logits })
     }
 }

@@ -1,15 +1,24 @@
 //! Sample grids: how far a run has come, as pictures.
 
-use super::step::{EMA, Trainer};
-use super::{TrainConfig, TrainError};
-use crate::diffusion::{ConfigError, Sampler, Trajectory, UNet};
+use super::{Diffusion, TrainConfig, TrainError, TrainStates, Trainer};
+use crate::diffusion::{Sampler, Trajectory, UNet};
+use crate::gpu::Blocking as _;
 use crate::graph::{Caps, Plan};
 use crate::io::save_grid;
+use crate::nn::ConfigError;
 use crate::sample::{Drawing, PictureSampler};
 use std::path::Path;
 
 /// Draws grids from the averaged weights by DDIM; the same noise at every call, so that grids compare.
-pub(super) struct GridSampler(PictureSampler);
+pub(super) struct GridSampler {
+    sampler: PictureSampler,
+    /// One for each picture.
+    labels: Vec<u32>,
+    seed: u64,
+    /// Height, width, channels.
+    shape: [usize; 3],
+    columns: usize,
+}
 
 /// Pictures that are computed at once.
 fn batch(config: &TrainConfig) -> usize {
@@ -24,34 +33,47 @@ fn trajectory(config: &TrainConfig) -> Result<Trajectory, ConfigError> {
 
 impl GridSampler {
     /// The plans of [`GridSampler::new`], to know their memory before anything is allocated.
-    pub(super) fn plans(unet: &UNet, config: &TrainConfig, caps: &Caps) -> Result<[Plan; 2], TrainError> {
-        Ok(PictureSampler::plans(unet, EMA, batch(config), &trajectory(config)?, caps)?)
+    pub(super) fn plans(
+        Diffusion { unet, config }: &Diffusion,
+        states: &TrainStates,
+        caps: &Caps,
+    ) -> Result<[Plan; 2], TrainError> {
+        Ok(PictureSampler::plans(unet, &states.ema, batch(config), &trajectory(config)?, caps)?)
     }
 
-    pub(super) fn new(trainer: &Trainer) -> Result<Self, TrainError> {
-        let config = &trainer.config;
-        let sampler =
-            PictureSampler::new(&trainer.store, &trainer.unet, EMA, batch(config), trajectory(config)?)?;
-        Ok(Self(sampler))
+    pub(super) fn new(trainer: &Trainer<Diffusion>) -> Result<Self, TrainError> {
+        let Diffusion { unet, config } = &trainer.task;
+        let (store, ema) = (&trainer.store, &trainer.states.ema);
+        let sampler = PictureSampler::new(store, unet, ema, batch(config), trajectory(config)?).block_on()?;
+        let classes = classes(unet, config);
+        let (height, width) = unet.config.sample_size.get();
+        Ok(Self {
+            sampler,
+            labels: (0..config.sample_count).map(|i| (i % classes) as u32).collect(),
+            seed: config.seed,
+            shape: [height, width, unet.config.out_channels],
+            columns: grid_columns(config.sample_count, classes),
+        })
     }
 
     /// Device bytes of its plans, without the states.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.bytes()
+        self.sampler.bytes()
     }
 
     /// Draws the pictures and writes them as one PNG.
-    pub(super) fn save(&self, trainer: &Trainer, path: &Path) -> Result<(), TrainError> {
-        let config = &trainer.config;
-        let embeddings = trainer.unet.config.num_class_embeds.unwrap_or(1);
-        let classes = config.null_label().map_or(embeddings, |null| null as usize).max(1);
-        let labels: Vec<u32> = (0..config.sample_count).map(|i| (i % classes) as u32).collect();
-        let pictures = self.0.draw(&Drawing::new(config.sample_count, config.seed, &labels), |_| Ok(()))?;
-        let (height, width) = trainer.unet.config.sample_size.get();
-        let channels = trainer.unet.config.out_channels;
-        let columns = grid_columns(config.sample_count, classes);
-        Ok(save_grid(path, &pictures, height, width, channels, columns, 64)?)
+    pub(super) fn save(&self, path: &Path) -> Result<(), TrainError> {
+        let drawing = Drawing::new(self.labels.len(), self.seed, &self.labels);
+        let pictures = self.sampler.draw(&drawing, async |_| Ok(())).block_on()?;
+        let [height, width, channels] = self.shape;
+        Ok(save_grid(path, &pictures, height, width, channels, self.columns, 64)?)
     }
+}
+
+/// Classes that can be drawn; 1 without any.
+fn classes(unet: &UNet, config: &TrainConfig) -> usize {
+    let embeddings = unet.config.num_class_embeds.unwrap_or(1);
+    config.null_label().map_or(embeddings, |null| null as usize).max(1)
 }
 
 /// Columns of a grid: one for each class if that fills the rows, or else the squarest.

@@ -3,8 +3,8 @@
 use crate::io::{Chart, FileError, Series, jsonl};
 use std::path::Path;
 
-/// Draws the losses of a log as a PNG.
-pub fn loss_curve(log: &Path, path: &Path) -> Result<(), FileError> {
+/// Draws the losses of a log as a PNG. `loss` says what they are.
+pub fn loss_curve(log: &Path, path: &Path, loss: &str) -> Result<(), FileError> {
     let records = jsonl::read(log)?;
     let series = |key: &str| -> Vec<(f64, f64)> {
         records.iter().filter_map(|r| Some((r.get("step")?.as_f64()?, r.get(key)?.as_f64()?))).collect()
@@ -13,7 +13,7 @@ pub fn loss_curve(log: &Path, path: &Path) -> Result<(), FileError> {
     let mut chart = Chart {
         title: "loss".into(),
         x_label: "step".into(),
-        y_label: "mean squared error".into(),
+        y_label: loss.into(),
         log_y: true,
         ..Chart::default()
     };

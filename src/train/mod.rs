@@ -1,20 +1,39 @@
-//! Training: one configuration, the two graphs of a step, the loop, checkpoints.
+//! Training: one configuration, tasks, the two graphs of a step, the loop, checkpoints.
+//!
+//! The loop works on folders and waits for the device, so a browser, which has its own, does without it.
 
 mod checkpoint;
+mod classification;
 mod config;
+mod diffusion;
+#[cfg(not(target_arch = "wasm32"))]
 mod evaluation;
+#[cfg(not(target_arch = "wasm32"))]
 mod grid;
 #[cfg(feature = "charts")]
 mod loss_curve;
+#[cfg(not(target_arch = "wasm32"))]
 mod run;
+mod states;
 mod step;
 
-pub use checkpoint::{Checkpoint, FolderError, ModelFolder, built_in_model, open_model, read_config};
-pub use config::{EmaWarmup, LearningRate, TimestepSampling, TrainConfig};
+pub use checkpoint::{
+    Checkpoint, FolderError, ModelFolder, built_in_model, open_classifier, open_model, read_config,
+};
+pub use classification::{Classification, ClassificationInputs};
+pub use config::{EmaWarmup, LearningRate, NetworkKind, TimestepSampling, TrainConfig};
+pub use diffusion::{Diffusion, DiffusionInputs};
+#[cfg(not(target_arch = "wasm32"))]
 pub use grid::grid_columns;
 #[cfg(feature = "charts")]
 pub use loss_curve::loss_curve;
-pub use run::{RunOptions, TrainError, TrainEvent, open_data, planned_bytes, train};
+#[cfg(not(target_arch = "wasm32"))]
+pub use run::{RunOptions, RunPlan, TrainError, TrainEvent, open_data, train};
+pub use states::TrainStates;
 pub use step::{
-    EMA, LogRow, Micro, PARAMETERS, TrainPlans, Trainer, Update, evaluation_graph, micro_graph, update_graph,
+    LogRow, LossGraph, StepOptions, Task, TrainPlans, Trainer, UpdateInputs, Updater, gradient_graph,
+    update_graph,
 };
+
+/// Pictures (B, H, W, C) in [-1, 1], and labels (B).
+pub type PictureBatch = (Vec<f32>, Vec<u32>);

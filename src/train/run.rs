@@ -1,17 +1,19 @@
 //! The training loop: pictures in, run folder out, with interruption and resumption. What it does is told to an
 //! observer; nothing is printed here.
 
-use super::TrainConfig;
 use super::checkpoint::{Checkpoint, FolderError, ModelFolder};
-use super::evaluation::Evaluation;
+use super::evaluation::{Evaluation, HeldOut, evaluation_plan};
 use super::grid::GridSampler;
-use super::step::{LogRow, TrainPlans, Trainer, evaluation_graph};
+use super::step::{LogRow, Task, TrainPlans, Trainer};
+use super::{Classification, Diffusion, NetworkKind, PictureBatch, TrainConfig, TrainStates};
+use crate::classifier::Classifier;
 use crate::data::{AugmentOptions, DataError, Dataset, Loader, Options};
-use crate::diffusion::{ConfigError, UNet};
-use crate::gpu::{Device, GpuError, Info, RunError};
+use crate::diffusion::UNet;
+use crate::gpu::{Blocking as _, Device, GpuError, Info, RunError};
 use crate::graph::{Caps, Plan};
 use crate::io::atomic::write_atomic;
 use crate::io::{FileError, JsonLines, remove_abandoned};
+use crate::nn::{ConfigError, Parameters};
 use serde_json::json;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -77,12 +79,8 @@ pub enum TrainEvent<'a> {
         held_out: usize,
         /// The configuration with the network in full.
         config: &'a TrainConfig,
-        /// The network.
-        unet: &'a UNet,
-        /// The plans of a training step.
-        plans: &'a TrainPlans,
-        /// Device bytes to train, evaluate and sample, as planned.
-        bytes: u64,
+        /// The network, the plans of a training step, and the memory that is needed.
+        plan: &'a RunPlan,
     },
     /// The first step follows.
     Started {
@@ -105,12 +103,14 @@ pub enum TrainEvent<'a> {
         /// Steps done.
         step: u32,
     },
-    /// The loss of the averaged weights on the held-out pictures was measured.
-    HeldOutLoss {
+    /// The averaged weights were measured on the held-out pictures.
+    HeldOut {
         /// Steps done.
         step: u32,
         /// The loss.
         loss: f64,
+        /// The share of pictures whose class a classifier tells.
+        accuracy: Option<f64>,
     },
     /// A sample grid was drawn and written.
     GridSaved {
@@ -136,19 +136,23 @@ pub enum TrainEvent<'a> {
 
 /// Pictures of a configuration, split into training and held-out parts.
 pub fn open_data(config: &TrainConfig) -> Result<(Dataset, Dataset), TrainError> {
-    let network = config.network(0);
-    let options = Options {
-        size: network.sample_size.get(),
-        channels: network.in_channels,
-        seed: config.seed,
-        glyph_count: config.glyph_count,
-    };
+    let [height, width, channels] = config.picture_shape();
+    let options =
+        Options { size: (height, width), channels, seed: config.seed, glyph_count: config.glyph_count };
     let all = Dataset::open(&config.data, &options)?;
     if config.class_conditional && all.class_names.is_empty() {
         return Err(TrainError::Mismatch(format!(
             "--class-conditional needs classes, but {} has none; put the pictures of each class into a subfolder \
              named after it, or leave the flag out",
             config.data
+        )));
+    }
+    if config.network == NetworkKind::Classifier && all.class_names.len() < 2 {
+        return Err(TrainError::Mismatch(format!(
+            "--network classifier needs classes, but {} has {}; put the pictures of each class into a subfolder named \
+             after it, and give at least two",
+            config.data,
+            all.class_names.len()
         )));
     }
     let count = all.len();
@@ -162,17 +166,83 @@ pub fn open_data(config: &TrainConfig) -> Result<(Dataset, Dataset), TrainError>
     Ok((training, held_out))
 }
 
-/// Device bytes that a run will allocate, to train, evaluate and sample.
-pub fn planned_bytes(
-    unet: &UNet,
-    config: &TrainConfig,
-    plans: &TrainPlans,
-    caps: &Caps,
-) -> Result<u64, TrainError> {
-    let evaluation =
-        Plan::new(evaluation_graph(unet, config).map_err(RunError::from)?.0, caps).map_err(RunError::from)?;
-    let [initial, update] = GridSampler::plans(unet, config, caps)?;
-    Ok(Plan::bytes_together(&[&plans.micro.0, &plans.update.0, &evaluation, &initial, &update]))
+/// What a run will do to a device, before it is asked for.
+#[derive(Clone, Debug)]
+pub struct RunPlan {
+    /// The network's.
+    pub parameters: Parameters,
+    /// The plans of a training step.
+    pub plans: TrainPlans,
+    /// Device bytes to train, evaluate and sample.
+    pub bytes: u64,
+}
+
+impl RunPlan {
+    /// Plans a run whose configuration has the network in full ([`TrainConfig::with_network`]).
+    pub fn new(config: &TrainConfig, caps: &Caps) -> Result<Self, TrainError> {
+        match config.network {
+            NetworkKind::Unet => Self::of(&diffusion(config)?, config, caps),
+            NetworkKind::Classifier => Self::of(&classification(config)?, config, caps),
+        }
+    }
+
+    fn of(task: &impl PictureTask, config: &TrainConfig, caps: &Caps) -> Result<Self, TrainError> {
+        let parameters = task.network().parameters().clone();
+        let plans = TrainPlans::new(task, &config.step_options(), caps)?;
+        let states = TrainStates::new(parameters.flat_elements(), config.log_every as usize);
+        let evaluation = evaluation_plan(task, &states, config.batch, caps)?;
+        let grids = task.grid_plans(&states, caps)?;
+        let all: Vec<&Plan> = [&plans.micro, &plans.update, &evaluation].into_iter().chain(&grids).collect();
+        let bytes = Plan::bytes_together(&all);
+        Ok(Self { parameters, plans, bytes })
+    }
+}
+
+fn diffusion(config: &TrainConfig) -> Result<Diffusion, ConfigError> {
+    Ok(Diffusion::new(UNet::new(&config.unet_config(0))?, config))
+}
+
+fn classification(config: &TrainConfig) -> Result<Classification, ConfigError> {
+    Ok(Classification(Classifier::new(&config.classifier_config(0))?))
+}
+
+/// A task on pictures of a data set, as the loop runs it.
+trait PictureTask: Task<Batch = PictureBatch> + Sized {
+    /// What the loss is, on its chart.
+    #[cfg(feature = "charts")]
+    const LOSS: &'static str;
+
+    /// Draws sample grids, if the network draws.
+    fn grids(trainer: &Trainer<Self>) -> Result<Option<GridSampler>, TrainError>;
+
+    /// The plans of the grids, to know their memory.
+    fn grid_plans(&self, states: &TrainStates, caps: &Caps) -> Result<Vec<Plan>, TrainError>;
+}
+
+impl PictureTask for Diffusion {
+    #[cfg(feature = "charts")]
+    const LOSS: &'static str = "mean squared error";
+
+    fn grids(trainer: &Trainer<Self>) -> Result<Option<GridSampler>, TrainError> {
+        Ok(Some(GridSampler::new(trainer)?))
+    }
+
+    fn grid_plans(&self, states: &TrainStates, caps: &Caps) -> Result<Vec<Plan>, TrainError> {
+        Ok(GridSampler::plans(self, states, caps)?.into())
+    }
+}
+
+impl PictureTask for Classification {
+    #[cfg(feature = "charts")]
+    const LOSS: &'static str = "cross-entropy";
+
+    fn grids(_trainer: &Trainer<Self>) -> Result<Option<GridSampler>, TrainError> {
+        Ok(None)
+    }
+
+    fn grid_plans(&self, _states: &TrainStates, _caps: &Caps) -> Result<Vec<Plan>, TrainError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Trains, and returns the run folder. `observe` is told what happens. `interrupted` is looked at after every
@@ -189,25 +259,28 @@ pub fn train(
     interrupted: &AtomicBool,
     mut observe: impl FnMut(&TrainEvent),
 ) -> Result<ModelFolder, TrainError> {
+    let observe = &mut observe;
     let accepted = Accepted::new(config, options)?;
-    let device = open_device()?;
-    accepted.announce(&device, &mut observe)?;
-    let (mut run, mut loader) = Run::start(accepted, &device, &mut observe)?;
-    run.steps(&mut loader, interrupted)?;
-    #[cfg(feature = "charts")]
-    super::loss_curve(&run.folder.path().join(LOG), &run.folder.path().join("loss.png"))?;
-    Ok(run.folder)
+    match accepted.config.network {
+        NetworkKind::Unet => {
+            let task = diffusion(&accepted.config)?;
+            accepted.run(task, open_device, interrupted, observe)
+        }
+        NetworkKind::Classifier => {
+            let task = classification(&accepted.config)?;
+            accepted.run(task, open_device, interrupted, observe)
+        }
+    }
 }
 
-/// A run that has passed every check that needs no device.
+/// A run whose configuration, folder and pictures are good.
 struct Accepted {
     /// With the network in full.
     config: TrainConfig,
-    unet: UNet,
     training: Dataset,
     held_out: Dataset,
     folder: ModelFolder,
-    resumed: Option<Checkpoint>,
+    resume: bool,
 }
 
 impl Accepted {
@@ -219,41 +292,54 @@ impl Accepted {
             return Err(TrainError::OutputTaken(options.out.clone()));
         }
         let (training, held_out) = open_data(config)?;
-        let mut config = config.clone();
-        config.unet = Some(config.network(training.class_names.len()));
-        let unet = UNet::new(&config.network(0))?;
-        check_labels(&config, &unet, &training)?;
-        let resumed = if options.resume { Some(folder.load_checkpoint(&unet)?) } else { None };
-        Ok(Self { config, unet, training, held_out, folder, resumed })
+        let config = config.with_network(training.class_names.len());
+        check_labels(&config, &training)?;
+        Ok(Self { config, training, held_out, folder, resume: options.resume })
     }
 
-    /// Plans the run, and tells what it will be.
-    fn announce(&self, device: &Device, observe: &mut dyn FnMut(&TrainEvent)) -> Result<(), TrainError> {
-        let plans = TrainPlans::new(&self.unet, &self.config, &device.caps)?;
+    fn run<T: PictureTask>(
+        self,
+        task: T,
+        open_device: impl FnOnce() -> Result<Arc<Device>, GpuError>,
+        interrupted: &AtomicBool,
+        observe: &mut dyn FnMut(&TrainEvent),
+    ) -> Result<ModelFolder, TrainError> {
+        let parameters = task.network().parameters();
+        let resumed = if self.resume { Some(self.folder.load_checkpoint(parameters)?) } else { None };
+        let device = open_device()?;
         observe(&TrainEvent::Planned {
             device: &device.info,
             training: self.training.len(),
             held_out: self.held_out.len(),
             config: &self.config,
-            unet: &self.unet,
-            plans: &plans,
-            bytes: planned_bytes(&self.unet, &self.config, &plans, &device.caps)?,
+            plan: &RunPlan::of(&task, &self.config, &device.caps)?,
         });
-        Ok(())
+        let (mut run, mut loader) = Run::start(self, task, resumed, &device, observe)?;
+        run.steps(&mut loader, interrupted)?;
+        #[cfg(feature = "charts")]
+        super::loss_curve(&run.folder.path().join(LOG), &run.folder.path().join("loss.png"), T::LOSS)?;
+        Ok(run.folder)
     }
 }
 
-/// Refuses a label that the network has no embedding for, or only the one that stands for none.
-fn check_labels(config: &TrainConfig, unet: &UNet, training: &Dataset) -> Result<(), TrainError> {
-    let embeddings = u32::try_from(unet.config.num_class_embeds.unwrap_or(1)).unwrap_or(u32::MAX);
-    let classes = config.null_label().unwrap_or(embeddings);
+/// Refuses a label that the network has no embedding or score for, or only the embedding that stands for none.
+fn check_labels(config: &TrainConfig, training: &Dataset) -> Result<(), TrainError> {
+    let (known, field) = match config.network {
+        NetworkKind::Unet if !config.class_conditional => return Ok(()),
+        NetworkKind::Unet => {
+            (config.unet_config(0).num_class_embeds.unwrap_or(1), "num_class_embeds in [unet]")
+        }
+        NetworkKind::Classifier => (config.classifier_config(0).num_classes, "num_classes in [classifier]"),
+    };
+    let known = u32::try_from(known).unwrap_or(u32::MAX);
+    let classes = config.null_label().unwrap_or(known);
     let mut labels = (0..training.len()).map(|i| training.label(i));
-    match labels.find(|&label| config.class_conditional && label >= classes) {
+    match labels.find(|&label| label >= classes) {
         None => Ok(()),
         Some(label) => {
-            let none = if classes < embeddings { ", the last of its labels standing for none" } else { "" };
+            let none = if classes < known { ", the last of its labels standing for none" } else { "" };
             Err(TrainError::Mismatch(format!(
-                "{} has label {label}, but the network has {classes} classes{none}; set num_class_embeds in [unet]",
+                "{} has label {label}, but the network has {classes} classes{none}; set {field}",
                 config.data
             )))
         }
@@ -261,10 +347,11 @@ fn check_labels(config: &TrainConfig, unet: &UNet, training: &Dataset) -> Result
 }
 
 /// A run under way.
-struct Run<'a> {
-    trainer: Trainer,
-    evaluation: Option<Evaluation>,
-    grids: GridSampler,
+struct Run<'a, T: PictureTask> {
+    config: TrainConfig,
+    trainer: Trainer<T>,
+    evaluation: Option<Evaluation<T>>,
+    grids: Option<GridSampler>,
     folder: ModelFolder,
     log: JsonLines,
     clock: Clock,
@@ -276,49 +363,49 @@ struct Run<'a> {
 /// After so many steps in a row without a finite gradient, a run ends: they changed nothing, and no further one will.
 const NOT_FINITE_STEPS: u32 = 50;
 
-impl<'a> Run<'a> {
+impl<'a, T: PictureTask> Run<'a, T> {
     /// Allocates the states and plans, makes the run folder or goes on with it, and sets the loader to work.
     fn start(
         accepted: Accepted,
+        task: T,
+        resumed: Option<Checkpoint>,
         device: &Arc<Device>,
         observe: &'a mut dyn FnMut(&TrainEvent),
     ) -> Result<(Self, Loader), TrainError> {
-        let Accepted { config, unet, training, held_out, folder, resumed } = accepted;
-        let mut trainer = Trainer::new(device, unet, &config)?;
+        let Accepted { config, training, held_out, folder, .. } = accepted;
+        let mut trainer = Trainer::new(device, task, config.step_options()).block_on()?;
         match &resumed {
-            Some(c) => {
-                trainer.set_states(c.next_step, [&c.states[0], &c.states[1], &c.states[2], &c.states[3]])?
-            }
+            Some(checkpoint) => trainer.restore(checkpoint)?,
             None => {
-                let initial = trainer.unet.initial_parameters(config.seed);
+                let initial = trainer.task.network().parameters().initial(config.seed);
                 trainer.set_parameters(&initial)?;
             }
         }
         let step = trainer.next_step();
         let evaluation = Evaluation::new(&trainer, held_out)?;
-        let grids = GridSampler::new(&trainer)?;
-        let allocated_bytes =
-            trainer.allocated_bytes() + evaluation.as_ref().map_or(0, Evaluation::bytes) + grids.bytes();
+        let grids = T::grids(&trainer)?;
+        let allocated_bytes = trainer.allocated_bytes()
+            + evaluation.as_ref().map_or(0, Evaluation::bytes)
+            + grids.as_ref().map_or(0, GridSampler::bytes);
         let log = open_folder(&folder, &config, step)?;
         let augment = AugmentOptions { flip: config.flip, crop_padding: config.crop_padding };
         let first_batch = u64::from(step) * u64::from(config.accumulate);
         let loader = Loader::new(Arc::new(training), config.batch, config.seed, augment, first_batch);
         observe(&TrainEvent::Started { step, steps: config.steps, allocated_bytes });
         let clock = Clock { first_step: step, start: Instant::now(), paused: Duration::ZERO };
-        Ok((Self { trainer, evaluation, grids, folder, log, clock, not_finite: 0, observe }, loader))
+        Ok((Self { config, trainer, evaluation, grids, folder, log, clock, not_finite: 0, observe }, loader))
     }
 
     /// Steps to the end, or until `interrupted`, with all that is due between them.
     fn steps(&mut self, loader: &mut Loader, interrupted: &AtomicBool) -> Result<(), TrainError> {
-        let (steps, sample_every, checkpoint_every) = {
-            let c = &self.trainer.config;
-            (c.steps, c.sample_every, c.checkpoint_every)
-        };
+        let TrainConfig { steps, sample_every, checkpoint_every, .. } = self.config;
         while self.trainer.next_step() < steps {
-            self.trainer.step(|| {
-                let batch = loader.next();
-                (batch.images, batch.labels)
-            })?;
+            self.trainer
+                .step(&self.config.hyper(self.trainer.next_step()), || {
+                    let batch = loader.next();
+                    (batch.images, batch.labels)
+                })
+                .block_on()?;
             let step = self.trainer.next_step();
             let stopped = interrupted.load(Ordering::Relaxed);
             let due = |every: u32| step == steps || (every > 0 && step.is_multiple_of(every));
@@ -347,8 +434,8 @@ impl<'a> Run<'a> {
 
     /// Waits for the device's table of losses and logs it.
     fn read_log(&mut self, step: u32) -> Result<(), TrainError> {
-        let rows = self.trainer.read_log()?;
-        let config = &self.trainer.config;
+        let rows = self.trainer.read_log().block_on()?;
+        let config = &self.config;
         let images_per_s = self.clock.images_per_s(step, config);
         for row in &rows {
             self.log.write(&json!({
@@ -370,23 +457,28 @@ impl<'a> Run<'a> {
 
     fn evaluate(&mut self, step: u32) -> Result<(), TrainError> {
         if let Some(evaluation) = &self.evaluation {
-            let loss = evaluation.loss(&self.trainer.config)?;
-            self.log.write(&json!({ "step": step, "held_out_loss": loss }))?;
-            (self.observe)(&TrainEvent::HeldOutLoss { step, loss });
+            let HeldOut { loss, accuracy } = evaluation.measure(&self.trainer)?;
+            let mut record = json!({ "step": step, "held_out_loss": loss });
+            if let Some(accuracy) = accuracy {
+                record["held_out_accuracy"] = json!(accuracy);
+            }
+            self.log.write(&record)?;
+            (self.observe)(&TrainEvent::HeldOut { step, loss, accuracy });
         }
         Ok(())
     }
 
     fn draw_grid(&mut self, step: u32) -> Result<(), TrainError> {
+        let Some(grids) = &self.grids else { return Ok(()) };
         let path = self.folder.path().join("samples").join(format!("step-{step:06}.png"));
-        self.grids.save(&self.trainer, &path)?;
+        grids.save(&path)?;
         (self.observe)(&TrainEvent::GridSaved { step });
         Ok(())
     }
 
     fn save_checkpoint(&mut self, step: u32) -> Result<(), TrainError> {
-        let checkpoint = Checkpoint { next_step: step, states: self.trainer.states()? };
-        self.folder.save_checkpoint(&self.trainer.unet, &checkpoint)?;
+        let parameters = self.trainer.task.network().parameters();
+        self.folder.save_checkpoint(parameters, &self.trainer.checkpoint().block_on()?)?;
         (self.observe)(&TrainEvent::CheckpointSaved { step });
         Ok(())
     }
@@ -399,7 +491,8 @@ const LOG: &str = "log.jsonl";
 /// after `step` is taken off: those steps will be taken again.
 fn open_folder(folder: &ModelFolder, config: &TrainConfig, step: u32) -> Result<JsonLines, TrainError> {
     remove_abandoned(folder.path());
-    for sub in ["checkpoints", "samples"] {
+    let samples = (config.network == NetworkKind::Unet).then_some("samples");
+    for sub in std::iter::once("checkpoints").chain(samples) {
         let path = folder.path().join(sub);
         remove_abandoned(&path);
         std::fs::create_dir_all(&path).map_err(|source| FolderError::Io { path, source })?;

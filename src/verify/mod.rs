@@ -10,10 +10,10 @@ mod update;
 
 pub use oracle::{Oracle, OracleError};
 
-use crate::diffusion::ConfigError;
 use crate::gpu::{Device, RunError};
 use crate::io::{Tensor, TensorFile};
 use crate::model::Model;
+use crate::nn::ConfigError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use super::update::Update;
 use super::{Limit, Oracle, Report, VerifyError, channels_first, channels_last, wide};
 use crate::diffusion::{NoiseSchedule, UNet};
 use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
-use crate::graph::{Graph, Plan, ValueId};
+use crate::graph::{Graph, GraphError, Plan, State, ValueId};
 use crate::io::Tensor;
 use crate::model::Model;
 use crate::ops::{Add, MseLoss, SliceChannels};
@@ -18,11 +18,8 @@ const ACTIVATION: Limit = Limit::Relative(2e-5);
 /// A gradient has gone through the network twice.
 const GRADIENT: Limit = Limit::Relative(1e-4);
 
-/// The weights of the network as a state of that name.
-pub(super) const WEIGHTS: &str = "weights";
-
 /// Inputs and outputs of a network in a graph.
-pub(super) struct Network {
+pub(super) struct NetworkGraph {
     pub graph: Graph,
     pub parameters: Vec<ValueId>,
     pub x: ValueId,
@@ -32,11 +29,16 @@ pub(super) struct Network {
     pub activations: Vec<(String, ValueId)>,
 }
 
-impl Network {
-    pub fn new(unet: &UNet, [n, h, w]: [usize; 3], recorded: bool) -> Result<Self, VerifyError> {
+impl NetworkGraph {
+    pub fn new(
+        unet: &UNet,
+        weights: &State,
+        [n, h, w]: [usize; 3],
+        recorded: bool,
+    ) -> Result<Self, GraphError> {
         let mut graph = Graph::new();
-        let flat = graph.state(WEIGHTS, Spec::f32([unet.flat_elements]));
-        let parameters = unet.views(&mut graph, flat)?;
+        let flat = graph.state(weights);
+        let parameters = unet.parameters.views(&mut graph, flat)?;
         let x = graph.input("x", Spec::f32([n, h, w, unet.config.in_channels]));
         let timestep = graph.input("timestep", Spec::f32([n]));
         let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([n])));
@@ -50,7 +52,7 @@ impl Network {
 
     /// Appends the mean squared error against `target` (N, H, W, C) and returns both. Of a network with 2C channels
     /// the first C count.
-    pub fn loss(&mut self, target: Spec) -> Result<(ValueId, ValueId), VerifyError> {
+    pub fn loss(&mut self, target: Spec) -> Result<(ValueId, ValueId), GraphError> {
         let (n, channels) = (target.shape[0], target.shape[3]);
         let graph = &mut self.graph;
         let mut prediction = self.output;
@@ -63,7 +65,7 @@ impl Network {
     }
 
     /// Appends the gradients of the parameters.
-    pub fn gradients(&mut self, loss: ValueId) -> Result<Vec<ValueId>, VerifyError> {
+    pub fn gradients(&mut self, loss: ValueId) -> Result<Vec<ValueId>, GraphError> {
         let one = self.graph.constant("d_loss", Array::new([1], vec![1.0]));
         let by_value = self.graph.backward(Add, &[(loss, one)], &self.parameters)?;
         Ok(self.parameters.iter().map(|p| by_value[p]).collect())
@@ -111,7 +113,8 @@ pub(super) fn check(
     let with_gradients = oracle.has_prefix("grad.") || oracle.has("grad_norm");
 
     // 1. One graph for all of it. What was not asked for is not kept.
-    let mut network = Network::new(unet, shape, oracle.has_prefix("act."))?;
+    let weights = unet.parameters.state("weights");
+    let mut network = NetworkGraph::new(unet, &weights, shape, oracle.has_prefix("act."))?;
     network.graph.output("output", network.output);
     let mut kept = Vec::new();
     for (name, value) in network.activations.clone() {
@@ -144,7 +147,7 @@ pub(super) fn check(
 
     // 2. Run.
     let store = Store::new(device);
-    store.write(WEIGHTS, &model.weights)?;
+    store.write(&weights, &model.weights)?;
     let plan = Plan::new(network.graph, &device.caps).map_err(RunError::from)?;
     let executable = Executable::new(&store, plan).block_on()?;
     executable.write(network.x, &channels_last(sample));

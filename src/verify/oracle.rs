@@ -1,9 +1,10 @@
 //! Oracle files: tensors by name, and `meta.json` beside them, which says what made them.
 
-use crate::diffusion::{ConfigError, SchedulerConfig};
+use crate::diffusion::SchedulerConfig;
 use crate::io::FileError;
 use crate::io::tensor_file::{self, Tensor};
 use crate::model::{Model, ModelError, diffusers, json};
+use crate::nn::ConfigError;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Sampler trajectories, each step by itself from the stored latent and the stored network output: a network
 //! amplifies rounding, so that a whole trajectory tells nothing of its steps.
 
-use super::network::{Network, WEIGHTS, picture_shape};
+use super::network::{NetworkGraph, picture_shape};
 use super::oracle::SamplerSetup;
 use super::update::Update;
 use super::{Limit, Oracle, Report, Row, VerifyError, channels_first, channels_last, distance, wide};
@@ -217,10 +217,11 @@ impl Runner {
         let shape = &oracle.tensor(&key)?.shape;
         let [n, h, w] = picture_shape(oracle, &key, &shape[1..], &model.unet)?;
         let given = oracle.labels("class_labels", n, model.unet.config.num_class_embeds)?;
-        let mut network = Network::new(&model.unet, [BATCH, h, w], false)?;
+        let weights = model.unet.parameters.state("weights");
+        let mut network = NetworkGraph::new(&model.unet, &weights, [BATCH, h, w], false)?;
         network.graph.output("output", network.output);
         let store = Store::new(device);
-        store.write(WEIGHTS, &model.weights)?;
+        store.write(&weights, &model.weights)?;
         let plan = Plan::new(network.graph, &device.caps).map_err(RunError::from)?;
         let config = &model.unet.config;
         Ok(Self {

@@ -1,22 +1,21 @@
-//! AdamW and the moving average: on the network over some steps, and on a short vector with given gradients.
+//! AdamW and the moving average: on the network over some steps, and on a short vector with given gradients. Both run the
+//! graphs that training runs.
 
-use super::network::{Network, WEIGHTS, add_noise, picture_shape, vanishes};
+use super::network::{NetworkGraph, add_noise, picture_shape, vanishes};
 use super::oracle::OptimizerSetup;
 use super::{Limit, Oracle, Report, Row, VerifyError, channels_last, distance, wide};
 use crate::diffusion::{NoiseSchedule, Prediction, UNet};
-use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
-use crate::graph::{Graph, Plan, ValueId};
+use crate::gpu::{Blocking as _, Device, Executable, Store};
+use crate::graph::{GraphError, State, ValueId};
 use crate::io::Tensor;
 use crate::model::Model;
-use crate::ops::{AdamW, GradientNorm, HYPER};
+use crate::nn::Network;
+use crate::ops::{AdamW, Hyper, StepWords};
 use crate::tensor::Spec;
-use crate::train::{EmaWarmup, LearningRate, TrainConfig};
+use crate::train::{
+    EmaWarmup, LearningRate, LossGraph, StepOptions, Task, TrainConfig, TrainStates, Trainer, Updater,
+};
 use std::sync::Arc;
-
-const GRADIENTS: &str = "gradients";
-const FIRST_MOMENT: &str = "first_moment";
-const SECOND_MOMENT: &str = "second_moment";
-const AVERAGE: &str = "average";
 
 /// One step of AdamW from given gradients.
 const STEP: Limit = Limit::Relative(1e-6);
@@ -26,67 +25,104 @@ const STEP: Limit = Limit::Relative(1e-6);
 /// to 1e-4 apart.
 const WEIGHTS_AFTER: f64 = 1e-3;
 
-/// The optimizer's kernels on a flat vector.
-struct Optimizer {
-    executable: Executable,
-    hyper: ValueId,
-    store: Arc<Store>,
-    setup: OptimizerSetup,
-    steps: u32,
+impl OptimizerSetup {
+    fn adamw(&self) -> AdamW {
+        AdamW {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            epsilon: self.epsilon as f32,
+            weight_decay: self.weight_decay as f32,
+        }
+    }
+
+    fn hyper(&self) -> Hyper {
+        let &Self { learning_rate, ema_decay, clip_norm, .. } = self;
+        Hyper { learning_rate, ema_decay, max_norm: clip_norm }
+    }
 }
 
-impl Optimizer {
-    fn new(store: &Arc<Store>, elements: usize, setup: OptimizerSetup) -> Result<Self, VerifyError> {
-        let flat = Spec::f32([elements]);
-        let mut graph = Graph::new();
-        let hyper = graph.input("hyper", Spec::f32([HYPER]));
-        let [p, g, m, v, average] = [WEIGHTS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE]
-            .map(|name| graph.state(name, flat.clone()));
-        let norm = graph.apply(GradientNorm, &[g, hyper])?;
-        let adamw = AdamW {
-            beta1: setup.beta1 as f32,
-            beta2: setup.beta2 as f32,
-            epsilon: setup.epsilon as f32,
-            weight_decay: setup.weight_decay as f32,
-        };
-        graph.apply_all(adamw, &[p, g, m, v, average, norm, hyper])?;
-        let plan = Plan::new(graph, &store.device().caps).map_err(RunError::from)?;
-        let executable = Executable::new(store, plan).block_on()?;
-        Ok(Self { executable, hyper, store: store.clone(), setup, steps: 0 })
+/// Updates from given gradients.
+struct GivenGradients {
+    store: Arc<Store>,
+    states: TrainStates,
+    updater: Updater,
+    hyper: Hyper,
+}
+
+impl GivenGradients {
+    fn new(device: &Arc<Device>, weights: &[f32], setup: &OptimizerSetup) -> Result<Self, VerifyError> {
+        let store = Store::new(device);
+        let states = TrainStates::new(weights.len(), 1);
+        store.write(&states.parameters, weights)?;
+        store.write(&states.ema, weights)?;
+        let updater = Updater::new(&store, &states, &setup.adamw()).block_on()?;
+        Ok(Self { store, states, updater, hyper: setup.hyper() })
     }
 
-    /// Weights and their average, with moments of zero.
-    fn start(&mut self, weights: &[f32]) -> Result<(), VerifyError> {
-        let zeros = vec![0.0; weights.len()];
-        let states = [WEIGHTS, AVERAGE, FIRST_MOMENT, SECOND_MOMENT];
-        for (name, data) in states.into_iter().zip([weights, weights, &zeros, &zeros]) {
-            self.store.write(name, data)?;
+    /// The weights and their average after one more step.
+    fn step(&self, gradients: &[f32]) -> Result<(Vec<f32>, Vec<f32>), VerifyError> {
+        self.store.write(&self.states.gradients, gradients)?;
+        self.updater.run(&self.hyper, &StepWords::default()).block_on()?;
+        Ok((
+            self.store.read(&self.states.parameters).block_on()?,
+            self.store.read(&self.states.ema).block_on()?,
+        ))
+    }
+}
+
+/// To predict a given target from given noisy pictures.
+struct GivenTarget<'a> {
+    unet: &'a UNet,
+    /// N, H, W.
+    shape: [usize; 3],
+    target_channels: usize,
+}
+
+/// What a batch is uploaded to.
+struct GivenInputs {
+    x: ValueId,
+    timestep: ValueId,
+    target: ValueId,
+    labels: Option<ValueId>,
+}
+
+/// A batch as an oracle has it, channels last.
+struct GivenBatch {
+    x_t: Vec<f32>,
+    times: Vec<f32>,
+    target: Vec<f32>,
+    labels: Option<Vec<u32>>,
+}
+
+impl Task for GivenTarget<'_> {
+    type Inputs = GivenInputs;
+    type Batch = GivenBatch;
+
+    fn network(&self) -> &dyn Network {
+        self.unet
+    }
+
+    fn loss_graph(&self, weights: &State, batch: usize) -> Result<LossGraph<GivenInputs>, GraphError> {
+        let [_, h, w] = self.shape;
+        let mut network = NetworkGraph::new(self.unet, weights, [batch, h, w], false)?;
+        let (target, loss) = network.loss(Spec::f32([batch, h, w, self.target_channels]))?;
+        let NetworkGraph { graph, parameters, x, timestep, labels, .. } = network;
+        Ok(LossGraph {
+            graph,
+            parameters,
+            step: None,
+            loss,
+            inputs: GivenInputs { x, timestep, target, labels },
+        })
+    }
+
+    fn upload(&self, executable: &Executable, inputs: &GivenInputs, batch: &GivenBatch) {
+        executable.write(inputs.x, &batch.x_t);
+        executable.write(inputs.timestep, &batch.times);
+        executable.write(inputs.target, &batch.target);
+        if let (Some(value), Some(labels)) = (inputs.labels, &batch.labels) {
+            executable.write_u32(value, labels);
         }
-        self.steps = 0;
-        Ok(())
-    }
-
-    /// A step from the gradients in the store.
-    fn step(&mut self) -> Result<(), VerifyError> {
-        self.steps += 1;
-        let t = f64::from(self.steps);
-        let s = &self.setup;
-        let hyper = [
-            s.learning_rate,
-            1.0 - s.beta1.powf(t),
-            1.0 - s.beta2.powf(t),
-            s.ema_decay,
-            s.clip_norm,
-            0.0,
-            0.0,
-            0.0,
-        ];
-        self.executable.write(self.hyper, &hyper.map(|h| h as f32));
-        Ok(self.executable.run().block_on()?)
-    }
-
-    fn read(&self, name: &str) -> Result<Vec<f32>, VerifyError> {
-        Ok(self.store.read(name).block_on()?.unwrap_or_default())
     }
 }
 
@@ -120,18 +156,11 @@ pub(super) fn check(
     let timestep = oracle.shaped("batch.timestep", &[steps, n])?;
     let labels = oracle.labels("batch.class_labels", steps * n, unet.config.num_class_embeds)?;
 
-    // 1. Pictures to gradients, and gradients to weights, as two plans on one store.
-    let store = Store::new(device);
-    let mut optimizer = Optimizer::new(&store, unet.flat_elements, setup)?;
-    optimizer.start(&model.weights)?;
-    let mut network = Network::new(unet, [n, h, w], false)?;
-    let (target_input, loss) = network.loss(Spec::f32([n, h, w, target_channels]))?;
-    let gradients = network.gradients(loss)?;
-    let packed = unet.pack(&mut network.graph, &gradients)?;
-    network.graph.persist(GRADIENTS, packed);
-    network.graph.output("loss", loss);
-    let plan = Plan::new(network.graph, &device.caps).map_err(RunError::from)?;
-    let executable = Executable::new(&store, plan).block_on()?;
+    // 1. The trainer, from the model's weights.
+    let task = GivenTarget { unet, shape: [n, h, w], target_channels };
+    let options = StepOptions { batch: n, accumulate: 1, seed: 0, log_every: 1, optimizer: setup.adamw() };
+    let mut trainer = Trainer::new(device, task, options).block_on()?;
+    trainer.set_parameters(&model.weights)?;
 
     // 2. The steps.
     let schedule = NoiseSchedule::of(&model.scheduler);
@@ -152,20 +181,24 @@ pub(super) fn check(
             Some(given) => part(given, step),
             None => target(model.scheduler.prediction_type, &schedule, &x_0, &noise, times),
         };
-        executable.write(network.x, &channels_last(&x_t));
-        executable.write(network.timestep, times);
-        executable.write(target_input, &channels_last(&target));
-        if let (Some(value), Some(labels)) = (network.labels, &labels) {
-            executable.write_u32(value, &labels[step * n..(step + 1) * n]);
-        }
-        executable.run().block_on()?;
-        losses.extend(wide(&executable.read(loss).block_on()?));
+        let batch = GivenBatch {
+            x_t: channels_last(&x_t),
+            times: times.to_vec(),
+            target: channels_last(&target),
+            labels: labels.as_ref().map(|labels| labels[step * n..(step + 1) * n].to_vec()),
+        };
+        let mut batch = Some(batch);
+        let mut next = || batch.take().expect("a step without accumulation takes one batch");
+        trainer.step(&setup.hyper(), &mut next).block_on()?;
+        losses.extend(trainer.read_log().block_on()?.iter().map(|row| f64::from(row.loss)));
         if step == 0 {
-            first_step(&mut optimizer, unet, oracle, stored.filter(|s| same_batch(s, &x_0)), report)?;
+            let ours = trainer.store.read(&trainer.states.gradients).block_on()?;
+            let stored = stored.filter(|s| same_batch(s, &x_0));
+            first_step(device, &setup, model, oracle, stored, &ours, report)?;
         }
-        optimizer.step()?;
-        let (weights, average) = (optimizer.read(WEIGHTS)?, optimizer.read(AVERAGE)?);
-        for (prefix, flat) in [("param", &weights), ("ema", &average)] {
+        let checkpoint = trainer.checkpoint().block_on()?;
+        let [weights, _, _, average] = &checkpoint.states;
+        for (prefix, flat) in [("param", weights), ("ema", average)] {
             let prefix = format!("{prefix}_step{}.", step + 1);
             if prefix == "param_step1."
                 && report.computed.contains_key(&format!("{prefix}{}", unet.parameters[0].name))
@@ -202,17 +235,20 @@ fn same_batch(stored: &Oracle, x_0: &Tensor) -> bool {
     stored.tensors.get("x0") == Some(x_0)
 }
 
-/// The first step from the oracle's own gradients, where they are stored: what is left is AdamW's arithmetic alone.
+/// The first step from the oracle's own gradients, where they are stored, and from `ours` elsewhere: what is left is
+/// AdamW's arithmetic alone.
 fn first_step(
-    optimizer: &mut Optimizer,
-    unet: &UNet,
+    device: &Arc<Device>,
+    setup: &OptimizerSetup,
+    model: &Model,
     oracle: &Oracle,
     stored: Option<&Oracle>,
+    ours: &[f32],
     report: &mut Report,
 ) -> Result<(), VerifyError> {
     let Some(stored) = stored else { return Ok(()) };
-    let (weights, ours) = (optimizer.read(WEIGHTS)?, optimizer.read(GRADIENTS)?);
-    let mut gradients = ours.clone();
+    let unet = &model.unet;
+    let mut gradients = ours.to_vec();
     let mut strides = Vec::with_capacity(unet.parameters.len());
     for p in &unet.parameters {
         let name = format!("grad.{}", p.name);
@@ -227,9 +263,7 @@ fn first_step(
             gradients[range].copy_from_slice(&p.to_device(&file));
         }
     }
-    optimizer.store.write(GRADIENTS, &gradients)?;
-    optimizer.step()?;
-    let stepped = optimizer.read(WEIGHTS)?;
+    let (stepped, _) = GivenGradients::new(device, &model.weights, setup)?.step(&gradients)?;
     for (p, stride) in unet.parameters.iter().zip(strides) {
         let name = format!("param_step1.{}", p.name);
         let Some(theirs) = oracle.tensors.get(&name) else { continue };
@@ -249,9 +283,6 @@ fn first_step(
         };
         report.rows.push(Row { name, shape: theirs.shape.clone(), max_abs, relative_l2, limit: STEP, note });
     }
-    // Back to before, with the network's own gradients.
-    optimizer.start(&weights)?;
-    optimizer.store.write(GRADIENTS, &ours)?;
     Ok(())
 }
 
@@ -316,16 +347,12 @@ pub(super) fn check_optimizer(
             data.resize(count.next_multiple_of(crate::ops::ALIGNMENT), 0.0);
             data
         };
-        let store = Store::new(device);
-        let weights = padded(&start.data);
-        let mut optimizer = Optimizer::new(&store, weights.len(), oracle.variant(&variant)?)?;
-        optimizer.start(&weights)?;
+        let optimizer = GivenGradients::new(device, &padded(&start.data), &oracle.variant(&variant)?)?;
         let (mut path, mut averages) = (Vec::with_capacity(steps * count), Vec::with_capacity(steps * count));
         for gradient in grads.data.chunks_exact(count) {
-            store.write(GRADIENTS, &padded(gradient))?;
-            optimizer.step()?;
-            path.extend(wide(&optimizer.read(WEIGHTS)?[..count]));
-            averages.extend(wide(&optimizer.read(AVERAGE)?[..count]));
+            let (weights, average) = optimizer.step(&padded(gradient))?;
+            path.extend(wide(&weights[..count]));
+            averages.extend(wide(&average[..count]));
         }
         report.compare(oracle, &name, &path, STEP)?;
         report.compare(oracle, &format!("{variant}.ema"), &averages, STEP)?;

@@ -1,42 +1,35 @@
 //! The denoising loop: the network's plan replayed with a sampler's coefficients, step by step, without
 //! reading anything back.
 
-use crate::diffusion::{NoiseLevel, Trajectory, UNet};
-use crate::gpu::{Blocking as _, Executable, RunError, Store};
-use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
-use crate::ops::{
-    COEFFICIENTS, Denoise, DynamicThreshold, Guidance, LEVEL, RandomNormal, Renoise, STEP_WORDS, Scale,
-    StepWords,
-};
-use crate::rng::Stream;
-use crate::tensor::{Array, Shape, Spec};
-use std::sync::Arc;
+mod latent;
 
-/// The picture being denoised, as a state shared by the two plans.
-const PICTURE: &str = "sampled";
-/// What a sampler remembers of the step before.
-const HISTORY: &str = "sampled_history";
+pub use latent::{Latent, LatentStepper, StepInputs, Thresholding};
+
+use crate::diffusion::{NoiseLevel, Trajectory, UNet};
+use crate::gpu::{Executable, RunError, Store};
+use crate::graph::{Caps, Graph, GraphError, Plan, State, ValueId};
+use crate::ops::{Guidance, LEVEL, Renoise, STEP_WORDS, StepWords};
+use crate::tensor::{Shape, Spec};
+use std::sync::Arc;
 
 /// A network and a sampler ready to draw pictures, `batch` at a time.
 pub struct PictureSampler {
     trajectory: Trajectory,
     initial: (Executable, ValueId),
-    update: (Executable, Inputs),
+    update: (LatentStepper, Inputs),
     guided: Option<Guided>,
     store: Arc<Store>,
-    shape: Shape,
+    latent: Latent,
     batch: usize,
     elements: usize,
 }
 
-/// Inputs of an update.
+/// Inputs of the network's answer.
 struct Inputs {
     timestep: ValueId,
     labels: Option<ValueId>,
     /// The label that stands for none, throughout, and the weight, if the update is guided.
     guidance: Option<(ValueId, ValueId)>,
-    coefficients: ValueId,
-    step: ValueId,
 }
 
 /// Classifier-free guidance: how far the network's answer is taken from the one without a class past the one with it.
@@ -53,112 +46,90 @@ pub struct GuidanceOptions {
 /// An update that asks the network twice.
 struct Guided {
     options: GuidanceOptions,
-    update: (Executable, Inputs),
+    update: (LatentStepper, Inputs),
 }
 
-fn shape(unet: &UNet, batch: usize) -> Shape {
+fn latent(unet: &UNet, batch: usize) -> Latent {
     let (height, width) = unet.config.sample_size.get();
-    Shape::new([batch, height, width, unet.config.in_channels])
+    Latent::new(&Shape::new([batch, height, width, unet.config.in_channels]))
 }
 
-/// x_T, into the state that the update works on.
-fn initial_graph(shape: &Shape, scale: f64) -> Result<(Graph, ValueId), GraphError> {
-    let mut graph = Graph::new();
-    let step = graph.input("step", Spec::u32([STEP_WORDS]));
-    let mut x = graph.apply(RandomNormal { stream: Stream::Initial, shape: shape.clone() }, &[step])?;
-    if scale != 1.0 {
-        x = graph.apply(Scale(scale as f32), &[x])?;
-    }
-    graph.persist(PICTURE, x);
-    Ok((graph, step))
-}
-
-/// One network evaluation and the update after it, in place.
-fn update_graph(
+/// Appends the network's answer to x, taken past the one without a class if it is `guided`.
+fn answer(
+    graph: &mut Graph,
+    x: ValueId,
     unet: &UNet,
-    shape: &Shape,
-    weights: &str,
-    trajectory: &Trajectory,
+    weights: &State,
     guided: bool,
-) -> Result<(Graph, Inputs), GraphError> {
-    let batch = shape[0];
-    let mut graph = Graph::new();
-    let x = graph.state(PICTURE, Spec::f32(shape.axes()));
-    let history = graph.state(HISTORY, Spec::f32(shape.axes()));
+) -> Result<(ValueId, Inputs), GraphError> {
+    let batch = graph.shape(x)[0];
     let timestep = graph.input("timestep", Spec::f32([batch]));
     let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([batch])));
-    let coefficients = graph.input("coefficients", Spec::f32([COEFFICIENTS]));
-    let step = graph.input("step", Spec::u32([STEP_WORDS]));
-    let flat = graph.state(weights, Spec::f32([unet.flat_elements]));
-    let parameters = unet.views(&mut graph, flat)?;
-    let mut f = unet.forward(&mut graph, &parameters, x, timestep, labels)?;
+    let flat = graph.state(weights);
+    let parameters = unet.parameters.views(graph, flat)?;
+    let mut f = unet.forward(graph, &parameters, x, timestep, labels)?;
     let mut guidance = None;
     if guided {
         let null = graph.input("null_labels", Spec::u32([batch]));
         let weight = graph.input("guidance", Spec::f32([1]));
-        let without = unet.forward(&mut graph, &parameters, x, timestep, Some(null))?;
+        let without = unet.forward(graph, &parameters, x, timestep, Some(null))?;
         f = graph.apply(Guidance { guided: unet.config.in_channels }, &[f, without, weight])?;
         guidance = Some((null, weight));
     }
-    let threshold = match trajectory.thresholding {
-        Some((ratio, max)) => {
-            graph.apply(DynamicThreshold { ratio, max: max as f32 }, &[x, f, coefficients])?
-        }
-        None => graph.constant("threshold", Array::new([batch], vec![1.0; batch])),
-    };
-    graph.apply_all(Denoise, &[x, f, history, threshold, coefficients, step])?;
-    Ok((graph, Inputs { timestep, labels, guidance, coefficients, step }))
+    Ok((f, Inputs { timestep, labels, guidance }))
 }
 
 impl PictureSampler {
     /// The plans of [`PictureSampler::new`], to know their memory before anything is allocated.
     pub fn plans(
         unet: &UNet,
-        weights: &str,
+        weights: &State,
         batch: usize,
         trajectory: &Trajectory,
         caps: &Caps,
     ) -> Result<[Plan; 2], RunError> {
-        let shape = shape(unet, batch);
-        Ok([
-            Plan::new(initial_graph(&shape, trajectory.initial_scale)?.0, caps)?,
-            Plan::new(update_graph(unet, &shape, weights, trajectory, false)?.0, caps)?,
-        ])
+        let latent = latent(unet, batch);
+        let (step, ..) =
+            latent.step_graph(trajectory.thresholding, |graph, x| answer(graph, x, unet, weights, false))?;
+        Ok([Plan::new(latent.initial_graph(trajectory.initial_scale)?.0, caps)?, Plan::new(step, caps)?])
     }
 
-    /// Prepares a network whose weights are the store's state `weights`.
-    pub fn new(
+    /// Prepares a network whose weights are a state of the store.
+    pub async fn new(
         store: &Arc<Store>,
         unet: &UNet,
-        weights: &str,
+        weights: &State,
         batch: usize,
         trajectory: Trajectory,
     ) -> Result<Self, RunError> {
-        let shape = shape(unet, batch);
-        let caps = &store.device().caps;
-        let (graph, step) = initial_graph(&shape, trajectory.initial_scale)?;
-        let initial = (Executable::new(store, Plan::new(graph, caps)?).block_on()?, step);
-        let (graph, inputs) = update_graph(unet, &shape, weights, &trajectory, false)?;
-        let update = (Executable::new(store, Plan::new(graph, caps)?).block_on()?, inputs);
-        let elements = shape.elements() / batch;
-        Ok(Self { trajectory, initial, update, guided: None, store: store.clone(), shape, batch, elements })
+        let latent = latent(unet, batch);
+        let (graph, step) = latent.initial_graph(trajectory.initial_scale)?;
+        let initial = (Executable::new(store, Plan::new(graph, &store.device().caps)?).await?, step);
+        let update = LatentStepper::new(store, &latent, trajectory.thresholding, |graph, x| {
+            answer(graph, x, unet, weights, false)
+        })
+        .await?;
+        let elements = latent.shape().elements() / batch;
+        Ok(Self { trajectory, initial, update, guided: None, store: store.clone(), latent, batch, elements })
     }
 
     /// The same with guidance, which asks the network twice wherever it acts. The network must be class-conditional.
-    pub fn guided_by(
+    pub async fn guided_by(
         mut self,
         unet: &UNet,
-        weights: &str,
+        weights: &State,
         options: GuidanceOptions,
     ) -> Result<Self, RunError> {
-        let (graph, inputs) = update_graph(unet, &self.shape, weights, &self.trajectory, true)?;
-        let executable =
-            Executable::new(&self.store, Plan::new(graph, &self.store.device().caps)?).block_on()?;
+        let thresholding = self.trajectory.thresholding;
+        let (stepper, inputs) = LatentStepper::new(&self.store, &self.latent, thresholding, |graph, x| {
+            answer(graph, x, unet, weights, true)
+        })
+        .await?;
         if let Some((null, weight)) = inputs.guidance {
-            executable.write_u32(null, &vec![options.null_label; self.batch]);
-            executable.write(weight, &[options.weight as f32]);
+            stepper.executable.write_u32(null, &vec![options.null_label; self.batch]);
+            stepper.executable.write(weight, &[options.weight as f32]);
         }
-        self.guided = Some(Guided { options, update: (executable, inputs) });
+        self.guided = Some(Guided { options, update: (stepper, inputs) });
         Ok(self)
     }
 
@@ -169,22 +140,22 @@ impl PictureSampler {
 
     /// Device bytes of its plans, without the states.
     pub fn bytes(&self) -> u64 {
-        let guided = self.guided.as_ref().map_or(0, |guided| guided.update.0.bytes());
-        self.initial.0.bytes() + self.update.0.bytes() + guided
+        let guided = self.guided.as_ref().map_or(0, |guided| guided.update.0.executable.bytes());
+        self.initial.0.bytes() + self.update.0.executable.bytes() + guided
     }
 
     /// Convolution and matrix-product operations of one step over the batch.
     pub fn model_flops(&self) -> u64 {
-        self.update.0.plan().graph.cost().matrix_flops
+        self.update.0.executable.plan().graph.cost().matrix_flops
     }
 
     /// Submits step `number` on whatever the state holds: for benchmarks.
-    pub fn step_once(&self, number: usize) -> Result<(), RunError> {
-        self.submit(number, &StepWords::default())
+    pub async fn step_once(&self, number: usize) -> Result<(), RunError> {
+        self.submit(number, &StepWords::default()).await
     }
 
     /// Whether step `number` is guided.
-    fn update_of(&self, number: usize) -> &(Executable, Inputs) {
+    fn update_of(&self, number: usize) -> &(LatentStepper, Inputs) {
         let level = self.trajectory.levels[number];
         match &self.guided {
             Some(Guided { options: GuidanceOptions { interval: (low, high), .. }, update })
@@ -196,21 +167,19 @@ impl PictureSampler {
         }
     }
 
-    fn submit(&self, number: usize, words: &StepWords) -> Result<(), RunError> {
+    async fn submit(&self, number: usize, words: &StepWords) -> Result<(), RunError> {
         let step = &self.trajectory.steps[number];
-        let (executable, inputs) = self.update_of(number);
-        executable.write(inputs.timestep, &vec![step.timestep as f32; self.batch]);
-        executable.write(inputs.coefficients, &step.coefficients.words());
-        executable.write_u32(inputs.step, &words.words());
-        Ok(executable.run().block_on()?)
+        let (stepper, inputs) = self.update_of(number);
+        stepper.executable.write(inputs.timestep, &vec![step.timestep as f32; self.batch]);
+        stepper.run(&step.coefficients, words).await
     }
 
     /// Draws pictures, channels-last in about [-1, 1]. Picture i depends on the seed and i alone. `watch` is called before
     /// the first step and after every step with their number and a way to read the pictures so far.
-    pub fn draw(
+    pub async fn draw(
         &self,
-        drawing: &Drawing,
-        mut watch: impl FnMut(Progress) -> Result<(), RunError>,
+        drawing: &Drawing<'_>,
+        mut watch: impl AsyncFnMut(Progress<'_>) -> Result<(), RunError>,
     ) -> Result<Vec<f32>, RunError> {
         let &Drawing { count, seed, labels, start, inpaint } = drawing;
         let steps = &self.trajectory.steps;
@@ -218,17 +187,13 @@ impl PictureSampler {
         let rounds = inpaint.map_or(1, |i| i.resamples.max(1));
         let total = steps.len() * rounds * count.div_ceil(self.batch);
         let renoise = match (start, inpaint) {
-            (Start::Picture(_), _) | (_, Some(_)) => Some(Renoiser::new(&self.store, &self.shape)?),
+            (Start::Picture(_), _) | (_, Some(_)) => Some(Renoiser::new(&self.store, &self.latent).await?),
             _ => None,
         };
         let mut done = 0;
         for first in (0..count).step_by(self.batch) {
             let kept = self.batch.min(count - first);
-            let read = || -> Result<Vec<f32>, RunError> {
-                let mut all = self.store.read(PICTURE).block_on()?.unwrap_or_default();
-                all.truncate(kept * self.elements);
-                Ok(all)
-            };
+            let progress = |done| Progress { done, total, sampler: self, kept };
             // The pictures of this batch, and nothing behind them.
             let part = |all: &[f32]| -> Vec<f32> {
                 let mut part: Vec<f32> =
@@ -242,21 +207,23 @@ impl PictureSampler {
                 Start::Seed => {
                     let (initial, step) = &self.initial;
                     initial.write_u32(*step, &words.words());
-                    initial.run().block_on()?;
+                    initial.run().await?;
                 }
                 Start::Noise(noise) => {
                     let scale = self.trajectory.initial_scale as f32;
                     let x: Vec<f32> = part(noise).into_iter().map(|z| z * scale).collect();
-                    self.store.write(PICTURE, &x)?;
+                    self.store.write(&self.latent.x, &x)?;
                 }
-                Start::Picture(_) => self.store.write(PICTURE, &vec![0.0; self.batch * self.elements])?,
+                Start::Picture(_) => {
+                    self.store.write(&self.latent.x, &vec![0.0; self.batch * self.elements])?
+                }
             }
             if let (Some(renoise), Start::Picture(x_0)) = (&renoise, start) {
                 let NoiseLevel { signal, noise } = self.trajectory.levels[0];
                 renoise.know(&part(x_0), &vec![1.0; self.batch * self.elements]);
                 // A step that no sampler has.
                 let words = StepWords { step: u32::MAX, ..words };
-                renoise.run(&words, [signal, noise, 0.0, 0.0])?;
+                renoise.run(&words, [signal, noise, 0.0, 0.0]).await?;
             }
             if let (Some(renoise), Some(inpaint)) = (&renoise, inpaint) {
                 renoise.know(&part(inpaint.known), &part(inpaint.mask));
@@ -264,28 +231,28 @@ impl PictureSampler {
             let mut chunk: Vec<u32> = labels.iter().skip(first).take(kept).copied().collect();
             chunk.resize(self.batch, 0);
             let guided = self.guided.as_ref().map(|guided| &guided.update);
-            for (executable, inputs) in std::iter::once(&self.update).chain(guided) {
+            for (stepper, inputs) in std::iter::once(&self.update).chain(guided) {
                 if let Some(value) = inputs.labels {
-                    executable.write_u32(value, &chunk);
+                    stepper.executable.write_u32(value, &chunk);
                 }
             }
             if first == 0 {
-                watch(Progress { done, total, read: &read })?;
+                watch(progress(done)).await?;
             }
             let mut number = 0;
             for i in 0..steps.len() {
                 for round in 1..=rounds {
                     words.step = number;
                     number += 1;
-                    self.submit(i, &words)?;
+                    self.submit(i, &words).await?;
                     if let (Some(renoise), Some(_)) = (&renoise, inpaint) {
-                        renoise.run(&words, self.renoise_level(i, round == rounds))?;
+                        renoise.run(&words, self.renoise_level(i, round == rounds)).await?;
                     }
                     done += 1;
-                    watch(Progress { done, total, read: &read })?;
+                    watch(progress(done)).await?;
                 }
             }
-            pictures.extend(read()?);
+            pictures.extend(progress(done).read().await?);
         }
         Ok(pictures)
     }
@@ -358,15 +325,15 @@ struct Renoiser {
 }
 
 impl Renoiser {
-    fn new(store: &Arc<Store>, shape: &Shape) -> Result<Self, RunError> {
+    async fn new(store: &Arc<Store>, latent: &Latent) -> Result<Self, RunError> {
         let mut graph = Graph::new();
-        let x = graph.state(PICTURE, Spec::f32(shape.axes()));
-        let known = graph.input("known", Spec::f32(shape.axes()));
-        let mask = graph.input("mask", Spec::f32(shape.axes()));
+        let x = graph.state(&latent.x);
+        let known = graph.input("known", latent.x.spec.clone());
+        let mask = graph.input("mask", latent.x.spec.clone());
         let level = graph.input("level", Spec::f32([LEVEL]));
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
         graph.apply(Renoise, &[x, known, mask, level, step])?;
-        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).block_on()?;
+        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).await?;
         Ok(Self { executable, known, mask, level, step })
     }
 
@@ -375,10 +342,10 @@ impl Renoiser {
         self.executable.write(self.mask, mask);
     }
 
-    fn run(&self, words: &StepWords, level: [f64; LEVEL]) -> Result<(), RunError> {
+    async fn run(&self, words: &StepWords, level: [f64; LEVEL]) -> Result<(), RunError> {
         self.executable.write(self.level, &level.map(|l| l as f32));
         self.executable.write_u32(self.step, &words.words());
-        Ok(self.executable.run().block_on()?)
+        Ok(self.executable.run().await?)
     }
 }
 
@@ -388,6 +355,17 @@ pub struct Progress<'a> {
     pub done: usize,
     /// Sampler steps in all.
     pub total: usize,
-    /// Reads the pictures of the present batch as they are now. Waits for the device.
-    pub read: &'a dyn Fn() -> Result<Vec<f32>, RunError>,
+    sampler: &'a PictureSampler,
+    /// Pictures of the present batch.
+    kept: usize,
+}
+
+impl Progress<'_> {
+    /// Waits for the device, and reads the pictures of the present batch as they are now.
+    pub async fn read(&self) -> Result<Vec<f32>, RunError> {
+        let PictureSampler { store, latent, elements, .. } = self.sampler;
+        let mut all = store.read(&latent.x).await?;
+        all.truncate(self.kept * elements);
+        Ok(all)
+    }
 }

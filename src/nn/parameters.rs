@@ -1,0 +1,206 @@
+//! The parameters of a network: their names and shapes, how files and device lay them out, and the numbers that they
+//! begin with. All lie in one flat vector, each from a multiple of 64 elements on, so that the optimizer sees one tensor
+//! and the layers see views.
+
+use crate::graph::{Graph, GraphError, State, ValueId};
+use crate::ops::{ALIGNMENT, Pack, View};
+use crate::rng::{Philox, Stream};
+use crate::tensor::{Shape, Spec};
+
+/// How a parameter is laid out in files and on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Files and device agree: vectors and embedding tables.
+    Same,
+    /// Files have (out, in), the device (in, out).
+    Linear,
+    /// Files have (out, in, ky, kx), the device (ky, kx, in, out).
+    Conv,
+}
+
+impl Layout {
+    /// For each element in device order, its index in file order. `shape` is the file's.
+    fn file_index(self, shape: &[usize], i: usize) -> usize {
+        match (self, shape) {
+            (Self::Linear, &[out, input]) => (i % out) * input + i / out,
+            (Self::Conv, &[out, input, ky, kx]) => {
+                let (o, rest) = (i % out, i / out);
+                let (c, tap) = (rest % input, rest / input);
+                (o * input + c) * ky * kx + tap
+            }
+            _ => i,
+        }
+    }
+}
+
+/// PyTorch's default initialisation of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Uniform in ±1/√fan_in: weights and biases of convolutions and linear layers (He et al., arXiv
+    /// 1502.01852, with PyTorch's a = √5).
+    FanIn(usize),
+    /// A fixed number: norms.
+    Constant(f32),
+    /// Standard normal: embedding tables.
+    Normal,
+}
+
+/// A parameter of the network.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Its name in files, as `down_blocks.0.resnets.0.conv1.weight`.
+    pub name: String,
+    /// The shape in files.
+    pub shape: Vec<usize>,
+    /// How files and device differ.
+    pub layout: Layout,
+    /// First element in the flat vector.
+    pub offset: usize,
+    init: Init,
+}
+
+impl Parameter {
+    /// The number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The shape on the device.
+    pub fn device_shape(&self) -> Shape {
+        match (self.layout, self.shape.as_slice()) {
+            (Layout::Linear, &[out, input]) => Shape::new([input, out]),
+            (Layout::Conv, &[out, input, ky, kx]) => Shape::new([ky, kx, input, out]),
+            (_, shape) => Shape::new(shape),
+        }
+    }
+
+    /// Elements in device order from file order.
+    pub fn to_device(&self, file: &[f32]) -> Vec<f32> {
+        (0..file.len()).map(|i| file[self.layout.file_index(&self.shape, i)]).collect()
+    }
+
+    /// Elements in file order from device order.
+    pub fn to_file(&self, device: &[f32]) -> Vec<f32> {
+        let mut file = vec![0.0; device.len()];
+        for (i, &v) in device.iter().enumerate() {
+            file[self.layout.file_index(&self.shape, i)] = v;
+        }
+        file
+    }
+}
+
+/// Index of a parameter in [`Parameters`].
+pub type ParameterId = usize;
+
+/// Every parameter of a network, in the order of the flat vector.
+#[derive(Clone, Debug, Default)]
+pub struct Parameters {
+    list: Vec<Parameter>,
+    flat_elements: usize,
+}
+
+impl std::ops::Deref for Parameters {
+    type Target = [Parameter];
+
+    fn deref(&self) -> &[Parameter] {
+        &self.list
+    }
+}
+
+impl<'a> IntoIterator for &'a Parameters {
+    type Item = &'a Parameter;
+    type IntoIter = std::slice::Iter<'a, Parameter>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.iter()
+    }
+}
+
+impl Parameters {
+    /// Appends a parameter. `shape` is the file's.
+    pub fn add(&mut self, name: String, shape: &[usize], layout: Layout, init: Init) -> ParameterId {
+        let parameter = Parameter { name, shape: shape.to_vec(), layout, offset: self.flat_elements, init };
+        self.flat_elements += parameter.elements().next_multiple_of(ALIGNMENT);
+        self.list.push(parameter);
+        self.list.len() - 1
+    }
+
+    /// Elements of the flat vector, gaps included.
+    pub fn flat_elements(&self) -> usize {
+        self.flat_elements
+    }
+
+    /// The number of parameters as papers count them: elements, gaps not counted.
+    pub fn count(&self) -> usize {
+        self.list.iter().map(Parameter::elements).sum()
+    }
+
+    /// A state for a flat vector of all of them.
+    pub fn state(&self, name: &str) -> State {
+        State::new(name, Spec::f32([self.flat_elements]))
+    }
+
+    /// PyTorch's default initialisation as a flat vector in device order. Each parameter has a Philox
+    /// sequence of its own, so its numbers do not depend on the others.
+    pub fn initial(&self, seed: u64) -> Vec<f32> {
+        let mut flat = vec![0.0; self.flat_elements];
+        for (parameter, sequence) in self.list.iter().zip(0u32..) {
+            let mut rng = Philox::new(seed, Stream::Parameters, sequence);
+            let values: Vec<f32> = (0..parameter.elements())
+                .map(|_| match parameter.init {
+                    Init::FanIn(fan_in) => {
+                        let bound = 1.0 / (fan_in as f64).sqrt();
+                        rng.uniform(-bound, bound) as f32
+                    }
+                    Init::Constant(c) => c,
+                    Init::Normal => rng.normal() as f32,
+                })
+                .collect();
+            let end = parameter.offset + values.len();
+            flat[parameter.offset..end].copy_from_slice(&parameter.to_device(&values));
+        }
+        flat
+    }
+
+    /// Views of the flat vector, one for each parameter.
+    pub fn views(&self, graph: &mut Graph, flat: ValueId) -> Result<Vec<ValueId>, GraphError> {
+        self.list
+            .iter()
+            .map(|p| graph.apply(View { offset: p.offset, shape: p.device_shape() }, &[flat]))
+            .collect()
+    }
+
+    /// Lays the gradients of the parameters into one flat vector like theirs.
+    pub fn pack(&self, graph: &mut Graph, gradients: &[ValueId]) -> Result<ValueId, GraphError> {
+        let offsets = self.list.iter().map(|p| p.offset).collect();
+        graph.apply(Pack { offsets, total: self.flat_elements }, gradients)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_inverse() {
+        for (layout, shape) in
+            [(Layout::Conv, vec![5, 3, 3, 2]), (Layout::Linear, vec![4, 7]), (Layout::Same, vec![9])]
+        {
+            let p = Parameter { name: "p".into(), shape, layout, offset: 0, init: Init::Normal };
+            let file: Vec<f32> = (0..p.elements()).map(|i| i as f32).collect();
+            assert_eq!(p.to_file(&p.to_device(&file)), file);
+        }
+        // Conv: file [o][i][y][x] to device [y][x][i][o].
+        let p = Parameter {
+            name: "p".into(),
+            shape: vec![2, 3, 1, 2],
+            layout: Layout::Conv,
+            offset: 0,
+            init: Init::Normal,
+        };
+        let file: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        assert_eq!(p.to_device(&file)[1], file[6]);
+        assert_eq!(p.to_device(&file)[2], file[2]);
+        assert_eq!(p.to_device(&file)[6], file[1]);
+    }
+}
