@@ -417,8 +417,8 @@ pub fn cases() -> Vec<Case> {
         let e = Spec::f32([x.shape[0], x.shape.last()]);
         let name = x.shape.to_string();
         cases.push(Case::new(&name, AddChannels, &[x.clone(), e.clone()]));
-        cases.push(Case::new(&name, SpreadPixels { shape: x.shape.clone() }, &[e.clone()]));
-        cases.push(Case::new(&name, SumPixels, &[x.clone()]));
+        cases.push(Case::new(&name, SpreadPixels { shape: x.shape.clone() }, std::slice::from_ref(&e)));
+        cases.push(Case::new(&name, SumPixels, std::slice::from_ref(&x)));
     }
     let pairs: [(&[usize], usize, usize); 6] = [
         (&[], 1, 1),
