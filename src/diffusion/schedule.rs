@@ -90,7 +90,7 @@ pub enum Objective {
     /// All of the noise in one draw, or what --prediction makes of it.
     #[default]
     MergedNoise,
-    /// The picture one step before, x_{t-1}; without conditioning on t.
+    /// The picture one step before, x_{t-1}, without conditioning on t.
     PreviousWithoutTime,
     /// The picture one step before, x_{t-1}.
     Previous,

@@ -71,8 +71,13 @@ fn table(config: &SchedulerConfig, what: &str) -> Option<Vec<f64>> {
 
 fn timesteps(class: &str, spacing: &str, steps: &str) -> Option<Vec<f64>> {
     let sampler = match class {
+        "ddpm" => Sampler::Ddpm,
+        "ddim" => Sampler::Ddim,
         "dpmpp" => Sampler::DpmSolver,
-        other => named(other)?,
+        "euler" => Sampler::Euler,
+        "euler-ancestral" => Sampler::EulerAncestral,
+        "heun" => Sampler::Heun,
+        _ => return None,
     };
     let config = SchedulerConfig {
         timestep_spacing: named::<TimestepSpacing>(spacing)?,
