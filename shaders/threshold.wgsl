@@ -27,7 +27,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;               // (items, pixels, channels)
 @group(0) @binding(2) var<storage, read> f: array<f32>;               // (items, pixels, f_channels)
-@group(0) @binding(3) var<storage, read> coefficients: Coefficients;  // (16)
+@group(0) @binding(3) var<storage, read> coefficients: Coefficients;
 @group(0) @binding(4) var<storage, read_write> threshold: array<f32>; // (items)
 
 var<workgroup> histogram: array<atomic<u32>, LANES>;

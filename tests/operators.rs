@@ -56,6 +56,26 @@ fn values_agree_with_references() {
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
+/// The optimizer binds a flat vector that exceeds the limit on bindings in ranges. At 64 KiB those of the catalogue's
+/// longest vectors are five, the last of them short.
+#[test]
+fn flat_vectors_in_several_ranges() {
+    let Some(device) = common::open_device(None) else { return };
+    let mut caps = device.caps.clone();
+    caps.limits.binding_bytes = 64 << 10;
+    for operator in ["gradient_norm", "adamw", "accumulate"] {
+        let long = |case: &Case| case.op.name() == operator && case.inputs[0].0.bytes() > 4 * (64 << 10);
+        let cases: Vec<Case> = ops::catalogue().into_iter().filter(long).collect();
+        assert!(!cases.is_empty(), "no case of {operator} is long enough");
+        for case in cases {
+            for o in check::on_device(&case, &Store::new(&device), &caps).unwrap() {
+                assert!(o.kernels.matches(':').count() >= 5, "{}", o.kernels);
+                assert!(o.passed(), "{}: {:?}", case.title(), o.deviation);
+            }
+        }
+    }
+}
+
 /// Takes cases until none is left: how many candidates were checked, and what failed.
 fn check_cases(device: &Arc<Device>, cases: &[Case], next: &AtomicUsize) -> (usize, Vec<String>) {
     let (mut checked, mut failures) = (0, Vec::new());

@@ -8,8 +8,8 @@ use crate::graph::{Graph, Plan, State, ValueId};
 use crate::io::{Chart, Series, Stroke};
 use crate::model::Model;
 use crate::ops::{
-    Add, AddNoise, AddTwoNoises, Coefficients, MseLoss, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,
-    TWO_NOISE_COLUMNS,
+    Add, AddNoise, AddTwoNoises, Coefficients, MseLoss, NoisingRow, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,
+    TWO_NOISE_COLUMNS, TwoNoiseRow,
 };
 use crate::rng::{Philox, Stream};
 use crate::sample::{Latent, LatentStepper};
@@ -157,13 +157,15 @@ impl Bench {
         let batch = batch_at(&self.pictures, BATCH, seed, AugmentOptions::default(), k.into());
         self.store.write(&self.latent.x, &batch.images)?;
         let start = Instant::now();
-        let mut row = self.schedule.two_noise_row(last, target).to_vec();
-        let probe = match estimator {
+        let row = self.schedule.two_noise_row(last, target);
+        let (probe, table) = match estimator {
             Estimator::One => {
-                row = vec![signal, noise, 1.0, 0.0, share * share, self.schedule.time(last)];
-                &self.one
+                let TwoNoiseRow { weight, time, .. } = row;
+                let row =
+                    NoisingRow { signal, sigma: noise, target_noise: 1.0, target_data: 0.0, weight, time };
+                (&self.one, row.words().to_vec())
             }
-            Estimator::Two => &self.two,
+            Estimator::Two => (&self.two, row.words().to_vec()),
             Estimator::Path => {
                 for i in 0..last {
                     let step = self.schedule.step(i, i.checked_sub(1));
@@ -179,8 +181,8 @@ impl Bench {
                 words.step = last as u32;
                 self.store.device().wait()?;
                 // What was walked to is x_{t-1}.
-                (row[0], row[1]) = (1.0, 0.0);
-                &self.two
+                let row = TwoNoiseRow { signal_prev: 1.0, sigma_prev: 0.0, ..row };
+                (&self.two, row.words().to_vec())
             }
         };
 
@@ -188,7 +190,7 @@ impl Bench {
 
         // 2. Loss and gradient.
         let run = &probe.executable;
-        run.write(probe.table, &row.iter().map(|&c| c as f32).collect::<Vec<f32>>());
+        run.write(probe.table, &table);
         run.write_u32(probe.step, &words.words());
         if let Some(labels) = probe.labels {
             run.write_u32(labels, &batch.labels);

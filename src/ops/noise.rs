@@ -1,6 +1,7 @@
 //! Random numbers on the device: Philox bits, normals, and the fused noising of a training batch, by one noise or
 //! by two (`shaders/random.wgsl`, `shaders/noise.wgsl`).
 
+use super::words::words;
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
@@ -11,11 +12,10 @@ use crate::tensor::{Array, DType, Shape, Spec, Tolerance};
 static NOISE: Source = crate::wgsl!("noise");
 static RANDOM: Source = crate::wgsl!("random");
 
-/// Words of the small vector that tells a run where it stands: seed low, seed high, step, first item of
-/// the batch, micro-batch, row of the log, and two that are zero.
-pub const STEP_WORDS: usize = 8;
+/// Words of the small vector of [`StepWords`].
+pub const STEP_WORDS: usize = 6;
 
-/// Where a run stands, as [`AddNoise`] and its kin read it.
+/// Where a run stands, as [`AddNoise`] and its kin read it: `Step` in `shaders/lib/step.wgsl`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StepWords {
     /// Seed of the run.
@@ -34,45 +34,79 @@ impl StepWords {
     /// The words as the shaders read them.
     pub fn words(self) -> [u32; STEP_WORDS] {
         let [low, high] = rng::key(self.seed);
-        [low, high, self.step, self.first_item, self.micro, self.row, 0, 0]
+        [low, high, self.step, self.first_item, self.micro, self.row]
+    }
+
+    /// From the words.
+    pub(crate) fn of(words: &Array) -> Self {
+        // Words were u32 before they were f64, so the conversion is exact.
+        let [low, high, step, first_item, micro, row] = std::array::from_fn(|i| words.data[i] as u32);
+        Self { seed: u64::from(high) << 32 | u64::from(low), step, first_item, micro, row }
+    }
+
+    /// The Philox counter of a block of four numbers of an item of the batch.
+    fn counter(&self, block: usize, stream: Stream, item: usize) -> [u32; 4] {
+        [block as u32, self.step, stream as u32, self.first_item.wrapping_add(item as u32)]
     }
 }
 
-/// Columns of the noising table: signal, sigma, target_noise, target_data, weight, time.
-pub const SCHEDULE_COLUMNS: usize = 6;
+words! {
+    /// A row of the table of [`AddNoise`].
+    NoisingRow {
+        /// Share of the picture in x_t.
+        signal,
+        /// Share of the noise in x_t.
+        sigma,
+        /// Share of the noise in the target.
+        target_noise,
+        /// Share of the picture in the target.
+        target_data,
+        /// Of the item in the loss.
+        weight,
+        /// What the network is told of t.
+        time,
+    }
+}
 
-/// Columns of the table of two noises: signal_prev, sigma_prev, a, b, c_prev, c_last, weight, time.
-pub const TWO_NOISE_COLUMNS: usize = 8;
+words! {
+    /// A row of the table of [`AddTwoNoises`].
+    TwoNoiseRow {
+        /// Share of the picture in x_{t-1}.
+        signal_prev,
+        /// Share of the merged noise in x_{t-1}.
+        sigma_prev,
+        /// Share of x_{t-1} in x_t.
+        a,
+        /// Share of the last noise in x_t.
+        b,
+        /// Share of x_{t-1} in the target.
+        c_prev,
+        /// Share of the last noise in the target.
+        c_last,
+        /// Of the item in the loss.
+        weight,
+        /// What the network is told of t.
+        time,
+    }
+}
+
+/// Columns of the noising table, whose rows are [`NoisingRow`]s.
+pub const SCHEDULE_COLUMNS: usize = NoisingRow::WORDS;
+
+/// Columns of the table of two noises, whose rows are [`TwoNoiseRow`]s.
+pub const TWO_NOISE_COLUMNS: usize = TwoNoiseRow::WORDS;
 
 pub(crate) fn expect_step(op: &'static str, spec: &Spec) -> Result<(), ShapeError> {
-    ensure_shape!(op, *spec == Spec::u32([STEP_WORDS]), "the step must be u32(8), found {spec:?}");
+    let expected = Spec::u32([STEP_WORDS]);
+    ensure_shape!(op, *spec == expected, "the step must be {expected:?}, found {spec:?}");
     Ok(())
-}
-
-/// Seed, step and first item as the shaders read them.
-struct Address {
-    key: [u32; 2],
-    step: u32,
-    first: u32,
-}
-
-impl Address {
-    fn of(step: &Array) -> Self {
-        // Words were u32 before they were f64, so the conversion is exact.
-        let word = |i: usize| step.data[i] as u32;
-        Self { key: [word(0), word(1)], step: word(2), first: word(3) }
-    }
-
-    fn counter(&self, block: usize, stream: Stream, item: usize) -> [u32; 4] {
-        [block as u32, self.step, stream as u32, self.first.wrapping_add(item as u32)]
-    }
 }
 
 /// The normals of one item from its Philox blocks.
 pub(crate) fn normals(step: &Array, stream: Stream, item: usize, elements: usize) -> Vec<f64> {
-    let at = Address::of(step);
+    let at = StepWords::of(step);
     let mut z: Vec<f64> = (0..elements.div_ceil(4))
-        .flat_map(|block| normal4(at.counter(block, stream, item), at.key))
+        .flat_map(|block| normal4(at.counter(block, stream, item), rng::key(at.seed)))
         .collect();
     z.truncate(elements);
     z
@@ -123,11 +157,11 @@ impl Op for RandomBits {
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
-        let at = Address::of(&x[0]);
+        let at = StepWords::of(&x[0]);
         let item = self.shape.elements() / self.shape[0];
         vec![Array::from_fn(&self.shape, |i| {
             let counter = at.counter((i % item) / 4, self.stream, i / item);
-            philox4x32(counter, at.key)[(i % item) % 4].into()
+            philox4x32(counter, rng::key(at.seed))[(i % item) % 4].into()
         })]
     }
 
@@ -170,6 +204,7 @@ impl Op for RandomNormal {
 /// target, time (B), weight (B)].
 struct Noising {
     op: &'static str,
+    table: &'static str,
     columns: usize,
 }
 
@@ -191,12 +226,12 @@ impl Noising {
     fn reference(&self, x: &[Array], item: impl Fn(usize, &[f64]) -> Vec<(f64, f64)>) -> Vec<Array> {
         let (x0, schedule) = (&x[0], &x[1]);
         let (batch, steps) = (x0.shape[0], schedule.shape[0]);
-        let at = Address::of(&x[2]);
+        let at = StepWords::of(&x[2]);
         let per_item = Shape::new([batch]);
         let [mut x_t, mut target] = [Vec::new(), Vec::new()];
         let [mut time, mut weight] = [Array::zeros(&per_item), Array::zeros(&per_item)];
         for n in 0..batch {
-            let bits = philox4x32(at.counter(0, Stream::Timestep, n), at.key)[0];
+            let bits = philox4x32(at.counter(0, Stream::Timestep, n), rng::key(at.seed))[0];
             let t = ((u64::from(bits) * steps as u64) >> 32) as usize;
             let row = &schedule.data[t * self.columns..][..self.columns];
             weight.data[n] = row[self.columns - 2];
@@ -216,7 +251,7 @@ impl Noising {
         let blocks = item.div_ceil(4);
         Dispatch::new(&NOISE, self.op)
             .bind("x0", Operand::Input(0))
-            .bind("schedule", Operand::Input(1))
+            .bind(self.table, Operand::Input(1))
             .bind("step", Operand::Input(2))
             .bind("x_t", Operand::Output(0))
             .bind("noise_target", Operand::Output(1))
@@ -245,7 +280,7 @@ fn picture(x: &[Array], n: usize) -> &[f64] {
 #[derive(Debug, Clone)]
 pub struct AddNoise;
 
-const ADD_NOISE: Noising = Noising { op: "add_noise", columns: SCHEDULE_COLUMNS };
+const ADD_NOISE: Noising = Noising { op: "add_noise", table: "schedule", columns: SCHEDULE_COLUMNS };
 
 impl Op for AddNoise {
     fn name(&self) -> &'static str {
@@ -259,8 +294,12 @@ impl Op for AddNoise {
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         ADD_NOISE.reference(x, |n, row| {
             let x0 = picture(x, n);
-            let noise = normals(&x[2], Stream::Noise, n, x0.len());
-            x0.iter().zip(noise).map(|(x, e)| (row[0] * x + row[1] * e, row[2] * e + row[3] * x)).collect()
+            let row = NoisingRow::of(row);
+            let merged = normals(&x[2], Stream::Noise, n, x0.len());
+            let element = |(x, e): (&f64, f64)| {
+                (row.signal * x + row.sigma * e, row.target_noise * e + row.target_data * x)
+            };
+            x0.iter().zip(merged).map(element).collect()
         })
     }
 
@@ -282,7 +321,8 @@ impl Op for AddNoise {
 #[derive(Debug, Clone)]
 pub struct AddTwoNoises;
 
-const ADD_TWO_NOISES: Noising = Noising { op: "add_two_noises", columns: TWO_NOISE_COLUMNS };
+const ADD_TWO_NOISES: Noising =
+    Noising { op: "add_two_noises", table: "two_noise_schedule", columns: TWO_NOISE_COLUMNS };
 
 impl Op for AddTwoNoises {
     fn name(&self) -> &'static str {
@@ -296,11 +336,12 @@ impl Op for AddTwoNoises {
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         ADD_TWO_NOISES.reference(x, |n, row| {
             let x0 = picture(x, n);
+            let row = TwoNoiseRow::of(row);
             let merged = normals(&x[2], Stream::Noise, n, x0.len());
             let last = normals(&x[2], Stream::LastNoise, n, x0.len());
             let element = |((x, merged), last): ((&f64, f64), f64)| {
-                let previous = row[0] * x + row[1] * merged;
-                (row[2] * previous + row[3] * last, row[4] * previous + row[5] * last)
+                let previous = row.signal_prev * x + row.sigma_prev * merged;
+                (row.a * previous + row.b * last, row.c_prev * previous + row.c_last * last)
             };
             x0.iter().zip(merged).zip(last).map(element).collect()
         })
@@ -316,7 +357,9 @@ impl Op for AddTwoNoises {
 }
 
 pub(crate) fn step_fill() -> Fill {
-    Fill::Values(vec![123_456_789.0, 987_654_321.0, 17.0, 5.0, 0.0, 3.0, 0.0, 0.0])
+    StepWords { seed: 987_654_321 << 32 | 123_456_789, step: 17, first_item: 5, micro: 0, row: 3 }
+        .words()
+        .into()
 }
 
 /// Test cases.

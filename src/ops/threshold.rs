@@ -17,7 +17,7 @@ const LARGEST_ITEM: usize = 256 * (65_535 / 8 - 256);
 /// s = min(max(q, 1), max), q the quantile `ratio` of |raw| over the elements of an item, for each item:
 /// dynamic thresholding (Imagen, arXiv 2205.11487, section 2.3).
 ///
-/// Inputs [x (N, ..., C), f (N, ..., C or 2 C), coefficients (16)]; output (N), the threshold of
+/// Inputs [x (N, ..., C), f (N, ..., C or 2 C), [`Coefficients`]]; output (N), the threshold of
 /// [`Denoise`](super::Denoise). raw = k (p_x x + p_f f) as in [`Coefficients`]. Between two elements the
 /// quantile is interpolated linearly, at place ratio (n - 1) of the n sorted ones, as `torch.quantile` does.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ impl Op for DynamicThreshold {
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         let [x, f, words] = std::array::from_fn(|i| &x[i]);
-        let c = Coefficients::of(words);
+        let c = Coefficients::of(&words.data);
         let (items, channels, f_channels) = (x.shape[0], x.shape.last(), f.shape.last());
         let item = x.shape.elements() / items;
         let (rank, fraction) = self.place(item);
@@ -118,7 +118,9 @@ pub fn cases() -> Vec<Case> {
         answer[shape.len() - 1] *= width;
         let inputs = [Spec::f32(shape), Spec::f32(answer), Spec::f32([COEFFICIENTS])];
         let name = format!("{name}, {ratio} of {:?} from {:?}, at most {max:e}", inputs[0], inputs[1]);
-        cases.push(Case::new(name, DynamicThreshold { ratio, max }, &inputs).fill(2, c.fill()).no_gradient());
+        cases.push(
+            Case::new(name, DynamicThreshold { ratio, max }, &inputs).fill(2, c.words().into()).no_gradient(),
+        );
     };
     for ratio in [0.0, 0.5, 0.9, 0.995, 1.0] {
         for (shape, width) in
@@ -135,7 +137,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("as many elements as there may be", DynamicThreshold { ratio: 0.7, max: 1e30 }, &largest)
             .fill(0, Fill::Uniform(0.0, 4.0))
             .fill(1, Fill::Uniform(0.0, 1.0))
-            .fill(2, epsilon.fill())
+            .fill(2, epsilon.words().into())
             .tolerance(Tolerance { absolute: 0.0, relative: 1e-6 })
             .no_gradient()
             .large(),
@@ -146,7 +148,7 @@ pub fn cases() -> Vec<Case> {
         let plain = Coefficients { p_x: 1.0, k: 1.0, ..Coefficients::default() };
         let inputs = [Spec::f32([1, 10]), Spec::f32([1, 10]), Spec::f32([COEFFICIENTS])];
         let op = DynamicThreshold { ratio, max: 100.0 };
-        let case = Case::new(format!("ties, {ratio}"), op, &inputs).fill(2, plain.fill());
+        let case = Case::new(format!("ties, {ratio}"), op, &inputs).fill(2, plain.words().into());
         cases.push(case.fill(0, Fill::Values(ties.clone())).no_gradient());
     }
     cases
