@@ -21,11 +21,10 @@
 // is (block, step, stream, item), so a batch split in any way gets the same numbers.
 
 #import lib/index
+#import lib/element
 #import lib/normal
 #import lib/step
 #import lib/stream
-
-alias Element = f32; // of x_t
 
 struct Params {
     batch: u32,

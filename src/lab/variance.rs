@@ -13,7 +13,7 @@ use crate::ops::{
 };
 use crate::rng::{Philox, Stream};
 use crate::sample::{Latent, LatentStepper};
-use crate::tensor::{Array, Shape, Spec};
+use crate::tensor::{Array, DType, Shape, Spec};
 use crate::train::built_in_model;
 use serde_json::json;
 use std::sync::Arc;
@@ -97,8 +97,8 @@ impl Probe {
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
         let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([BATCH])));
         let noised = match two {
-            true => graph.apply_all(AddTwoNoises, &[pictures, table, step])?,
-            false => graph.apply_all(AddNoise, &[pictures, table, step])?,
+            true => graph.apply_all(AddTwoNoises { dtype: DType::F32 }, &[pictures, table, step])?,
+            false => graph.apply_all(AddNoise { dtype: DType::F32 }, &[pictures, table, step])?,
         };
         let flat = graph.state(weights);
         let parameters = unet.parameters.views(&mut graph, flat)?;

@@ -2,11 +2,11 @@
 
 use super::noise::{STEP_WORDS, expect_step, normals, step_fill};
 use super::words::words;
-use super::{Case, Fill, expect_f32};
+use super::{Case, Fill, expect_activations, stored};
 use crate::ensure_shape;
 use crate::graph::{Aliasing, Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
 use crate::rng::Stream;
-use crate::shader::Source;
+use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Spec};
 
 static SHADER: Source = crate::wgsl!("denoise");
@@ -90,7 +90,7 @@ pub(super) fn answer_index(i: usize, channels: usize, f_channels: usize) -> usiz
 ///
 /// [`Coefficients`] has the formulas. The first C channels of f answer for those of x, the next C are v (0
 /// if there are none), as in Improved DDPM, arXiv 2102.09672. z is standard normal, drawn at (block, step,
-/// stream `Sampler`, item). Old values stand on every right-hand side. What a zero coefficient silences is
+/// stream `Sampler`, item). f may be stored as f16. Old values stand on every right-hand side. What a zero coefficient silences is
 /// not read (history, v), not drawn (z), or not written (history).
 #[derive(Debug, Clone)]
 pub struct Denoise;
@@ -107,7 +107,7 @@ impl Op for Denoise {
             "expected x, f, history, threshold, coefficients and step, found {} inputs",
             x.len()
         );
-        expect_f32("denoise", &x[..5], 5)?;
+        expect_activations("denoise", &x[..5], 5, &[0, 2, 3, 4])?;
         expect_answer("denoise", &x[0], &x[1])?;
         ensure_shape!("denoise", x[2] == x[0], "x is {:?}, but the history is {:?}", x[0], x[2]);
         let items = Spec::f32([x[0].shape[0]]);
@@ -151,6 +151,7 @@ impl Op for Denoise {
         let item = x[0].shape.elements() / items;
         let blocks = item.div_ceil(4);
         Dispatch::new(&SHADER, "denoise")
+            .variant(stored(Variant::base(), x[1].dtype))
             .bind("x", Operand::Output(0))
             .bind("f", Operand::Input(1))
             .bind("history", Operand::Output(1))
@@ -208,7 +209,7 @@ pub fn cases() -> Vec<Case> {
                 let case =
                     Case::new(format!("{name}, {:?} from {:?}", inputs[0], inputs[1]), Denoise, &inputs);
                 let case = case.fill(3, Fill::Uniform(1.0, 2.0)).fill(4, c.words().into());
-                cases.push(case.fill(5, step_fill()).no_gradient());
+                cases.extend(case.fill(5, step_fill()).no_gradient().and_in_f16(&[1]));
             }
         }
     }
@@ -251,6 +252,7 @@ pub fn cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::DType;
 
     #[test]
     fn wrong_shapes_are_named() {
@@ -261,6 +263,8 @@ mod tests {
             let message = Denoise.infer(&x).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");
         };
+        refused(0, Spec::new([2, 4, 4, 3], DType::F16), "input 0 must be f32, found f16(2, 4, 4, 3)");
+        refused(1, Spec::u32([2, 4, 4, 6]), "input 1 must be f32 or f16");
         refused(0, Spec::f32([3]), "x must be (items, ..., channels), found f32(3)");
         refused(1, Spec::f32([2, 4, 4, 9]), "or that with 6 channels, found f32(2, 4, 4, 9)");
         refused(1, Spec::f32([2, 16, 3]), "f must be f32(2, 4, 4, 3)");

@@ -2,11 +2,11 @@
 //! by two (`shaders/random.wgsl`, `shaders/noise.wgsl`).
 
 use super::words::words;
-use super::{Case, Fill, expect_f32};
+use super::{Case, Fill, expect_f32, stored};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
 use crate::rng::{self, Stream, normal4, philox4x32};
-use crate::shader::Source;
+use crate::shader::{Source, Variant};
 use crate::tensor::{Array, DType, Shape, Spec, Tolerance};
 
 static NOISE: Source = crate::wgsl!("noise");
@@ -209,8 +209,9 @@ struct Noising {
 }
 
 impl Noising {
-    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+    fn infer(&self, x: &[Spec], dtype: DType) -> Result<Vec<Spec>, ShapeError> {
         let op = self.op;
+        ensure_shape!(op, dtype.is_float(), "x_t must be f32 or f16, not {}", dtype.name());
         ensure_shape!(op, x.len() == 3, "expected x_0, schedule and step, found {} inputs", x.len());
         expect_f32(op, &x[..2], 2)?;
         expect_step(op, &x[2])?;
@@ -218,7 +219,7 @@ impl Noising {
         let table = x[1].shape.rank() == 2 && x[1].shape[1] == self.columns;
         ensure_shape!(op, table, "the schedule must be (T, {}), found {:?}", self.columns, x[1]);
         let batch = Spec::f32([x[0].shape[0]]);
-        Ok(vec![x[0].clone(), x[0].clone(), batch.clone(), batch])
+        Ok(vec![Spec::new(x[0].shape.axes(), dtype), x[0].clone(), batch.clone(), batch])
     }
 
     /// The reference: `item(n, row)` gives (x_t, target) of item n from its row of the table, whose last columns are
@@ -245,11 +246,12 @@ impl Noising {
         vec![whole(x_t), whole(target), time, weight]
     }
 
-    fn dispatch(&self, x: &[Spec]) -> Program {
+    fn dispatch(&self, x: &[Spec], y: &[Spec]) -> Program {
         let batch = x[0].shape[0];
         let item = x[0].shape.elements() / batch.max(1);
         let blocks = item.div_ceil(4);
         Dispatch::new(&NOISE, self.op)
+            .variant(stored(Variant::base(), y[0].dtype))
             .bind("x0", Operand::Input(0))
             .bind(self.table, Operand::Input(1))
             .bind("step", Operand::Input(2))
@@ -278,7 +280,10 @@ fn picture(x: &[Array], n: usize) -> &[f64] {
 /// x_t = signal_t x_0 + sigma_t ε (DDPM, arXiv 2006.11239, eq. 4; the article's jump with signal = ā_t), and
 /// target = target_noise_t ε + target_data_t x_0.
 #[derive(Debug, Clone)]
-pub struct AddNoise;
+pub struct AddNoise {
+    /// Type that x_t is stored in, f32 or f16.
+    pub dtype: DType,
+}
 
 const ADD_NOISE: Noising = Noising { op: "add_noise", table: "schedule", columns: SCHEDULE_COLUMNS };
 
@@ -288,7 +293,7 @@ impl Op for AddNoise {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        ADD_NOISE.infer(x)
+        ADD_NOISE.infer(x, self.dtype)
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -307,8 +312,8 @@ impl Op for AddNoise {
         Cost::elementwise(x, y, 36)
     }
 
-    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
-        ADD_NOISE.dispatch(x).into()
+    fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        ADD_NOISE.dispatch(x, y).into()
     }
 }
 
@@ -319,7 +324,10 @@ impl Op for AddNoise {
 /// and target = c_prev x_{t-1} + c_last ε: the article's two draws, ε̄_{t-2} and ε_{t-1}. t and ε̄ are drawn where
 /// [`AddNoise`] draws t and ε.
 #[derive(Debug, Clone)]
-pub struct AddTwoNoises;
+pub struct AddTwoNoises {
+    /// Type that x_t is stored in, f32 or f16.
+    pub dtype: DType,
+}
 
 const ADD_TWO_NOISES: Noising =
     Noising { op: "add_two_noises", table: "two_noise_schedule", columns: TWO_NOISE_COLUMNS };
@@ -330,7 +338,7 @@ impl Op for AddTwoNoises {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        ADD_TWO_NOISES.infer(x)
+        ADD_TWO_NOISES.infer(x, self.dtype)
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -351,8 +359,8 @@ impl Op for AddTwoNoises {
         Cost::elementwise(x, y, 70)
     }
 
-    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
-        ADD_TWO_NOISES.dispatch(x).into()
+    fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
+        ADD_TWO_NOISES.dispatch(x, y).into()
     }
 }
 
@@ -377,9 +385,15 @@ pub fn cases() -> Vec<Case> {
         // Near the axes of the circle a normal is small against its radius: the absolute part covers it.
         cases.push(Case::new(&name, normal, one).fill(0, step_fill()).no_gradient());
         let inputs = [Spec::f32(shape.axes()), Spec::f32([11, SCHEDULE_COLUMNS]), step.clone()];
-        cases.push(Case::new(&name, AddNoise, &inputs).fill(2, step_fill()).no_gradient());
+        for (dtype, name) in [(DType::F32, name.clone()), (DType::F16, format!("{name}, f16"))] {
+            let case = Case::new(name, AddNoise { dtype }, &inputs);
+            cases.push(case.fill(2, step_fill()).no_gradient());
+        }
         let inputs = [Spec::f32(shape.axes()), Spec::f32([11, TWO_NOISE_COLUMNS]), step.clone()];
-        cases.push(Case::new(&name, AddTwoNoises, &inputs).fill(2, step_fill()).no_gradient());
+        for (dtype, name) in [(DType::F32, name.clone()), (DType::F16, format!("{name}, f16"))] {
+            let case = Case::new(name, AddTwoNoises { dtype }, &inputs);
+            cases.push(case.fill(2, step_fill()).no_gradient());
+        }
     }
     cases
 }

@@ -1,10 +1,10 @@
 //! Dynamic thresholding of a sampler's estimate (`shaders/threshold.wgsl`).
 
 use super::denoise::{Coefficients, answer_index, expect_answer, expect_coefficients};
-use super::{COEFFICIENTS, Case, Fill, expect_f32};
+use super::{COEFFICIENTS, Case, Fill, expect_activations, stored};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
-use crate::shader::Source;
+use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Spec, Tolerance};
 
 static SHADER: Source = crate::wgsl!("threshold");
@@ -45,7 +45,7 @@ impl Op for DynamicThreshold {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         let op = "dynamic_threshold";
-        expect_f32(op, x, 3)?;
+        expect_activations(op, x, 3, &[0, 2])?;
         expect_answer(op, &x[0], &x[1])?;
         expect_coefficients(op, &x[2])?;
         ensure_shape!(
@@ -92,6 +92,7 @@ impl Op for DynamicThreshold {
         let item = x[0].shape.elements() / items;
         let (rank, fraction) = self.place(item);
         Dispatch::new(&SHADER, "dynamic_threshold")
+            .variant(stored(Variant::base(), x[1].dtype))
             .bind("x", Operand::Input(0))
             .bind("f", Operand::Input(1))
             .bind("coefficients", Operand::Input(2))
@@ -118,9 +119,12 @@ pub fn cases() -> Vec<Case> {
         answer[shape.len() - 1] *= width;
         let inputs = [Spec::f32(shape), Spec::f32(answer), Spec::f32([COEFFICIENTS])];
         let name = format!("{name}, {ratio} of {:?} from {:?}, at most {max:e}", inputs[0], inputs[1]);
-        cases.push(
-            Case::new(name, DynamicThreshold { ratio, max }, &inputs).fill(2, c.words().into()).no_gradient(),
-        );
+        let case = Case::new(name, DynamicThreshold { ratio, max }, &inputs).fill(2, c.words().into());
+        let [plain, half] = case.no_gradient().and_in_f16(&[1]);
+        cases.push(plain);
+        if ratio == 0.995 {
+            cases.push(half);
+        }
     };
     for ratio in [0.0, 0.5, 0.9, 0.995, 1.0] {
         for (shape, width) in

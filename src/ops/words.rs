@@ -44,6 +44,7 @@ mod tests {
     use crate::ops::noise::{NoisingRow, StepWords, TwoNoiseRow};
     use crate::ops::optimizer::{Clipping, Hyper, UpdateScale};
     use crate::ops::renoise::RenoiseLevel;
+    use crate::ops::{ceiling, loss, optimizer};
     use crate::rng::Stream;
     use crate::shader::{self, Source, Target, Variant};
     use crate::wgsl;
@@ -54,6 +55,9 @@ mod tests {
     static CLIPPING: Source = wgsl!("lib/clipping");
     static UPDATE_SCALE: Source = wgsl!("lib/update_scale");
     static ESTIMATE: Source = wgsl!("lib/estimate");
+    static CEILING: Source = wgsl!("ceiling");
+    static GRAD_NORM: Source = wgsl!("grad_norm");
+    static LOSS: Source = wgsl!("loss");
     static NOISE: Source = wgsl!("noise");
     static RENOISE: Source = wgsl!("renoise");
     static GAUSSIAN_MIXTURE: Source = wgsl!("gaussian_mixture");
@@ -118,18 +122,18 @@ mod tests {
         assert_eq!(StepWords { seed: 5, ..zero }.words()[0], 5, "the low word of the seed comes first");
     }
 
+    /// The u32 constants that a file and its imports declare.
+    fn constants(source: &'static Source) -> Vec<(String, u32)> {
+        let module = module(source);
+        let constant = |c: &naga::Constant| match module.global_expressions[c.init] {
+            naga::Expression::Literal(naga::Literal::U32(number)) => Some((c.name.clone()?, number)),
+            _ => None,
+        };
+        module.constants.iter().filter_map(|(_, c)| constant(c)).collect()
+    }
+
     #[test]
     fn streams_are_those_of_the_shaders() {
-        let module = module(&STREAM);
-        let number = |c: &naga::Constant| match module.global_expressions[c.init] {
-            naga::Expression::Literal(naga::Literal::U32(number)) => number,
-            ref other => panic!("{:?} is {other:?}", c.name),
-        };
-        let found: Vec<(&str, u32)> = module
-            .constants
-            .iter()
-            .map(|(_, c)| (c.name.as_deref().unwrap_or_default(), number(c)))
-            .collect();
         let expected = [
             ("STREAM_NOISE", Stream::Noise),
             ("STREAM_TIMESTEP", Stream::Timestep),
@@ -137,6 +141,18 @@ mod tests {
             ("STREAM_LAST_NOISE", Stream::LastNoise),
             ("STREAM_RENOISE", Stream::Renoise),
         ];
-        assert_eq!(found, expected.map(|(name, stream)| (name, stream as u32)));
+        assert_eq!(constants(&STREAM), expected.map(|(name, stream)| (name.to_string(), stream as u32)));
+    }
+
+    #[test]
+    fn constants_are_those_of_the_shaders() {
+        for (source, name, value) in [
+            (&LOSS, "CHUNK", loss::CHUNK),
+            (&GRAD_NORM, "CHUNK", optimizer::NORM_CHUNK),
+            (&CEILING, "LINKS", ceiling::LINKS),
+        ] {
+            let found = constants(source).into_iter().find(|(constant, _)| constant == name);
+            assert_eq!(found.map(|(_, value)| value as usize), Some(value), "{name} of {}", source.name);
+        }
     }
 }
