@@ -45,7 +45,7 @@ pub use group_norm::{
 pub use guidance::Guidance;
 pub use loss::{MseLoss, MseLossBackward};
 pub use matmul::{Linear, MatmulBackwardInput, MatmulBackwardWeight};
-pub use memory::{ALIGNMENT, Pack, View};
+pub use memory::{ALIGNMENT, Pack, View, pack};
 pub use noise::{
     AddNoise, AddTwoNoises, NoisingRow, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,
     TWO_NOISE_COLUMNS, TwoNoiseRow,
