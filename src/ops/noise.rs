@@ -277,8 +277,8 @@ fn picture(x: &[Array], n: usize) -> &[f64] {
 /// Noises a batch: inputs [x_0 (B, ...), schedule (T, 6), step]; outputs [x_t, target, time (B), weight (B)]. Each item
 /// draws a row of the schedule; its time is what conditions the network.
 ///
-/// x_t = signal_t x_0 + sigma_t ε (DDPM, arXiv 2006.11239, eq. 4; the article's jump with signal = ā_t), and
-/// target = target_noise_t ε + target_data_t x_0.
+/// x_t = signal x_0 + sigma ε̄_{t-1} (DDPM, arXiv 2006.11239, eq. 4; the article's jump with signal = ā_{t-1}), and
+/// target = target_noise ε̄_{t-1} + target_data x_0.
 #[derive(Debug, Clone)]
 pub struct AddNoise {
     /// Type that x_t is stored in, f32 or f16.
@@ -320,9 +320,9 @@ impl Op for AddNoise {
 /// Noises a batch by way of the state before the last: inputs [x_0 (B, ...), table (T, 8), step]; outputs [x_t,
 /// target, time (B), weight (B)].
 ///
-/// x_{t-1} = signal_prev x_0 + sigma_prev ε̄ with all steps but the last in one, x_t = a x_{t-1} + b ε with the last,
-/// and target = c_prev x_{t-1} + c_last ε: the article's two draws, ε̄_{t-2} and ε_{t-1}. t and ε̄ are drawn where
-/// [`AddNoise`] draws t and ε.
+/// x_{t-1} = signal_prev x_0 + sigma_prev ε̄_{t-2} with all steps but the last in one, x_t = a x_{t-1} + b ε_{t-1} with the
+/// last, and target = c_prev x_{t-1} + c_last ε_{t-1}: the article's two draws. t and ε̄ are drawn where [`AddNoise`] draws
+/// them.
 #[derive(Debug, Clone)]
 pub struct AddTwoNoises {
     /// Type that x_t is stored in, f32 or f16.
