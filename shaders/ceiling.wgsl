@@ -3,14 +3,19 @@
 
 #import lib/index
 
-struct Params {
-    count: u32,
-    rounds: u32,
+struct FmaParams {
+    count: u32,  // invocations
+    rounds: u32, // turns of LINKS links each
+}
+
+struct CopyParams {
+    count: u32, // vectors
 }
 
 const LINKS: u32 = 8u;
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> fma_params: FmaParams;
+@group(0) @binding(0) var<uniform> copy_params: CopyParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> x4: array<vec4<f32>>;
@@ -20,7 +25,7 @@ const LINKS: u32 = 8u;
 fn fma_ceiling(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
     let i = invocation_index(group, groups, lane, 64u);
-    if i < params.count {
+    if i < fma_params.count {
         // |m| < 1, so the chains stay finite; m comes from memory, so nothing can be folded away.
         let m = vec4<f32>(0.5 + 0.25 * clamp(x[0], -1.0, 1.0));
         let c = vec4<f32>(f32(i) * 1e-6);
@@ -28,7 +33,7 @@ fn fma_ceiling(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         var z1 = c + 1.0;
         var z2 = c + 2.0;
         var z3 = c + 3.0;
-        for (var k = 0u; k < params.rounds; k++) {
+        for (var k = 0u; k < fma_params.rounds; k++) {
             // Eight links per turn, or the loop itself is a third of the work on a CPU driver.
             for (var link = 0u; link < LINKS; link++) {
                 z0 = fma(z0, m, c);
@@ -46,7 +51,7 @@ fn fma_ceiling(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
 fn copy_ceiling(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
     let i = invocation_index(group, groups, lane, 64u);
-    if i < params.count {
+    if i < copy_params.count {
         y4[i] = x4[i];
     }
 }

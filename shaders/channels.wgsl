@@ -12,37 +12,52 @@
 #import lib/column_sum
 
 struct Params {
-    images: u32,
-    pixels: u32,   // of one image
-    vectors: u32,  // of one pixel of y; of x in sum_pixels
-    count: u32,    // runs; workgroups in sum_pixels
-    before: u32,   // concat: Vectors of one pixel of a; slice_channels: Vectors left out before the first
-    stride: u32,   // concat: Vectors of one pixel of b; slice_channels: of x
+    pixels: u32,  // of one image
+    vectors: u32, // of one pixel
+    count: u32,   // runs; workgroups in sum_pixels
+}
+
+struct ConcatParams {
+    pixels: u32,    // of all images together
+    vectors: u32,   // of one pixel of y
+    vectors_a: u32, // of one pixel of a
+    vectors_b: u32, // of one pixel of b
+    count: u32,     // runs
+}
+
+struct SliceParams {
+    pixels: u32,    // of all images together
+    vectors: u32,   // of one pixel of y
+    vectors_x: u32, // of one pixel of x
+    start: u32,     // Vectors of x before the first of y
+    count: u32,     // runs
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<Vector>;       // (images, pixels, channels)
-@group(0) @binding(2) var<storage, read> e: array<Vector>;       // (images, channels)
-@group(0) @binding(3) var<storage, read> a: array<Vector>;       // (pixels, channels of a)
-@group(0) @binding(4) var<storage, read> b: array<Vector>;       // (pixels, channels of b)
-@group(0) @binding(5) var<storage, read_write> y: array<Vector>; // (images, pixels, channels); (images, channels) in sum_pixels
+@group(0) @binding(0) var<uniform> concat_params: ConcatParams;
+@group(0) @binding(0) var<uniform> slice_params: SliceParams;
+@group(0) @binding(1) var<storage, read> x: array<Stored>;       // (images, pixels, channels)
+@group(0) @binding(2) var<storage, read> e: array<Stored>;       // (images, channels)
+@group(0) @binding(3) var<storage, read> a: array<Stored>;       // (pixels, channels of a)
+@group(0) @binding(4) var<storage, read> b: array<Stored>;       // (pixels, channels of b)
+@group(0) @binding(5) var<storage, read_write> y: array<Stored>; // (images, pixels, channels); (images, channels) in sum_pixels
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(RUN_INVOCATIONS)
 fn add_channels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
-    let i = invocation_index(group, groups, lane, 64u);
+    let i = invocation_index(group, groups, lane, RUN_INVOCATIONS);
     if i >= params.count { return; }
     let run = pixel_run(i, params.pixels, params.vectors);
-    let addend = e[run.image * params.vectors + run.vector];
+    let addend = Vector(e[run.image * params.vectors + run.vector]);
     for (var k = run.first; k < run.end; k += params.vectors) {
-        y[k] = x[k] + addend;
+        y[k] = Stored(Vector(x[k]) + addend);
     }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(RUN_INVOCATIONS)
 fn spread_pixels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                  @builtin(local_invocation_index) lane: u32) {
-    let i = invocation_index(group, groups, lane, 64u);
+    let i = invocation_index(group, groups, lane, RUN_INVOCATIONS);
     if i >= params.count { return; }
     let run = pixel_run(i, params.pixels, params.vectors);
     let value = e[run.image * params.vectors + run.vector];
@@ -62,45 +77,45 @@ fn sum_pixels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     var sum = Vector();
     if vector < params.vectors {
         for (var p = lane / COLUMNS; p < params.pixels; p += ROWS) {
-            sum += x[(image * params.pixels + p) * params.vectors + vector];
+            sum += Vector(x[(image * params.pixels + p) * params.vectors + vector]);
         }
     }
     sum = column_sum(sum, lane);
     if lane < COLUMNS && vector < params.vectors {
-        y[image * params.vectors + vector] = sum;
+        y[image * params.vectors + vector] = Stored(sum);
     }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(RUN_INVOCATIONS)
 fn concat(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
           @builtin(local_invocation_index) lane: u32) {
-    let i = invocation_index(group, groups, lane, 64u);
-    if i >= params.count { return; }
-    let run = pixel_run(i, params.pixels, params.vectors);
-    if run.vector < params.before {
-        var source = run.pixel * params.before + run.vector;
-        for (var k = run.first; k < run.end; k += params.vectors) {
+    let i = invocation_index(group, groups, lane, RUN_INVOCATIONS);
+    if i >= concat_params.count { return; }
+    let run = pixel_run(i, concat_params.pixels, concat_params.vectors);
+    if run.vector < concat_params.vectors_a {
+        var source = run.pixel * concat_params.vectors_a + run.vector;
+        for (var k = run.first; k < run.end; k += concat_params.vectors) {
             y[k] = a[source];
-            source += params.before;
+            source += concat_params.vectors_a;
         }
     } else {
-        var source = run.pixel * params.stride + run.vector - params.before;
-        for (var k = run.first; k < run.end; k += params.vectors) {
+        var source = run.pixel * concat_params.vectors_b + run.vector - concat_params.vectors_a;
+        for (var k = run.first; k < run.end; k += concat_params.vectors) {
             y[k] = b[source];
-            source += params.stride;
+            source += concat_params.vectors_b;
         }
     }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(RUN_INVOCATIONS)
 fn slice_channels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) lane: u32) {
-    let i = invocation_index(group, groups, lane, 64u);
-    if i >= params.count { return; }
-    let run = pixel_run(i, params.pixels, params.vectors);
-    var source = run.pixel * params.stride + params.before + run.vector;
-    for (var k = run.first; k < run.end; k += params.vectors) {
+    let i = invocation_index(group, groups, lane, RUN_INVOCATIONS);
+    if i >= slice_params.count { return; }
+    let run = pixel_run(i, slice_params.pixels, slice_params.vectors);
+    var source = run.pixel * slice_params.vectors_x + slice_params.start + run.vector;
+    for (var k = run.first; k < run.end; k += slice_params.vectors) {
         y[k] = x[source];
-        source += params.stride;
+        source += slice_params.vectors_x;
     }
 }

@@ -13,8 +13,11 @@
 // One invocation per four elements of an item; z comes from the Philox address (block, step, stream, item).
 
 #import lib/index
+#import lib/element
 #import lib/normal
 #import lib/estimate
+#import lib/step
+#import lib/stream
 
 struct Params {
     items: u32,
@@ -26,13 +29,11 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> x: array<f32>;         // (items, pixels, channels)
-@group(0) @binding(2) var<storage, read> f: array<f32>;               // (items, pixels, f_channels)
+@group(0) @binding(2) var<storage, read> f: array<Element>;           // (items, pixels, f_channels)
 @group(0) @binding(3) var<storage, read_write> history: array<f32>;   // as x
 @group(0) @binding(4) var<storage, read> threshold: array<f32>;       // (items)
-@group(0) @binding(5) var<storage, read> coefficients: Coefficients;  // (16)
-@group(0) @binding(6) var<storage, read> step: array<u32>;            // (8): seed low, seed high, step, first item, ...
-
-const STREAM_SAMPLER: u32 = 3u;
+@group(0) @binding(5) var<storage, read> coefficients: Coefficients;
+@group(0) @binding(6) var<storage, read> step: Step;
 
 @compute @workgroup_size(64)
 fn denoise(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -50,21 +51,21 @@ fn denoise(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let bound = c.range * s;
     var z = vec4<f32>(0.0);
     if c.c_z != 0.0 {
-        z = normal4(vec4<u32>(block, step[2], STREAM_SAMPLER, step[3] + n), vec2<u32>(step[0], step[1]));
+        z = normal4(counter(step, block, STREAM_SAMPLER, n), step.seed);
     }
     let first = block * 4u;
     for (var k = 0u; k < min(4u, params.item - first); k++) {
         let j = n * params.item + first + k;
         let answer = answer_index(j, params.channels, params.f_channels);
         let x_j = x[j];
-        let f_j = f[answer];
+        let f_j = f32(f[answer]);
         let x_0 = clamp(raw_estimate(c, x_j, f_j), -bound, bound) / s;
         var spread = c.c_z * z[k];
         if c.c_h != 0.0 {
             spread += c.c_h * history[j];
         }
         if learned {
-            spread *= exp(c.c_v * f[answer + params.channels]);
+            spread *= exp(c.c_v * f32(f[answer + params.channels]));
         }
         x[j] = c.c_x * x_j + c.c_f * f_j + c.c_0 * x_0 + spread;
         if remembers {

@@ -19,10 +19,16 @@ struct Params {
     components: u32, // K
 }
 
+// `MixtureLevel` of src/ops/gaussian_mixture.rs has the same fields.
+struct MixtureLevel {
+    signal: f32, // a
+    noise: f32,  // n
+}
+
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;          // (points, C)
 @group(0) @binding(2) var<storage, read> components: array<f32>; // (K, 2 + C): w, s, μ
-@group(0) @binding(3) var<storage, read> level: array<f32>;      // (2): a, n
+@group(0) @binding(3) var<storage, read> level: MixtureLevel;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;    // (points, C)
 
 // A component under the noise, seen from the point.
@@ -34,11 +40,11 @@ struct Seen {
 
 fn seen(k: u32, point: u32) -> Seen {
     let row = k * (2u + CHANNELS);
-    let spread = level[0] * components[row + 1u];
-    let variance = spread * spread + level[1] * level[1];
+    let spread = level.signal * components[row + 1u];
+    let variance = spread * spread + level.noise * level.noise;
     var offset = vec4<f32>(0.0);
     for (var c = 0u; c < CHANNELS; c++) {
-        offset[c] = x[point * CHANNELS + c] - level[0] * components[row + 2u + c];
+        offset[c] = x[point * CHANNELS + c] - level.signal * components[row + 2u + c];
     }
     return Seen(offset, variance, -0.5 * dot(offset, offset) / variance);
 }
@@ -66,6 +72,6 @@ fn posterior_noise(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
         sum += r / component.variance * component.offset;
     }
     for (var c = 0u; c < CHANNELS; c++) {
-        y[point * CHANNELS + c] = level[1] * sum[c] / total;
+        y[point * CHANNELS + c] = level.noise * sum[c] / total;
     }
 }

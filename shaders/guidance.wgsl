@@ -9,6 +9,7 @@
 // One invocation per element.
 
 #import lib/index
+#import lib/element
 
 struct Params {
     count: u32,
@@ -17,10 +18,10 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> with_class: array<f32>;    // (pixels, channels): c
-@group(0) @binding(2) var<storage, read> without_class: array<f32>; // (pixels, channels): u
+@group(0) @binding(1) var<storage, read> with_class: array<Element>; // (pixels, channels): c
+@group(0) @binding(2) var<storage, read> without_class: array<Element>; // (pixels, channels): u
 @group(0) @binding(3) var<storage, read> scale: array<f32>;         // (1): w
-@group(0) @binding(4) var<storage, read_write> f: array<f32>;       // (pixels, channels)
+@group(0) @binding(4) var<storage, read_write> f: array<Element>; // (pixels, channels)
 
 @compute @workgroup_size(64)
 fn guidance(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -29,7 +30,7 @@ fn guidance(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     if i >= params.count {
         return;
     }
-    let c = with_class[i];
-    let u = without_class[i];
-    f[i] = select(c, u + scale[0] * (c - u), i % params.channels < params.guided);
+    let c = f32(with_class[i]);
+    let u = f32(without_class[i]);
+    f[i] = Element(select(c, u + scale[0] * (c - u), i % params.channels < params.guided));
 }

@@ -10,6 +10,8 @@
 
 #import lib/index
 #import lib/normal
+#import lib/step
+#import lib/stream
 
 struct Params {
     items: u32,
@@ -17,14 +19,20 @@ struct Params {
     blocks: u32, // ceil(item / 4)
 }
 
+// `RenoiseLevel` of src/ops/renoise.rs has the same fields.
+struct RenoiseLevel {
+    signal: f32, // s
+    noise: f32,  // n
+    kept: f32,   // a
+    added: f32,  // b
+}
+
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> x: array<f32>;  // (items, item)
 @group(0) @binding(2) var<storage, read> known: array<f32>;    // (items, item): x_0
 @group(0) @binding(3) var<storage, read> mask: array<f32>;     // (items, item): m
-@group(0) @binding(4) var<storage, read> level: array<f32>;    // (4): s, n, a, b
-@group(0) @binding(5) var<storage, read> step: array<u32>;     // (8): seed low, seed high, step, first item, ...
-
-const STREAM_RENOISE: u32 = 10u;
+@group(0) @binding(4) var<storage, read> level: RenoiseLevel;
+@group(0) @binding(5) var<storage, read> step: Step;
 
 @compute @workgroup_size(64)
 fn renoise(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -35,11 +43,12 @@ fn renoise(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     let n = i / params.blocks;
     let block = i % params.blocks;
-    let z = normal4(vec4<u32>(block, step[2], STREAM_RENOISE, step[3] + n), vec2<u32>(step[0], step[1]));
+    let z = normal4(counter(step, block, STREAM_RENOISE, n), step.seed);
     let first = block * 4u;
     for (var k = 0u; k < min(4u, params.item - first); k++) {
         let j = n * params.item + first + k;
         let m = mask[j];
-        x[j] = m * (level[0] * known[j] + level[1] * z[k]) + (1.0 - m) * (level[2] * x[j] + level[3] * z[k]);
+        let put_in = level.signal * known[j] + level.noise * z[k];
+        x[j] = m * put_in + (1.0 - m) * (level.kept * x[j] + level.added * z[k]);
     }
 }

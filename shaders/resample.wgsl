@@ -17,8 +17,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<Vector>;       // (N, H, W, C); dy (N, 2H, 2W, C) in the gradient
-@group(0) @binding(2) var<storage, read_write> y: array<Vector>; // (N, 2H, 2W, C); dx (N, H, W, C) in the gradient
+@group(0) @binding(1) var<storage, read> x: array<Stored>;       // (N, H, W, C); dy (N, 2H, 2W, C) in the gradient
+@group(0) @binding(2) var<storage, read_write> y: array<Stored>; // (N, 2H, 2W, C); dx (N, H, W, C) in the gradient
 
 // Vector 0 of the upper left of a small pixel's four: its row is pixel - w of the small image, twice as
 // far down and twice as wide, its column 2w.
@@ -27,10 +27,10 @@ fn upper_left(pixel: u32) -> u32 {
     return (4u * (pixel - w) + 2u * w) * params.vectors;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(RUN_INVOCATIONS)
 fn upsample(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) lane: u32) {
-    let i = invocation_index(group, groups, lane, 64u);
+    let i = invocation_index(group, groups, lane, RUN_INVOCATIONS);
     if i >= params.count { return; }
     let run = pixel_run(i, params.pixels, params.vectors);
     let below = 2u * params.width * params.vectors;
@@ -44,16 +44,17 @@ fn upsample(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(RUN_INVOCATIONS)
 fn upsample_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                      @builtin(local_invocation_index) lane: u32) {
-    let i = invocation_index(group, groups, lane, 64u);
+    let i = invocation_index(group, groups, lane, RUN_INVOCATIONS);
     if i >= params.count { return; }
     let run = pixel_run(i, params.pixels, params.vectors);
     let below = 2u * params.width * params.vectors;
     for (var p = run.pixel; p < min(run.pixel + PIXELS, params.pixels); p++) {
         let corner = upper_left(p) + run.vector;
-        y[p * params.vectors + run.vector] =
-            (x[corner] + x[corner + params.vectors]) + (x[corner + below] + x[corner + below + params.vectors]);
+        let upper = Vector(x[corner]) + Vector(x[corner + params.vectors]);
+        let lower = Vector(x[corner + below]) + Vector(x[corner + below + params.vectors]);
+        y[p * params.vectors + run.vector] = Stored(upper + lower);
     }
 }

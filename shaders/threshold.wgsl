@@ -10,6 +10,7 @@
 // every pass rather than kept.
 
 #import lib/index
+#import lib/element
 #import lib/estimate
 
 const LANES: u32 = 256u; // and bins of the histogram: each invocation clears one
@@ -26,8 +27,8 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;               // (items, pixels, channels)
-@group(0) @binding(2) var<storage, read> f: array<f32>;               // (items, pixels, f_channels)
-@group(0) @binding(3) var<storage, read> coefficients: Coefficients;  // (16)
+@group(0) @binding(2) var<storage, read> f: array<Element>;           // (items, pixels, f_channels)
+@group(0) @binding(3) var<storage, read> coefficients: Coefficients;
 @group(0) @binding(4) var<storage, read_write> threshold: array<f32>; // (items)
 
 var<workgroup> histogram: array<atomic<u32>, LANES>;
@@ -44,7 +45,8 @@ fn order_statistic(n: u32, rank: u32, lane: u32) -> f32 {
         workgroupBarrier();
         for (var k = lane; k < params.item; k += LANES) {
             let j = n * params.item + k;
-            let raw = raw_estimate(coefficients, x[j], f[answer_index(j, params.channels, params.f_channels)]);
+            let answer = f32(f[answer_index(j, params.channels, params.f_channels)]);
+            let raw = raw_estimate(coefficients, x[j], answer);
             let bits = bitcast<u32>(raw) & 0x7fffffffu;
             if (bits & mask) == prefix {
                 atomicAdd(&histogram[(bits >> shift) & 255u], 1u);

@@ -3,8 +3,12 @@
 mod common;
 
 use inkwash::check;
-use inkwash::gpu::{Blocking as _, Device, Store};
-use inkwash::ops::{self, Case};
+use inkwash::gpu::{Blocking as _, Device, Executable, Store};
+use inkwash::graph::{Graph, Plan, ValueId, interpret};
+use inkwash::ops::{self, Add, Case, MseLoss, Silu, View};
+use inkwash::rng::{Philox, Stream};
+use inkwash::tensor::{Array, Shape, Spec, Tolerance};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,6 +58,75 @@ fn values_agree_with_references() {
     }
     println!("{checked} candidates of {} cases", cases.len());
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The optimizer binds a flat vector that exceeds the limit on bindings in ranges. At 64 KiB those of the catalogue's
+/// longest vectors are five, the last of them short.
+#[test]
+fn flat_vectors_in_several_ranges() {
+    let Some(device) = common::open_device(None) else { return };
+    let mut caps = device.caps.clone();
+    caps.limits.binding_bytes = 64 << 10;
+    for operator in ["gradient_norm", "adamw", "accumulate"] {
+        let long = |case: &Case| case.op.name() == operator && case.inputs[0].0.bytes() > 4 * (64 << 10);
+        let cases: Vec<Case> = ops::catalogue().into_iter().filter(long).collect();
+        assert!(!cases.is_empty(), "no case of {operator} is long enough");
+        for case in cases {
+            for o in check::on_device(&case, &Store::new(&device), &caps).block_on().unwrap() {
+                assert!(o.kernels.matches(':').count() >= 5, "{}", o.kernels);
+                assert!(o.passed(), "{}: {:?}", case.title(), o.deviation);
+            }
+        }
+    }
+}
+
+/// Gradients that cannot be computed in place within the flat vector. y = silu(e + a) + b + c + reshaped d: the gradient of b
+/// is read on the way to that of a, is that of c too, and that of d is a view of it.
+#[test]
+fn gradients_with_other_uses_are_packed() {
+    let elements = 70;
+    let mut graph = Graph::new();
+    let flat = graph.input("parameters", Spec::f32([512]));
+    let view = |graph: &mut Graph, offset, shape: &[usize]| {
+        graph.apply(View { offset, shape: Shape::new(shape) }, &[flat]).unwrap()
+    };
+    let offsets = vec![0, 128, 256, 384];
+    let [a, b, c] = [0, 128, 256].map(|offset| view(&mut graph, offset, &[2, 35]));
+    let d = view(&mut graph, 384, &[elements]);
+    let (e, target) = (graph.input("e", Spec::f32([2, 35])), graph.input("target", Spec::f32([2, 35])));
+    let weight = graph.constant("weight", Array::new([2], vec![1.0, 0.5]));
+    let one = graph.constant("one", Array::new([1], vec![1.0]));
+    let inner = graph.apply(Add, &[e, a]).unwrap();
+    let mut y = graph.apply(Silu, &[inner]).unwrap();
+    let reshaped = graph.apply(View { offset: 0, shape: Shape::new([2, 35]) }, &[d]).unwrap();
+    for addend in [b, c, reshaped] {
+        y = graph.apply(Add, &[y, addend]).unwrap();
+    }
+    let loss = graph.apply(MseLoss, &[y, target, weight]).unwrap();
+    let wrt = [a, b, c, d];
+    let gradients = graph.backward(Add, &[(loss, one)], &wrt).unwrap();
+    let gradients: Vec<_> = wrt.iter().map(|parameter| gradients[parameter]).collect();
+    let packed = ops::pack(&mut graph, &gradients, offsets.clone(), 512).unwrap();
+    graph.output("gradients", packed);
+
+    let mut rng = Philox::new(3, Stream::Cases, 0);
+    let given: HashMap<ValueId, Array> = [flat, e, target]
+        .map(|value| (value, Array::from_fn(graph.shape(value), |_| f64::from(rng.normal() as f32))))
+        .into();
+    let expected = interpret(&graph, &given)[packed.0].clone();
+    let Some(device) = common::open_device(None) else { return };
+    let plan = Plan::new(graph, &device.caps).unwrap();
+    let executable = Executable::new(&Store::new(&device), plan).block_on().unwrap();
+    for (value, array) in &given {
+        executable.write_values(*value, &array.data);
+    }
+    executable.run().block_on().unwrap();
+    let got = executable.read_values(packed).block_on().unwrap();
+    for offset in offsets {
+        let range = offset..offset + elements;
+        let deviation = Tolerance::default().compare(&got[range.clone()], &expected.data[range]);
+        assert!(deviation.excess <= 1.0, "{offset}: {deviation:?}");
+    }
 }
 
 /// Takes cases until none is left: how many candidates were checked, and what failed.

@@ -14,7 +14,7 @@ use inkwash::graph::{Graph, Plan, ValueId};
 use inkwash::ops::StepWords;
 use inkwash::ops::{AddNoise, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS};
 use inkwash::rng::Stream;
-use inkwash::tensor::{Array, Shape, Spec};
+use inkwash::tensor::{Array, DType, Shape, Spec};
 use std::sync::Arc;
 
 fn executable(device: &Arc<Device>, graph: Graph) -> Executable {
@@ -114,7 +114,7 @@ fn noising(device: &Arc<Device>, batch: usize, item: usize) -> Noising {
     let step = graph.input("step", Spec::u32([STEP_WORDS]));
     let rows = (0..TIMESTEPS).flat_map(|t| [0.0, 1.0, 1.0, 0.0, 1.0, t as f64]).collect();
     let table = graph.constant("schedule", Array::new([TIMESTEPS, SCHEDULE_COLUMNS], rows));
-    let y = graph.apply_all(AddNoise, &[x0, table, step]).unwrap();
+    let y = graph.apply_all(AddNoise { dtype: DType::F32 }, &[x0, table, step]).unwrap();
     let [noise, timestep] = [y[0], y[2]];
     graph.output("noise", noise);
     graph.output("timestep", timestep);

@@ -5,7 +5,7 @@
 // k is taken last: where signal is lost in noise, x - σ f nearly cancels and k = 1/α reaches 2e4, so that
 // k x - k σ f would be wrong by 2e4 roundings of x.
 
-// `Coefficients` of src/ops/denoise.rs, which says what each is. Three unused words follow.
+// `Coefficients` of src/ops/denoise.rs has the same fields and says what each is.
 struct Coefficients {
     p_x: f32,
     p_f: f32,

@@ -4,7 +4,7 @@
 //! [`AddTwoNoises`]: crate::ops::AddTwoNoises
 
 use super::{ChainStep, NoiseLevel, NoiseSchedule, Objective, Prediction, name_in_files};
-use crate::ops::{SCHEDULE_COLUMNS, TWO_NOISE_COLUMNS};
+use crate::ops::{NoisingRow, SCHEDULE_COLUMNS, TWO_NOISE_COLUMNS, TwoNoiseRow};
 use crate::rng::normal_quantile;
 use crate::tensor::Array;
 use serde::{Deserialize, Serialize};
@@ -69,8 +69,7 @@ impl NoiseSchedule {
         (0..count).map(step).collect()
     }
 
-    /// The table of [`crate::ops::AddNoise`]: a row (signal, sigma, target_noise, target_data, weight, time) for each of
-    /// `steps`. Signal and sigma are those of what the network is given.
+    /// The table of [`crate::ops::AddNoise`]: a [`NoisingRow`] for each of `steps`. Signal and sigma are those of what the network is given.
     pub fn training_table(
         &self,
         steps: impl IntoIterator<Item = usize>,
@@ -80,8 +79,16 @@ impl NoiseSchedule {
         let rows = steps.into_iter().flat_map(|t| {
             let level = self.level(Some(t));
             let scale = level.input_scale(prediction);
-            let (noise, data) = level.target(prediction);
-            [scale * level.signal, scale * level.noise, noise, data, weight(level), self.time(t)]
+            let (target_noise, target_data) = level.target(prediction);
+            NoisingRow {
+                signal: scale * level.signal,
+                sigma: scale * level.noise,
+                target_noise,
+                target_data,
+                weight: weight(level),
+                time: self.time(t),
+            }
+            .values()
         });
         let data: Vec<f64> = rows.collect();
         Array::new([data.len() / SCHEDULE_COLUMNS, SCHEDULE_COLUMNS], data)
@@ -93,11 +100,19 @@ impl NoiseSchedule {
     }
 
     /// Row t of the table of [`crate::ops::AddTwoNoises`] for a target c_prev x_{t-1} + c_last ε.
-    pub fn two_noise_row(&self, t: usize, [c_prev, c_last, weight]: [f64; 3]) -> [f64; TWO_NOISE_COLUMNS] {
+    pub fn two_noise_row(&self, t: usize, [c_prev, c_last, weight]: [f64; 3]) -> TwoNoiseRow {
         let before = self.alpha_bar(t.checked_sub(1));
         let ChainStep { alpha, beta, .. } = self.step(t, t.checked_sub(1));
-        let (signal, sigma) = (before.sqrt(), (1.0 - before).sqrt());
-        [signal, sigma, alpha.sqrt(), beta.sqrt(), c_prev, c_last, weight, self.time(t)]
+        TwoNoiseRow {
+            signal_prev: before.sqrt(),
+            sigma_prev: (1.0 - before).sqrt(),
+            a: alpha.sqrt(),
+            b: beta.sqrt(),
+            c_prev,
+            c_last,
+            weight,
+            time: self.time(t),
+        }
     }
 
     /// The table (T, 8) of [`crate::ops::AddTwoNoises`] for an objective of the article's; `None` for the one that
@@ -109,7 +124,7 @@ impl NoiseSchedule {
             Objective::LastNoiseWeighted => |step| [0.0, 1.0, step.beta / step.alpha],
             Objective::LastNoise => |_| [0.0, 1.0, 1.0],
         };
-        let row = |t: usize| self.two_noise_row(t, target(self.step(t, t.checked_sub(1))));
+        let row = |t: usize| self.two_noise_row(t, target(self.step(t, t.checked_sub(1)))).values();
         Some(Array::new([self.steps(), TWO_NOISE_COLUMNS], (0..self.steps()).flat_map(row).collect()))
     }
 }

@@ -8,6 +8,7 @@ use super::config::{DownBlock, TimeScaleShift, UNetConfig, UpBlock};
 use crate::graph::{Graph, GraphError, ValueId};
 use crate::nn::{Builder, ConfigError, Conv, Init, Layout, Linear, Network, Norm, ParameterId, Parameters};
 use crate::ops::{Add, Concat, Conv2d, Embedding, Padding, Silu, TimeEmbedding, UpsampleNearest};
+use crate::tensor::DType;
 
 /// The network: its configuration, parameters and module tree.
 #[derive(Debug)]
@@ -197,6 +198,7 @@ impl UNet {
                 width: self.config.block_out_channels[0],
                 flip_sin_to_cos: self.config.flip_sin_to_cos,
                 freq_shift: self.config.freq_shift as f32,
+                dtype: DType::F32,
             };
             let frequencies = b.graph.constant("frequencies", op.frequencies());
             let e = b.graph.apply(op, &[t, frequencies])?;

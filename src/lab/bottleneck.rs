@@ -9,7 +9,7 @@ use crate::io::{Chart, Series, Stroke};
 use crate::nn::{Builder, Linear, Network, Parameters};
 use crate::ops::{Add, AddNoise, MseLoss, STEP_WORDS, Silu, StepWords, TimeEmbedding};
 use crate::rng::{Philox, Stream};
-use crate::tensor::Spec;
+use crate::tensor::{DType, Spec};
 use crate::train::{LearningRate, LossGraph, Task, TrainConfig, Trainer};
 
 /// Dimensions of the space.
@@ -83,7 +83,8 @@ impl Perceptron {
     }
 
     fn forward(&self, b: &mut Builder, x: ValueId, t: ValueId) -> Result<ValueId, GraphError> {
-        let embedding = TimeEmbedding { width: WIDTH, flip_sin_to_cos: false, freq_shift: 0.0 };
+        let embedding =
+            TimeEmbedding { width: WIDTH, flip_sin_to_cos: false, freq_shift: 0.0, dtype: DType::F32 };
         let frequencies = b.graph.constant("frequencies", embedding.frequencies());
         let t = b.graph.apply(embedding, &[t, frequencies])?;
         let of_x = self.of_x.forward(b, x)?;
@@ -123,7 +124,7 @@ impl Task for Velocity {
         let parameters = self.network.parameters.views(&mut graph, flat)?;
         let table = schedule.training_table(0..TIMESTEPS, self.prediction, weight);
         let table = graph.constant("schedule", table);
-        let noised = graph.apply_all(AddNoise, &[points, table, step])?;
+        let noised = graph.apply_all(AddNoise { dtype: DType::F32 }, &[points, table, step])?;
         let [x, target, t, weight] = [noised[0], noised[1], noised[2], noised[3]];
         let answer = self.network.forward(&mut Builder::new(&mut graph, &parameters), x, t)?;
         let loss = graph.apply(MseLoss, &[answer, target, weight])?;

@@ -3,7 +3,7 @@
 use crate::diffusion::{NoiseLevel, Trajectory};
 use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
 use crate::graph::{Op, Plan, ValueId};
-use crate::ops::{Coefficients, GaussianMixture, StepWords};
+use crate::ops::{Coefficients, GaussianMixture, MixtureLevel, StepWords};
 use crate::rng::{Philox, Stream};
 use crate::sample::{Latent, LatentStepper};
 use crate::tensor::{Array, Shape, Spec};
@@ -51,7 +51,7 @@ impl Cloud {
         let (graph, words) = latent.initial_graph(1.0)?;
         let initial = (Executable::new(&store, Plan::new(graph, &device.caps)?).block_on()?, words);
         let (stepper, level) = LatentStepper::new(&store, &latent, None, |graph, x| {
-            let level = graph.input("level", Spec::f32([2]));
+            let level = graph.input("level", Spec::f32([MixtureLevel::WORDS]));
             let mixture = graph.constant("components", components());
             Ok((graph.apply(GaussianMixture, &[x, mixture, level])?, level))
         })
@@ -72,7 +72,8 @@ impl Cloud {
     }
 
     pub(super) fn apply(&self, seed: u64, number: u32, update: &Update) -> Result<(), RunError> {
-        self.stepper.executable.write(self.level, &[update.level.signal as f32, update.level.noise as f32]);
+        let NoiseLevel { signal, noise } = update.level;
+        self.stepper.executable.write(self.level, &MixtureLevel { signal, noise }.words());
         self.stepper
             .run(&update.coefficients, &StepWords { seed, step: number, ..StepWords::default() })
             .block_on()

@@ -9,7 +9,7 @@ use crate::graph::{Graph, Plan};
 use crate::io::{Chart, Series, save_rows};
 use crate::ops::{AddNoise, STEP_WORDS, StepWords};
 use crate::sample::{Drawing, PictureSampler};
-use crate::tensor::{Array, Spec};
+use crate::tensor::{Array, DType, Spec};
 use crate::train::{Diffusion, TrainConfig, Trainer, open_data};
 use serde_json::json;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ fn held_out_errors(trainer: &Trainer<Diffusion>, pictures: &Dataset) -> Result<V
     let labels = graph.input("labels", Spec::u32([config.batch]));
     let step = graph.input("step", Spec::u32([STEP_WORDS]));
     let table = graph.constant("schedule", schedule.uniform_table(Prediction::Epsilon));
-    let noised = graph.apply_all(AddNoise, &[x_0, table, step])?;
+    let noised = graph.apply_all(AddNoise { dtype: DType::F32 }, &[x_0, table, step])?;
     let [x_t, noise, t] = [noised[0], noised[1], noised[2]];
     let conditioning = if config.conditions_on_time() {
         t

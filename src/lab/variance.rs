@@ -8,12 +8,12 @@ use crate::graph::{Graph, Plan, State, ValueId};
 use crate::io::{Chart, Series, Stroke};
 use crate::model::Model;
 use crate::ops::{
-    Add, AddNoise, AddTwoNoises, Coefficients, MseLoss, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,
-    TWO_NOISE_COLUMNS,
+    Add, AddNoise, AddTwoNoises, Coefficients, MseLoss, NoisingRow, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,
+    TWO_NOISE_COLUMNS, TwoNoiseRow,
 };
 use crate::rng::{Philox, Stream};
 use crate::sample::{Latent, LatentStepper};
-use crate::tensor::{Array, Shape, Spec};
+use crate::tensor::{Array, DType, Shape, Spec};
 use crate::train::built_in_model;
 use serde_json::json;
 use std::sync::Arc;
@@ -97,8 +97,8 @@ impl Probe {
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
         let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([BATCH])));
         let noised = match two {
-            true => graph.apply_all(AddTwoNoises, &[pictures, table, step])?,
-            false => graph.apply_all(AddNoise, &[pictures, table, step])?,
+            true => graph.apply_all(AddTwoNoises { dtype: DType::F32 }, &[pictures, table, step])?,
+            false => graph.apply_all(AddNoise { dtype: DType::F32 }, &[pictures, table, step])?,
         };
         let flat = graph.state(weights);
         let parameters = unet.parameters.views(&mut graph, flat)?;
@@ -157,13 +157,15 @@ impl Bench {
         let batch = batch_at(&self.pictures, BATCH, seed, AugmentOptions::default(), k.into());
         self.store.write(&self.latent.x, &batch.images)?;
         let start = Instant::now();
-        let mut row = self.schedule.two_noise_row(last, target).to_vec();
-        let probe = match estimator {
+        let row = self.schedule.two_noise_row(last, target);
+        let (probe, table) = match estimator {
             Estimator::One => {
-                row = vec![signal, noise, 1.0, 0.0, share * share, self.schedule.time(last)];
-                &self.one
+                let TwoNoiseRow { weight, time, .. } = row;
+                let row =
+                    NoisingRow { signal, sigma: noise, target_noise: 1.0, target_data: 0.0, weight, time };
+                (&self.one, row.words().to_vec())
             }
-            Estimator::Two => &self.two,
+            Estimator::Two => (&self.two, row.words().to_vec()),
             Estimator::Path => {
                 for i in 0..last {
                     let step = self.schedule.step(i, i.checked_sub(1));
@@ -179,8 +181,8 @@ impl Bench {
                 words.step = last as u32;
                 self.store.device().idle().block_on()?;
                 // What was walked to is x_{t-1}.
-                (row[0], row[1]) = (1.0, 0.0);
-                &self.two
+                let row = TwoNoiseRow { signal_prev: 1.0, sigma_prev: 0.0, ..row };
+                (&self.two, row.words().to_vec())
             }
         };
 
@@ -188,7 +190,7 @@ impl Bench {
 
         // 2. Loss and gradient.
         let run = &probe.executable;
-        run.write(probe.table, &row.iter().map(|&c| c as f32).collect::<Vec<f32>>());
+        run.write(probe.table, &table);
         run.write_u32(probe.step, &words.words());
         if let Some(labels) = probe.labels {
             run.write_u32(labels, &batch.labels);

@@ -3,7 +3,7 @@
 //! and the layers see views.
 
 use crate::graph::{Graph, GraphError, State, ValueId};
-use crate::ops::{ALIGNMENT, Pack, View};
+use crate::ops::{ALIGNMENT, View, pack};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{Shape, Spec};
 
@@ -173,7 +173,7 @@ impl Parameters {
     /// Lays the gradients of the parameters into one flat vector like theirs.
     pub fn pack(&self, graph: &mut Graph, gradients: &[ValueId]) -> Result<ValueId, GraphError> {
         let offsets = self.list.iter().map(|p| p.offset).collect();
-        graph.apply(Pack { offsets, total: self.flat_elements }, gradients)
+        pack(graph, gradients, offsets, self.flat_elements)
     }
 }
 

@@ -8,8 +8,8 @@ use crate::tensor::{Array, Spec};
 
 static SHADER: Source = crate::wgsl!("ceiling");
 
-/// Links in one turn of the shader's loop.
-const LINKS: usize = 8;
+/// Links in one turn of the shader's loop: `LINKS` of the shader.
+pub(super) const LINKS: usize = 8;
 
 /// Chains of multiply-adds in registers: z ← z m + c, with m = 1/2 + clamp(x, -1, 1)/4.
 #[derive(Debug, Clone)]
@@ -106,7 +106,6 @@ impl Op for CopyCeiling {
             .bind("x4", Operand::Input(0))
             .bind("y4", Operand::Output(0))
             .param("count", count)
-            .param("rounds", 1u32)
             .linear(count, 64)
             .into()
     }

@@ -1,13 +1,13 @@
 //! Along the channels: a vector added to every pixel, sums over pixels, concatenation and slices
 //! (`shaders/channels.wgsl`).
 
-use super::{Case, expect_f32, vector_width};
+use super::{Case, Cast, expect_float, stored, vector_width};
 use crate::ensure_shape;
 use crate::graph::{
     Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError,
 };
 use crate::shader::{Source, Variant};
-use crate::tensor::{Array, Shape, Spec};
+use crate::tensor::{Array, DType, Shape, Spec};
 
 static SHADER: Source = crate::wgsl!("channels");
 
@@ -83,8 +83,7 @@ pub(super) fn column_workgroup(
 /// A launch over runs of pixels of y.
 fn over_runs(entry: &'static str, variant: Variant, width: usize, extent: Extent) -> Dispatch {
     Dispatch::new(&SHADER, entry)
-        .variant(variant)
-        .param("images", extent.images)
+        .variant(run_variant(variant, RUN_PIXELS))
         .param("pixels", extent.pixels)
         .param("vectors", extent.channels / width)
         .param("count", extent.runs(width))
@@ -101,7 +100,7 @@ impl Op for AddChannels {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("add_channels", x, 2)?;
+        expect_float("add_channels", x, 2)?;
         let (image, vector) = (&x[0].shape, &x[1].shape);
         ensure_shape!("add_channels", image.rank() >= 2, "x must be (N, ..., C), found {image}");
         ensure_shape!(
@@ -129,12 +128,10 @@ impl Op for AddChannels {
     fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let extent = Extent::of(&y[0].shape);
         let (width, variant) = vector_width(&[extent.channels]);
-        over_runs("add_channels", variant, width, extent)
+        over_runs("add_channels", stored(variant, y[0].dtype), width, extent)
             .bind("x", Operand::Input(0))
             .bind("e", Operand::Input(1))
             .bind("y", Operand::Output(0))
-            .param("before", 0u32)
-            .param("stride", 0u32)
             .into()
     }
 
@@ -161,10 +158,10 @@ impl Op for SumPixels {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("sum_pixels", x, 1)?;
+        expect_float("sum_pixels", x, 1)?;
         let shape = &x[0].shape;
         ensure_shape!("sum_pixels", shape.rank() >= 2, "x must be (N, ..., C), found {shape}");
-        Ok(vec![Spec::f32([shape[0], shape.last()])])
+        Ok(vec![x[0].with_shape([shape[0], shape.last()])])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -191,15 +188,12 @@ impl Op for SumPixels {
             let vectors = extent.channels / width;
             let (variant, blocks) = column_workgroup(variant, extent.pixels, vectors, caps);
             Dispatch::new(&SHADER, "sum_pixels")
-                .variant(variant)
+                .variant(stored(variant, x[0].dtype))
                 .bind("x", Operand::Input(0))
                 .bind("y", Operand::Output(0))
-                .param("images", extent.images)
                 .param("pixels", extent.pixels)
                 .param("vectors", vectors)
                 .param("count", extent.images * blocks)
-                .param("before", 0u32)
-                .param("stride", 0u32)
                 .workgroups(extent.images * blocks)
                 .into()
         })
@@ -226,12 +220,12 @@ impl Op for SpreadPixels {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("spread_pixels", x, 1)?;
+        expect_float("spread_pixels", x, 1)?;
         let y = &self.shape;
         ensure_shape!("spread_pixels", y.rank() >= 2, "y must be (N, ..., C), found {y}");
         let fits = x[0].shape.axes() == [y[0], y.last()];
         ensure_shape!("spread_pixels", fits, "x is {}, which does not spread to {y}", x[0].shape);
-        Ok(vec![Spec::f32(y.axes())])
+        Ok(vec![x[0].with_shape(y.axes())])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -249,11 +243,9 @@ impl Op for SpreadPixels {
     fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let extent = Extent::of(&y[0].shape);
         let (width, variant) = vector_width(&[extent.channels]);
-        over_runs("spread_pixels", variant, width, extent)
+        over_runs("spread_pixels", stored(variant, y[0].dtype), width, extent)
             .bind("e", Operand::Input(0))
             .bind("y", Operand::Output(0))
-            .param("before", 0u32)
-            .param("stride", 0u32)
             .into()
     }
 
@@ -274,13 +266,13 @@ impl Op for Concat {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("concat", x, 2)?;
+        expect_float("concat", x, 2)?;
         let (a, b) = (x[0].shape.axes(), x[1].shape.axes());
         let equal = !a.is_empty() && a.len() == b.len() && a[..a.len() - 1] == b[..b.len() - 1];
         ensure_shape!("concat", equal, "only the last axis may differ: {} and {}", x[0].shape, x[1].shape);
         let mut axes = a.to_vec();
         axes[a.len() - 1] += x[1].shape.last();
-        Ok(vec![Spec::f32(axes)])
+        Ok(vec![x[0].with_shape(axes)])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -300,12 +292,12 @@ impl Op for Concat {
     fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let (a, b) = (x[0].shape.last(), x[1].shape.last());
         let (width, variant) = vector_width(&[a, b]);
-        over_runs("concat", variant, width, Extent::rows(&y[0].shape))
+        over_runs("concat", stored(variant, y[0].dtype), width, Extent::rows(&y[0].shape))
             .bind("a", Operand::Input(0))
             .bind("b", Operand::Input(1))
             .bind("y", Operand::Output(0))
-            .param("before", a / width)
-            .param("stride", b / width)
+            .param("vectors_a", a / width)
+            .param("vectors_b", b / width)
             .into()
     }
 
@@ -339,7 +331,7 @@ impl Op for SliceChannels {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("slice_channels", x, 1)?;
+        expect_float("slice_channels", x, 1)?;
         let (shape, end) = (&x[0].shape, self.start + self.count);
         ensure_shape!(
             "slice_channels",
@@ -349,7 +341,7 @@ impl Op for SliceChannels {
         );
         let mut axes = shape.axes().to_vec();
         axes[shape.rank() - 1] = self.count;
-        Ok(vec![Spec::f32(axes)])
+        Ok(vec![x[0].with_shape(axes)])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -369,11 +361,11 @@ impl Op for SliceChannels {
     fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let channels = x[0].shape.last();
         let (width, variant) = vector_width(&[channels, self.start, self.count]);
-        over_runs("slice_channels", variant, width, Extent::rows(&y[0].shape))
+        over_runs("slice_channels", stored(variant, y[0].dtype), width, Extent::rows(&y[0].shape))
             .bind("x", Operand::Input(0))
             .bind("y", Operand::Output(0))
-            .param("before", self.start / width)
-            .param("stride", channels / width)
+            .param("start", self.start / width)
+            .param("vectors_x", channels / width)
             .into()
     }
 
@@ -381,19 +373,21 @@ impl Op for SliceChannels {
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
         let axes = g.shape(g.input(0)).axes().to_vec();
         let (rows, channels) = (&axes[..axes.len() - 1], axes[axes.len() - 1]);
+        let dtype = g.spec(g.input(0)).dtype;
         let zeros = |g: &mut Backward, count: usize| {
             let shape = [rows, &[count]].concat();
             let elements = shape.iter().product();
-            g.constant("zeros", Array::new(shape, vec![0.0; elements]))
+            let zeros = g.constant("zeros", Array::new(shape, vec![0.0; elements]));
+            if dtype == DType::F32 { Ok(zeros) } else { g.apply(Cast(dtype), &[zeros]) }
         };
         let mut dx = g.gradient(0);
         if self.start > 0 {
-            let before = zeros(g, self.start);
+            let before = zeros(g, self.start)?;
             dx = g.apply(Concat, &[before, dx])?;
         }
         let after = channels - self.start - self.count;
         if after > 0 {
-            let after = zeros(g, after);
+            let after = zeros(g, after)?;
             dx = g.apply(Concat, &[dx, after])?;
         }
         g.accumulate(0, dx)
@@ -416,9 +410,9 @@ pub fn cases() -> Vec<Case> {
         let x = Spec::f32(axes);
         let e = Spec::f32([x.shape[0], x.shape.last()]);
         let name = x.shape.to_string();
-        cases.push(Case::new(&name, AddChannels, &[x.clone(), e.clone()]));
-        cases.push(Case::new(&name, SpreadPixels { shape: x.shape.clone() }, std::slice::from_ref(&e)));
-        cases.push(Case::new(&name, SumPixels, std::slice::from_ref(&x)));
+        cases.extend(Case::new(&name, AddChannels, &[x.clone(), e.clone()]).and_in_f16(&[0, 1]));
+        cases.extend(Case::new(&name, SpreadPixels { shape: x.shape.clone() }, &[e]).and_in_f16(&[0]));
+        cases.extend(Case::new(&name, SumPixels, &[x]).and_in_f16(&[0]));
     }
     let pairs: [(&[usize], usize, usize); 6] = [
         (&[], 1, 1),
@@ -430,12 +424,14 @@ pub fn cases() -> Vec<Case> {
     ];
     for (rows, a, b) in pairs {
         let of = |c: usize| Spec::f32([rows, &[c]].concat());
-        cases.push(Case::new(format!("{rows:?} rows of {a} + {b}"), Concat, &[of(a), of(b)]));
+        let name = format!("{rows:?} rows of {a} + {b}");
+        cases.extend(Case::new(name, Concat, &[of(a), of(b)]).and_in_f16(&[0, 1]));
         let name = format!("{rows:?} rows, the {b} channels behind {a}");
-        cases.push(Case::new(name, SliceChannels { start: a, count: b }, &[of(a + b + 1)]));
+        let slice = SliceChannels { start: a, count: b };
+        cases.extend(Case::new(name, slice.clone(), &[of(a + b + 1)]).and_in_f16(&[0]));
         let name = format!("{rows:?} rows, the {b} channels behind {a} of a multiple of four");
         let all = of((a + b).next_multiple_of(4));
-        cases.push(Case::new(name, SliceChannels { start: a, count: b }, &[all]));
+        cases.extend(Case::new(name, slice, &[all]).and_in_f16(&[0]));
     }
     // One-pixel images make one invocation per channel, one-channel images one workgroup per image.
     let (many, name) = (65_600, "past 65535 workgroups");
@@ -445,4 +441,28 @@ pub fn cases() -> Vec<Case> {
     let long = Spec::f32([1, 256, 257, 32]);
     cases.push(Case::new("past 65535 pixels", SumPixels, &[long]).large());
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Graph;
+    use crate::ops::Add;
+
+    #[test]
+    fn a_slice_of_f16_has_a_gradient_of_f16() {
+        let mut graph = Graph::new();
+        let x = graph.input("x", Spec::new([2, 9], DType::F16));
+        let y = graph.apply(SliceChannels { start: 2, count: 3 }, &[x]).unwrap();
+        let seed = graph.input("seed", graph.spec(y).clone());
+        let gradients = graph.backward(Add, &[(y, seed)], &[x]).unwrap();
+        assert_eq!(*graph.spec(gradients[&x]), Spec::new([2, 9], DType::F16));
+    }
+
+    #[test]
+    fn mixed_types_are_named() {
+        let mixed = [Spec::new([2, 3], DType::F16), Spec::f32([2, 3])];
+        let message = Concat.infer(&mixed).unwrap_err().to_string();
+        assert!(message.contains("input 1 must be f16, as the first, found f32(2, 3)"), "{message}");
+    }
 }

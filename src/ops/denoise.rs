@@ -1,76 +1,61 @@
 //! The fused update of every sampler (`shaders/denoise.wgsl`).
 
-use super::noise::{expect_step, normals, step_fill};
-use super::{Case, Fill, expect_f32};
+use super::noise::{STEP_WORDS, expect_step, normals, step_fill};
+use super::words::words;
+use super::{Case, Fill, expect_activations, stored};
 use crate::ensure_shape;
 use crate::graph::{Aliasing, Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
 use crate::rng::Stream;
-use crate::shader::Source;
+use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Spec};
 
 static SHADER: Source = crate::wgsl!("denoise");
 
-/// Words of the vector of [`Coefficients`].
-pub const COEFFICIENTS: usize = 16;
-
-/// One step of a sampler, as [`Denoise`] and [`DynamicThreshold`](super::DynamicThreshold) read it.
-///
-/// With x the picture, f the network's answer, h the history, v the learned variance and z noise:
-///
-/// - raw = k (p_x x + p_f f)
-/// - x_0 = clamp(raw, -range s, range s) / s, s the item's threshold
-/// - x' = c_x x + c_f f + c_0 x_0 + exp(c_v v) (c_h h + c_z z)
-/// - h' = h_x x + h_f f + h_0 x_0, or h where these three are zero
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Coefficients {
-    /// Share of the picture in the estimate of x_0.
-    pub p_x: f64,
-    /// Share of the network's answer in the estimate of x_0.
-    pub p_f: f64,
-    /// Scale of the estimate, taken last: x - σ f may nearly cancel.
-    pub k: f64,
-    /// Where the estimate is clamped, in units of the threshold; 1e30 is beyond any picture.
-    pub range: f64,
-    /// Share of the picture in the next one.
-    pub c_x: f64,
-    /// Share of the network's answer in the next picture.
-    pub c_f: f64,
-    /// Share of the clamped estimate in the next picture.
-    pub c_0: f64,
-    /// Share of the history in the next picture.
-    pub c_h: f64,
-    /// Standard deviation of the noise added; none is drawn for 0.
-    pub c_z: f64,
-    /// What the learned variance counts in the exponent; not read for 0.
-    pub c_v: f64,
-    /// Share of the picture in the next history.
-    pub h_x: f64,
-    /// Share of the network's answer in the next history.
-    pub h_f: f64,
-    /// Share of the clamped estimate in the next history.
-    pub h_0: f64,
+words! {
+    /// One step of a sampler, as [`Denoise`] and [`DynamicThreshold`](super::DynamicThreshold) read it.
+    ///
+    /// With x the picture, f the network's answer, h the history, v the learned variance and z noise:
+    ///
+    /// - raw = k (p_x x + p_f f)
+    /// - x_0 = clamp(raw, -range s, range s) / s, s the item's threshold
+    /// - x' = c_x x + c_f f + c_0 x_0 + exp(c_v v) (c_h h + c_z z)
+    /// - h' = h_x x + h_f f + h_0 x_0, or h where these three are zero
+    Coefficients {
+        /// Share of the picture in the estimate of x_0.
+        p_x,
+        /// Share of the network's answer in the estimate of x_0.
+        p_f,
+        /// Scale of the estimate, taken last: x - σ f may nearly cancel.
+        k,
+        /// Where the estimate is clamped, in units of the threshold; 1e30 is beyond any picture.
+        range,
+        /// Share of the picture in the next one.
+        c_x,
+        /// Share of the network's answer in the next picture.
+        c_f,
+        /// Share of the clamped estimate in the next picture.
+        c_0,
+        /// Share of the history in the next picture.
+        c_h,
+        /// Standard deviation of the noise added; none is drawn for 0.
+        c_z,
+        /// What the learned variance counts in the exponent; not read for 0.
+        c_v,
+        /// Share of the picture in the next history.
+        h_x,
+        /// Share of the network's answer in the next history.
+        h_f,
+        /// Share of the clamped estimate in the next history.
+        h_0,
+    }
 }
 
+/// Words of the vector of [`Coefficients`].
+pub const COEFFICIENTS: usize = Coefficients::WORDS;
+
 impl Coefficients {
-    /// The words as the shaders read them, in the order of the fields; the last three are zero.
-    pub fn words(&self) -> [f32; COEFFICIENTS] {
-        let Self { p_x, p_f, k, range, c_x, c_f, c_0, c_h, c_z, c_v, h_x, h_f, h_0 } = *self;
-        [p_x, p_f, k, range, c_x, c_f, c_0, c_h, c_z, c_v, h_x, h_f, h_0, 0.0, 0.0, 0.0].map(|c| c as f32)
-    }
-
-    pub(super) fn of(words: &Array) -> Self {
-        let [p_x, p_f, k, range, c_x, c_f, c_0, c_h, c_z, c_v, h_x, h_f, h_0] =
-            std::array::from_fn(|i| words.data[i]);
-        Self { p_x, p_f, k, range, c_x, c_f, c_0, c_h, c_z, c_v, h_x, h_f, h_0 }
-    }
-
     pub(super) fn raw(&self, x: f64, f: f64) -> f64 {
         self.k * (self.p_x * x + self.p_f * f)
-    }
-
-    /// As a case's input.
-    pub(super) fn fill(&self) -> Fill {
-        Fill::Values(self.words().map(f64::from).to_vec())
     }
 }
 
@@ -90,7 +75,8 @@ pub(super) fn expect_answer(op: &'static str, x: &Spec, f: &Spec) -> Result<(), 
 
 /// Checks the vector of coefficients.
 pub(super) fn expect_coefficients(op: &'static str, spec: &Spec) -> Result<(), ShapeError> {
-    ensure_shape!(op, *spec == Spec::f32([COEFFICIENTS]), "the coefficients must be f32(16), found {spec:?}");
+    let expected = Spec::f32([COEFFICIENTS]);
+    ensure_shape!(op, *spec == expected, "the coefficients must be {expected:?}, found {spec:?}");
     Ok(())
 }
 
@@ -100,11 +86,11 @@ pub(super) fn answer_index(i: usize, channels: usize, f_channels: usize) -> usiz
 }
 
 /// One step of any sampler, in place: inputs [x (N, ..., C), f (N, ..., C or 2 C), history (as x),
-/// threshold (N), coefficients (16), step]; outputs [x', history'] over x and the history.
+/// threshold (N), [`Coefficients`], step]; outputs [x', history'] over x and the history.
 ///
 /// [`Coefficients`] has the formulas. The first C channels of f answer for those of x, the next C are v (0
 /// if there are none), as in Improved DDPM, arXiv 2102.09672. z is standard normal, drawn at (block, step,
-/// stream `Sampler`, item). Old values stand on every right-hand side. What a zero coefficient silences is
+/// stream `Sampler`, item). f may be stored as f16. Old values stand on every right-hand side. What a zero coefficient silences is
 /// not read (history, v), not drawn (z), or not written (history).
 #[derive(Debug, Clone)]
 pub struct Denoise;
@@ -121,7 +107,7 @@ impl Op for Denoise {
             "expected x, f, history, threshold, coefficients and step, found {} inputs",
             x.len()
         );
-        expect_f32("denoise", &x[..5], 5)?;
+        expect_activations("denoise", &x[..5], 5, &[0, 2, 3, 4])?;
         expect_answer("denoise", &x[0], &x[1])?;
         ensure_shape!("denoise", x[2] == x[0], "x is {:?}, but the history is {:?}", x[0], x[2]);
         let items = Spec::f32([x[0].shape[0]]);
@@ -133,7 +119,7 @@ impl Op for Denoise {
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         let [x, f, history, threshold, words, step] = std::array::from_fn(|i| &x[i]);
-        let c = Coefficients::of(words);
+        let c = Coefficients::of(&words.data);
         let items = x.shape[0];
         let item = x.shape.elements() / items;
         let (channels, f_channels) = (x.shape.last(), f.shape.last());
@@ -165,6 +151,7 @@ impl Op for Denoise {
         let item = x[0].shape.elements() / items;
         let blocks = item.div_ceil(4);
         Dispatch::new(&SHADER, "denoise")
+            .variant(stored(Variant::base(), x[1].dtype))
             .bind("x", Operand::Output(0))
             .bind("f", Operand::Input(1))
             .bind("history", Operand::Output(1))
@@ -192,7 +179,7 @@ fn inputs(shape: &[usize], f_channels: usize) -> [Spec; 6] {
     answer.pop();
     answer.push(f_channels);
     let (items, words) = (Spec::f32([shape[0]]), Spec::f32([COEFFICIENTS]));
-    [x.clone(), Spec::f32(answer), x, items, words, Spec::u32([8])]
+    [x.clone(), Spec::f32(answer), x, items, words, Spec::u32([STEP_WORDS])]
 }
 
 /// Test cases.
@@ -221,15 +208,15 @@ pub fn cases() -> Vec<Case> {
                 let inputs = inputs(&shape, width * shape[shape.len() - 1]);
                 let case =
                     Case::new(format!("{name}, {:?} from {:?}", inputs[0], inputs[1]), Denoise, &inputs);
-                let case = case.fill(3, Fill::Uniform(1.0, 2.0)).fill(4, c.fill());
-                cases.push(case.fill(5, step_fill()).no_gradient());
+                let case = case.fill(3, Fill::Uniform(1.0, 2.0)).fill(4, c.words().into());
+                cases.extend(case.fill(5, step_fill()).no_gradient().and_in_f16(&[1]));
             }
         }
     }
     let special = |name: &str, c: &Coefficients, f_channels| {
         Case::new(name, Denoise, &inputs(&[1, 3, 2], f_channels))
             .fill(3, Fill::Values(vec![1.5]))
-            .fill(4, c.fill())
+            .fill(4, c.words().into())
             .fill(5, step_fill())
             .no_gradient()
     };
@@ -265,16 +252,7 @@ pub fn cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_are_in_the_order_of_the_fields() {
-        let numbered = Coefficients::of(&Array::new([COEFFICIENTS], (0..16u32).map(f64::from).collect()));
-        assert_eq!((numbered.p_x, numbered.range, numbered.c_v, numbered.h_0), (0.0, 3.0, 9.0, 12.0));
-        assert_eq!(
-            numbered.words(),
-            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 0.0, 0.0, 0.0]
-        );
-    }
+    use crate::tensor::DType;
 
     #[test]
     fn wrong_shapes_are_named() {
@@ -285,12 +263,14 @@ mod tests {
             let message = Denoise.infer(&x).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");
         };
+        refused(0, Spec::new([2, 4, 4, 3], DType::F16), "input 0 must be f32, found f16(2, 4, 4, 3)");
+        refused(1, Spec::u32([2, 4, 4, 6]), "input 1 must be f32 or f16");
         refused(0, Spec::f32([3]), "x must be (items, ..., channels), found f32(3)");
         refused(1, Spec::f32([2, 4, 4, 9]), "or that with 6 channels, found f32(2, 4, 4, 9)");
         refused(1, Spec::f32([2, 16, 3]), "f must be f32(2, 4, 4, 3)");
         refused(2, Spec::f32([2, 4, 4, 6]), "the history is f32(2, 4, 4, 6)");
         refused(3, Spec::f32([1]), "the threshold must be f32(2), found f32(1)");
-        refused(4, Spec::f32([8]), "the coefficients must be f32(16), found f32(8)");
-        refused(5, Spec::f32([8]), "the step must be u32(8)");
+        refused(4, Spec::f32([8]), "the coefficients must be f32(13), found f32(8)");
+        refused(5, Spec::f32([8]), "the step must be u32(6)");
     }
 }

@@ -1,9 +1,9 @@
 //! Embeddings of times and of class labels (`shaders/embedding.wgsl`).
 
-use super::{Case, Fill, expect_f32, vector_width};
+use super::{Case, Fill, expect_f32, stored, vector_width};
 use crate::ensure_shape;
 use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Op, Operand, ShapeError};
-use crate::shader::Source;
+use crate::shader::{Source, Variant};
 use crate::tensor::{Array, DType, Shape, Spec, Tolerance};
 
 static SHADER: Source = crate::wgsl!("embedding");
@@ -22,6 +22,8 @@ pub struct TimeEmbedding {
     pub flip_sin_to_cos: bool,
     /// Taken off the number of frequencies in the exponent: 1 makes the last frequency 1/10000.
     pub freq_shift: f32,
+    /// Type of the output, f32 or f16.
+    pub dtype: DType,
 }
 
 impl TimeEmbedding {
@@ -67,7 +69,7 @@ impl Op for TimeEmbedding {
             *frequencies == expected,
             "the table must be {expected}, found {frequencies}"
         );
-        Ok(vec![Spec::f32([t[0], self.width])])
+        Ok(vec![Spec::new([t[0], self.width], self.dtype)])
     }
 
     /// From the formula and not from the table, so that a test of the operator tests the table too.
@@ -90,12 +92,11 @@ impl Op for TimeEmbedding {
         let rows = x[0].shape[0];
         let work = rows * self.width.div_ceil(2);
         Dispatch::new(&SHADER, "time_embedding")
+            .variant(stored(Variant::base(), self.dtype))
             .bind("times", Operand::Input(0))
             .bind("frequencies", Operand::Input(1))
             .bind("waves", Operand::Output(0))
-            .param("rows", rows)
             .param("width", self.width)
-            .param("classes", 0u32)
             .param("half", self.half())
             .param("cos_first", u32::from(self.flip_sin_to_cos))
             .param("count", work)
@@ -104,24 +105,20 @@ impl Op for TimeEmbedding {
     }
 }
 
-/// A launch over the Vectors of (rows, width) or (classes, width).
-fn over_vectors(entry: &'static str, rows: usize, classes: usize, y: &Spec) -> Dispatch {
+/// A launch over the Vectors of y, (rows, width) or (classes, width), with rows of this type.
+fn over_vectors(entry: &'static str, dtype: DType, classes: usize, y: &Spec) -> Dispatch {
     let (width, variant) = vector_width(&[y.shape.last()]);
     let work = y.shape.elements() / width;
     Dispatch::new(&SHADER, entry)
-        .variant(variant)
+        .variant(stored(variant, dtype))
         .bind("labels", Operand::Input(0))
-        .bind("y", Operand::Output(0))
-        .param("rows", rows)
         .param("width", y.shape.last() / width)
         .param("classes", classes)
-        .param("half", 0u32)
-        .param("cos_first", 0u32)
         .param("count", work)
         .linear(work, INVOCATIONS)
 }
 
-/// Labels (N) u32 and a matrix with these axes of f32.
+/// Labels (N) u32 and a matrix of floats.
 fn check_labels(op: &'static str, x: &[Spec], name: &str) -> Result<(), ShapeError> {
     ensure_shape!(op, x.len() == 2, "expected 2 inputs, found {}", x.len());
     let (labels, matrix) = (&x[0], &x[1]);
@@ -132,15 +129,15 @@ fn check_labels(op: &'static str, x: &[Spec], name: &str) -> Result<(), ShapeErr
     );
     ensure_shape!(
         op,
-        matrix.dtype == DType::F32 && matrix.shape.rank() == 2 && matrix.shape[0] > 0,
-        "{name} must be an f32 matrix with rows, found {matrix:?}"
+        matrix.dtype.is_float() && matrix.shape.rank() == 2 && matrix.shape[0] > 0,
+        "{name} must be a matrix of f32 or f16 with rows, found {matrix:?}"
     );
     Ok(())
 }
 
 /// `y[n] = table[label[n]]`. A label past the last class counts as the last class.
 ///
-/// Inputs: labels (N) u32, table (classes, width). Output: (N, width).
+/// Inputs: labels (N) u32, table (classes, width). Output: (N, width), of the table's type.
 #[derive(Debug, Clone)]
 pub struct Embedding;
 
@@ -151,7 +148,7 @@ impl Op for Embedding {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         check_labels("embedding", x, "the table")?;
-        Ok(vec![Spec::f32([x[0].shape[0], x[1].shape[1]])])
+        Ok(vec![x[1].with_shape([x[0].shape[0], x[1].shape[1]])])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -169,7 +166,10 @@ impl Op for Embedding {
     }
 
     fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
-        over_vectors("embedding", x[0].shape[0], x[1].shape[0], &y[0]).bind("table", Operand::Input(1)).into()
+        over_vectors("embedding", y[0].dtype, x[1].shape[0], &y[0])
+            .bind("table", Operand::Input(1))
+            .bind("y", Operand::Output(0))
+            .into()
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -184,7 +184,7 @@ impl Op for Embedding {
 
 /// `dtable[k] = Σ dy[n]` over the n with `label[n] = k`, labels past the last class counted as the last.
 ///
-/// Inputs: labels (N) u32, dy (N, width). Output: (classes, width).
+/// Inputs: labels (N) u32, dy (N, width). Output: (classes, width), f32 whatever dy is: a gradient of parameters.
 #[derive(Debug, Clone)]
 pub struct EmbeddingBackward {
     /// Rows of the table.
@@ -219,8 +219,10 @@ impl Op for EmbeddingBackward {
     }
 
     fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
-        over_vectors("embedding_backward", x[0].shape[0], self.classes, &y[0])
+        over_vectors("embedding_backward", x[1].dtype, self.classes, &y[0])
             .bind("dy", Operand::Input(1))
+            .bind("dtable", Operand::Output(0))
+            .param("rows", x[0].shape[0])
             .into()
     }
 }
@@ -238,7 +240,7 @@ pub fn cases() -> Vec<Case> {
         (41, false, 1.0),
         (64, true, 1.0),
     ] {
-        let op = TimeEmbedding { width, flip_sin_to_cos, freq_shift };
+        let op = TimeEmbedding { width, flip_sin_to_cos, freq_shift, dtype: DType::F32 };
         let name =
             format!("width {width}, shift {freq_shift}{}", if flip_sin_to_cos { ", flipped" } else { "" });
         let table = op.frequencies();
@@ -248,27 +250,32 @@ pub fn cases() -> Vec<Case> {
         ];
         for (kind, t) in times {
             let specs = [Spec::f32([t.len()]), Spec::f32(table.shape.axes())];
-            cases.push(
-                Case::new(format!("{name}, {kind}"), op.clone(), &specs)
-                    .fill(0, Fill::Values(t))
-                    .fill(1, Fill::Values(table.data.clone()))
-                    .tolerance(tolerance)
-                    .no_gradient(),
-            );
+            for (dtype, stored) in [(DType::F32, ""), (DType::F16, ", f16")] {
+                let op = TimeEmbedding { dtype, ..op.clone() };
+                cases.push(
+                    Case::new(format!("{name}, {kind}{stored}"), op, &specs)
+                        .fill(0, Fill::Values(t.clone()))
+                        .fill(1, Fill::Values(table.data.clone()))
+                        .tolerance(tolerance)
+                        .no_gradient(),
+                );
+            }
         }
     }
 
     for (rows, classes, width) in [(1, 1, 1), (5, 3, 7), (8, 10, 128), (41, 47, 20), (300, 11, 6)] {
         let labels = Spec::u32([rows]);
         let name = format!("{rows} labels, {classes} classes, width {width}");
-        cases.push(
+        cases.extend(
             Case::new(&name, Embedding, &[labels.clone(), Spec::f32([classes, width])])
-                .fill(0, Fill::Below(classes)),
+                .fill(0, Fill::Below(classes))
+                .and_in_f16(&[1]),
         );
-        cases.push(
+        cases.extend(
             Case::new(&name, EmbeddingBackward { classes }, &[labels, Spec::f32([rows, width])])
                 .fill(0, Fill::Below(classes))
-                .no_gradient(),
+                .no_gradient()
+                .and_in_f16(&[1]),
         );
     }
     let beyond = vec![2.0, 3.0, 4_000_000_000.0, 4_294_967_295.0];

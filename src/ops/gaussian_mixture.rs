@@ -1,5 +1,6 @@
 //! The exact answer of a perfect network, where the data are a mixture of Gaussians (`shaders/gaussian_mixture.wgsl`).
 
+use super::words::words;
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
@@ -13,7 +14,17 @@ const BEFORE_MEAN: usize = 2;
 /// The shader holds a point in one vector.
 const MOST_CHANNELS: usize = 4;
 
-/// E\[ε | x\] for x = signal x_0 + noise ε: inputs [x (N, ..., C), components (K, 2 + C), level (2)]; output as x.
+words! {
+    /// How much of a point is left, and how much noise is on it.
+    MixtureLevel {
+        /// Share of x_0.
+        signal,
+        /// Share of ε.
+        noise,
+    }
+}
+
+/// E\[ε | x\] for x = signal x_0 + noise ε: inputs [x (N, ..., C), components (K, 2 + C), [`MixtureLevel`]]; output as x.
 ///
 /// x_0 is from the mixture with density Σ_k w_k N(μ_k, s_k² I), a component's row being w_k, s_k and the C numbers of
 /// μ_k, C from 1 to 4; level is signal and noise. Weights must be positive and need not add up to 1; s_k may be 0 if
@@ -61,7 +72,7 @@ impl Op for GaussianMixture {
         );
         ensure_shape!(
             "gaussian_mixture",
-            x[2] == Spec::f32([2]),
+            x[2] == Spec::f32([MixtureLevel::WORDS]),
             "the level must be f32(2), signal and noise; found {:?}",
             x[2]
         );
@@ -69,7 +80,8 @@ impl Op for GaussianMixture {
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
-        let (points, components, signal, noise) = (&x[0], &x[1], x[2].data[0], x[2].data[1]);
+        let (points, components) = (&x[0], &x[1]);
+        let MixtureLevel { signal, noise } = MixtureLevel::of(&x[2].data);
         let channels = points.shape.last();
         let mut y = Vec::with_capacity(points.data.len());
         for point in points.data.chunks(channels) {
@@ -130,7 +142,7 @@ pub fn cases() -> Vec<Case> {
         let x = [Spec::f32(shape), Spec::f32([components, BEFORE_MEAN + channels]), Spec::f32([2])];
         Case::new(name, GaussianMixture, &x)
             .fill(1, Fill::Values(ring(components, channels)))
-            .fill(2, Fill::Values(vec![signal, noise]))
+            .fill(2, MixtureLevel { signal, noise }.words().into())
             .tolerance(tolerance)
             .no_gradient()
     };

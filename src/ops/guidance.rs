@@ -1,9 +1,9 @@
 //! Classifier-free guidance (`shaders/guidance.wgsl`).
 
-use super::{Case, Fill, expect_f32};
+use super::{Case, Fill, expect_activations, stored};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
-use crate::shader::Source;
+use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Spec};
 
 static SHADER: Source = crate::wgsl!("guidance");
@@ -25,7 +25,7 @@ impl Op for Guidance {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         let op = "guidance";
-        expect_f32(op, x, 3)?;
+        expect_activations(op, x, 3, &[2])?;
         ensure_shape!(op, x[0].shape.rank() > 0, "c must have channels, found {:?}", x[0]);
         ensure_shape!(op, x[1] == x[0], "c is {:?}, but u is {:?}", x[0], x[1]);
         ensure_shape!(op, x[2] == Spec::f32([1]), "w must be f32(1), found {:?}", x[2]);
@@ -50,6 +50,7 @@ impl Op for Guidance {
     fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let count = x[0].shape.elements();
         Dispatch::new(&SHADER, "guidance")
+            .variant(stored(Variant::base(), x[0].dtype))
             .bind("with_class", Operand::Input(0))
             .bind("without_class", Operand::Input(1))
             .bind("scale", Operand::Input(2))
@@ -70,11 +71,11 @@ pub fn cases() -> Vec<Case> {
         let name = format!("{x:?}, {guided} guided, w = {w}");
         Case::new(name, Guidance { guided }, &inputs).fill(2, Fill::Values(vec![w])).no_gradient()
     };
-    vec![
-        case(&[1, 1, 1, 1], 1, 3.0),
-        case(&[3, 5, 7, 3], 3, 1.5),
-        case(&[2, 4, 4, 6], 3, 7.5),
-        case(&[70, 3, 1, 2], 0, 2.0),
-        case(&[65_600 * 64 / 3 + 1, 3], 2, -1.0).large(),
-    ]
+    let mut cases = vec![case(&[65_600 * 64 / 3 + 1, 3], 2, -1.0).large()];
+    for (shape, guided, w) in
+        [([1, 1, 1, 1], 1, 3.0), ([3, 5, 7, 3], 3, 1.5), ([2, 4, 4, 6], 3, 7.5), ([70, 3, 1, 2], 0, 2.0)]
+    {
+        cases.extend(case(&shape, guided, w).and_in_f16(&[0, 1]));
+    }
+    cases
 }

@@ -2,14 +2,27 @@
 //! place within one flat vector. They are how parameters and gradients are flat vectors for the optimizer
 //! and shaped tensors for everything else.
 
-use super::{Case, expect_f32};
+use super::{Case, Cast, expect_float};
 use crate::ensure_shape;
-use crate::graph::{Aliasing, Backward, Candidate, Caps, Cost, GraphError, Op, ShapeError};
-use crate::tensor::{Array, Shape, Spec};
+use crate::graph::{Aliasing, Backward, Candidate, Caps, Cost, Graph, GraphError, Op, ShapeError, ValueId};
+use crate::tensor::{Array, DType, Shape, Spec};
+use std::collections::HashSet;
 
-/// Elements to which flat ranges are aligned: 64 f32 are the 256 bytes of WebGPU's default
+/// Elements to which flat ranges of f32 are aligned: 64 are the 256 bytes of WebGPU's default
 /// `minStorageBufferOffsetAlignment`.
 pub const ALIGNMENT: usize = 64;
+
+/// Whether a range of elements of this type may begin here: at a multiple of the same 256 bytes.
+fn expect_aligned(op: &'static str, dtype: DType, offset: usize) -> Result<(), ShapeError> {
+    let multiple = ALIGNMENT * DType::F32.bytes() / dtype.bytes();
+    let name = dtype.name();
+    ensure_shape!(
+        op,
+        offset.is_multiple_of(multiple),
+        "offset {offset} of {name} must be a multiple of {multiple}"
+    );
+    Ok(())
+}
 
 /// A range of a tensor's elements under a shape of its own. Also a reshape, with offset 0.
 #[derive(Debug, Clone)]
@@ -29,12 +42,7 @@ impl Op for View {
         ensure_shape!("view", x.len() == 1, "expected 1 input, found {}", x.len());
         let (end, size) = (self.offset + self.shape.elements(), x[0].shape.elements());
         ensure_shape!("view", end <= size, "elements {}..{end} of a tensor of {size}", self.offset);
-        ensure_shape!(
-            "view",
-            self.offset.is_multiple_of(ALIGNMENT),
-            "offset {} must be a multiple of 64",
-            self.offset
-        );
+        expect_aligned("view", x[0].dtype, self.offset)?;
         Ok(vec![Spec { shape: self.shape.clone(), dtype: x[0].dtype }])
     }
 
@@ -82,19 +90,15 @@ impl Op for Pack {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("pack", x, self.offsets.len())?;
+        let dtype = expect_float("pack", x, self.offsets.len())?;
         let mut end = 0;
         for (spec, &offset) in x.iter().zip(&self.offsets) {
             ensure_shape!("pack", offset >= end, "input at {offset} overlaps the one before it, up to {end}");
-            ensure_shape!(
-                "pack",
-                offset.is_multiple_of(ALIGNMENT),
-                "offset {offset} must be a multiple of 64"
-            );
+            expect_aligned("pack", dtype, offset)?;
             end = offset + spec.shape.elements();
         }
         ensure_shape!("pack", end <= self.total, "inputs end at {end}, past the total of {}", self.total);
-        Ok(vec![Spec::f32([self.total])])
+        Ok(vec![Spec::new([self.total], dtype)])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -118,7 +122,48 @@ impl Op for Pack {
     }
 }
 
+/// Lays tensors into one flat vector of `total` elements, each from its offset on ([`Pack`]).
+///
+/// A tensor that cannot be computed in place there is copied: one that an operator reads, since that operator could not
+/// write to the same vector; one that is packed twice; and one that has no memory of its own.
+pub fn pack(
+    graph: &mut Graph,
+    tensors: &[ValueId],
+    offsets: Vec<usize>,
+    total: usize,
+) -> Result<ValueId, GraphError> {
+    let mut taken: HashSet<ValueId> =
+        graph.nodes.iter().flat_map(|node| node.inputs.iter().copied()).collect();
+    let mut packed = Vec::with_capacity(tensors.len());
+    for &tensor in tensors {
+        let in_place = graph.can_be_packed(tensor) && taken.insert(tensor);
+        packed.push(match in_place {
+            true => tensor,
+            false => graph.apply(Cast(graph.spec(tensor).dtype), &[tensor])?,
+        });
+    }
+    graph.apply(Pack { offsets, total }, &packed)
+}
+
 /// Nothing runs, so there is nothing for a device to get wrong; `tests/noop.rs` checks the memory.
 pub fn cases() -> Vec<Case> {
     vec![]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_begin_at_multiples_of_256_bytes() {
+        let infer = |offset, dtype| View { offset, shape: Shape::new([8]) }.infer(&[Spec::new([512], dtype)]);
+        assert!(infer(64, DType::F32).is_ok() && infer(128, DType::F16).is_ok());
+        for (offset, dtype, words) in [
+            (32, DType::F32, "offset 32 of f32 must be a multiple of 64"),
+            (64, DType::F16, "offset 64 of f16 must be a multiple of 128"),
+        ] {
+            let message = infer(offset, dtype).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+    }
 }

@@ -26,6 +26,7 @@ mod renoise;
 mod resample;
 mod sum_rows;
 mod threshold;
+mod words;
 
 pub use attention::{Attention, AttentionBackward};
 pub use cast::Cast;
@@ -37,20 +38,22 @@ pub use degrade::{Degrade, blur_matrices, downsample_matrices};
 pub use denoise::{COEFFICIENTS, Coefficients, Denoise};
 pub use elementwise::{Add, Scale, Silu, SiluBackward};
 pub use embedding::{Embedding, EmbeddingBackward, TimeEmbedding};
-pub use gaussian_mixture::GaussianMixture;
+pub use gaussian_mixture::{GaussianMixture, MixtureLevel};
 pub use group_norm::{
     GroupNorm, GroupNormBackwardInput, GroupNormBackwardParams, GroupNormBackwardScaleShift, GroupNormSums,
 };
 pub use guidance::Guidance;
 pub use loss::{MseLoss, MseLossBackward};
 pub use matmul::{Linear, MatmulBackwardInput, MatmulBackwardWeight};
-pub use memory::{ALIGNMENT, Pack, View};
+pub use memory::{ALIGNMENT, Pack, View, pack};
 pub use noise::{
-    AddNoise, AddTwoNoises, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,
-    TWO_NOISE_COLUMNS,
+    AddNoise, AddTwoNoises, NoisingRow, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,
+    TWO_NOISE_COLUMNS, TwoNoiseRow,
 };
-pub use optimizer::{Accumulate, AdamW, BiasCorrection, GradientNorm, HYPER, Hyper, LOG_COLUMNS, Record};
-pub use renoise::{LEVEL, Renoise};
+pub use optimizer::{
+    Accumulate, AdamW, BiasCorrection, Clipping, GradientNorm, HYPER, Hyper, LOG_COLUMNS, Record, UpdateScale,
+};
+pub use renoise::{LEVEL, Renoise, RenoiseLevel};
 pub use resample::{UpsampleNearest, UpsampleNearestBackward};
 pub use sum_rows::SumRows;
 pub use threshold::DynamicThreshold;
@@ -101,6 +104,12 @@ pub enum Fill {
     Below(usize),
     /// These numbers.
     Values(Vec<f64>),
+}
+
+impl<T: Into<f64>, const N: usize> From<[T; N]> for Fill {
+    fn from(numbers: [T; N]) -> Self {
+        Self::Values(numbers.map(Into::into).to_vec())
+    }
 }
 
 /// One operator on inputs of one shape: the unit of every test and benchmark.

@@ -3,7 +3,8 @@
 //! with the moving average (`shaders/adamw.wgsl`), and sums over micro-batches and the log (`shaders/accumulate.wgsl`).
 
 use super::memory::ALIGNMENT;
-use super::noise::{expect_step, step_fill};
+use super::noise::{STEP_WORDS, StepWords, expect_step, step_fill};
+use super::words::words;
 use super::{Case, Fill, expect_f32, vector_width};
 use crate::ensure_shape;
 use crate::graph::{Aliasing, Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
@@ -16,34 +17,59 @@ static BIAS_CORRECTION: Source = crate::wgsl!("bias_correction");
 static ADAMW: Source = crate::wgsl!("adamw");
 static ACCUMULATE: Source = crate::wgsl!("accumulate");
 
-/// Words of [`Hyper`] on the device: learning rate, μ of the moving average, max_norm, and five that are zero.
-pub const HYPER: usize = 8;
+words! {
+    /// The hyperparameters that change from step to step.
+    Hyper {
+        /// The learning rate.
+        learning_rate,
+        /// Decay μ of the moving average of the weights.
+        ema_decay,
+        /// Largest norm of the gradient; 0 for no clipping.
+        max_norm,
+    }
+}
+
+/// Words of the vector of [`Hyper`].
+pub const HYPER: usize = Hyper::WORDS;
+
+words! {
+    /// What is known of a gradient before it is used: the output of [`GradientNorm`].
+    Clipping {
+        /// √(Σ g²), 0 if that is not finite.
+        norm,
+        /// min(1, max_norm / (norm + 1e-6)).
+        factor,
+        /// 1 or 0.
+        finite,
+    }
+}
+
+words! {
+    /// What [`AdamW`] multiplies a gradient and divides its moments by: an output of [`BiasCorrection`].
+    UpdateScale {
+        /// Of the gradient.
+        factor,
+        /// Whether the gradient was finite: 1 or 0.
+        finite,
+        /// 1 - β1^t, with t counted from 1.
+        correction1,
+        /// 1 - β2^t.
+        correction2,
+    }
+}
 
 /// Columns of the log of [`Record`].
 pub const LOG_COLUMNS: usize = 4;
 
-/// The hyperparameters that change from step to step.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Hyper {
-    /// The learning rate.
-    pub learning_rate: f64,
-    /// Decay μ of the moving average of the weights.
-    pub ema_decay: f64,
-    /// Largest norm of the gradient; 0 for no clipping.
-    pub max_norm: f64,
-}
+/// Elements that one workgroup of the norm sums: `CHUNK` of the shader.
+pub(super) const NORM_CHUNK: usize = 4096;
 
-impl Hyper {
-    /// As [`GradientNorm`] and [`AdamW`] take them.
-    pub fn words(&self) -> [f32; HYPER] {
-        let mut words = [0.0; HYPER];
-        words[..3].copy_from_slice(&[self.learning_rate, self.ema_decay, self.max_norm].map(|w| w as f32));
-        words
-    }
+/// Checks a vector of words, named `name` in errors.
+fn expect_words(op: &'static str, name: &str, spec: &Spec, words: usize) -> Result<(), ShapeError> {
+    let expected = Spec::f32([words]);
+    ensure_shape!(op, *spec == expected, "{name} must be {expected:?}, found {spec:?}");
+    Ok(())
 }
-
-/// Elements that one workgroup of the norm sums; the shader has the same number.
-const NORM_CHUNK: usize = 4096;
 
 /// The ranges in which a flat vector is bound, so that none exceeds the device's limit.
 fn ranges(elements: usize, caps: &Caps) -> Vec<Range<usize>> {
@@ -51,7 +77,7 @@ fn ranges(elements: usize, caps: &Caps) -> Vec<Range<usize>> {
     (0..elements).step_by(limit.max(ALIGNMENT)).map(|start| start..elements.min(start + limit)).collect()
 }
 
-/// Inputs [g (flat), hyper (8)]; output (4): norm, factor = min(1, max_norm / (norm + 1e-6)), finite, 0.
+/// The norm of a gradient and the factor that clips it: inputs [g (flat), [`Hyper`]]; output [`Clipping`].
 ///
 /// Clipping by the global norm is Pascanu et al., arXiv 1211.5063; the 1e-6 is PyTorch's.
 #[derive(Debug, Clone)]
@@ -64,17 +90,18 @@ impl Op for GradientNorm {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         expect_f32("gradient_norm", x, 2)?;
-        ensure_shape!("gradient_norm", x[1] == Spec::f32([HYPER]), "hyper must be f32(8), found {:?}", x[1]);
-        Ok(vec![Spec::f32([4])])
+        expect_words("gradient_norm", "hyper", &x[1], HYPER)?;
+        Ok(vec![Spec::f32([Clipping::WORDS])])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         let sum: f64 = x[0].data.iter().map(|g| g * g).sum();
         let finite = (sum as f32).is_finite();
         let norm = if finite { sum.sqrt() } else { 0.0 };
-        let max_norm = x[1].data[2];
+        let Hyper { max_norm, .. } = Hyper::of(&x[1].data);
         let factor = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        vec![Array::new([4], vec![norm, factor, f64::from(u8::from(finite)), 0.0])]
+        let clipping = Clipping { norm, factor, finite: f64::from(u8::from(finite)) };
+        vec![Array::new([Clipping::WORDS], clipping.values().to_vec())]
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
@@ -82,7 +109,7 @@ impl Op for GradientNorm {
     }
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
-        let mut scratch = 0;
+        let mut first = 0;
         let mut dispatches = Vec::new();
         for range in ranges(x[0].shape.elements(), caps) {
             let groups = range.len().div_ceil(NORM_CHUNK);
@@ -90,23 +117,21 @@ impl Op for GradientNorm {
                 Dispatch::new(&GRAD_NORM, "norm_partial")
                     .param("count", range.len())
                     .param("groups", groups)
+                    .param("first", first)
                     .bind_range("gradient", Operand::Input(0), range)
-                    .bind_range("partial", Operand::Scratch(0), scratch..scratch + groups)
+                    .bind("partial", Operand::Scratch(0))
                     .workgroups(groups),
             );
-            // The next range's partial sums begin where a binding may begin; what lies between is zeroed
-            // by nobody, so only a full limit's worth of groups (a multiple of 64) may precede another.
-            scratch += groups;
+            first += groups;
         }
         dispatches.push(
             Dispatch::new(&GRAD_NORM, "norm_finish")
-                .param("count", 0u32)
-                .param("groups", scratch)
+                .param("groups", first)
                 .bind("partial", Operand::Scratch(0))
                 .bind("hyper", Operand::Input(1))
-                .bind("norm", Operand::Output(0)),
+                .bind("clipping", Operand::Output(0)),
         );
-        Program { scratch: vec![Spec::f32([scratch])], dispatches }.into()
+        Program { scratch: vec![Spec::f32([first])], dispatches }.into()
     }
 }
 
@@ -114,7 +139,7 @@ impl Op for GradientNorm {
 const BASE: usize = 1024;
 
 /// Counts the steps that were taken, in place, and gives the bias corrections of AdamW: inputs
-/// [taken u32 (1), norm (4), powers (3072, 2)]; outputs [taken, scale (4): factor, finite, 1 - β1^t, 1 - β2^t] with t the
+/// [taken u32 (1), [`Clipping`], powers (3072, 2)]; outputs [taken, [`UpdateScale`]] with t the
 /// steps taken, this one included. A step whose gradient is not finite is not taken, and not counted: PyTorch's optimizers
 /// count the calls of `step`, which a gradient scaler leaves out then.
 #[derive(Debug, Clone)]
@@ -150,17 +175,19 @@ impl Op for BiasCorrection {
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         ensure_shape!("bias_correction", x.len() == 3, "expected 3 inputs, found {}", x.len());
         ensure_shape!("bias_correction", x[0] == Spec::u32([1]), "taken must be u32(1), found {:?}", x[0]);
-        ensure_shape!("bias_correction", x[1] == Spec::f32([4]), "norm must be f32(4), found {:?}", x[1]);
+        expect_words("bias_correction", "the norm", &x[1], Clipping::WORDS)?;
         let powers = Spec::f32([3 * BASE, 2]);
         ensure_shape!("bias_correction", x[2] == powers, "powers must be {powers:?}, found {:?}", x[2]);
-        Ok(vec![x[0].clone(), Spec::f32([4])])
+        Ok(vec![x[0].clone(), Spec::f32([UpdateScale::WORDS])])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
-        let (factor, finite) = (x[1].data[1], x[1].data[2]);
+        let Clipping { factor, finite, .. } = Clipping::of(&x[1].data);
         let taken = x[0].data[0] + if finite == 0.0 { 0.0 } else { 1.0 };
-        let [c1, c2] = [self.beta1, self.beta2].map(|beta| 1.0 - f64::from(beta).powf(taken));
-        vec![Array::new([1], vec![taken]), Array::new([4], vec![factor, finite, c1, c2])]
+        let [correction1, correction2] =
+            [self.beta1, self.beta2].map(|beta| 1.0 - f64::from(beta).powf(taken));
+        let scale = UpdateScale { factor, finite, correction1, correction2 };
+        vec![Array::new([1], vec![taken]), Array::new([UpdateScale::WORDS], scale.values().to_vec())]
     }
 
     fn cost(&self, _x: &[Spec], y: &[Spec]) -> Cost {
@@ -171,7 +198,7 @@ impl Op for BiasCorrection {
         Dispatch::new(&BIAS_CORRECTION, "bias_correction")
             .param("base", BASE)
             .bind("taken", Operand::Output(0))
-            .bind("norm", Operand::Input(1))
+            .bind("clipping", Operand::Input(1))
             .bind("powers", Operand::Input(2))
             .bind("scale", Operand::Output(1))
             .into()
@@ -183,8 +210,7 @@ impl Op for BiasCorrection {
 }
 
 /// AdamW (Loshchilov & Hutter, arXiv 1711.05101, algorithm 2) and the moving average of the weights, in
-/// place: inputs [p, g, m, v, ema (flat), scale (4) of [`BiasCorrection`],
-/// hyper (8)]; outputs [p, m, v, ema].
+/// place: inputs [p, g, m, v, ema (flat), [`UpdateScale`], [`Hyper`]]; outputs [p, m, v, ema].
 ///
 /// Does nothing when the gradient is not finite.
 #[derive(Debug, Clone)]
@@ -209,28 +235,28 @@ impl Op for AdamW {
         for (i, spec) in x[1..5].iter().enumerate() {
             ensure_shape!("adamw", *spec == x[0], "input {} is {spec:?}, but p is {:?}", i + 1, x[0]);
         }
-        ensure_shape!("adamw", x[5] == Spec::f32([4]), "scale must be f32(4), found {:?}", x[5]);
-        ensure_shape!("adamw", x[6] == Spec::f32([HYPER]), "hyper must be f32(8), found {:?}", x[6]);
+        expect_words("adamw", "the scale", &x[5], UpdateScale::WORDS)?;
+        expect_words("adamw", "hyper", &x[6], HYPER)?;
         Ok(vec![x[0].clone(); 4])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
-        let [p, g, m, v, ema, scale, hyper] = std::array::from_fn(|i| &x[i].data);
-        let [factor, finite, correction1, correction2] = std::array::from_fn(|i| scale[i]);
+        let [p, g, m, v, ema] = std::array::from_fn(|i| &x[i].data);
+        let UpdateScale { factor, finite, correction1, correction2 } = UpdateScale::of(&x[5].data);
         if finite == 0.0 {
             return vec![x[0].clone(), x[2].clone(), x[3].clone(), x[4].clone()];
         }
         let [beta1, beta2, epsilon, decay] =
             [self.beta1, self.beta2, self.epsilon, self.weight_decay].map(f64::from);
-        let [lr, mu] = std::array::from_fn(|i| hyper[i]);
+        let Hyper { learning_rate, ema_decay, .. } = Hyper::of(&x[6].data);
         let shape = &x[0].shape;
         let first = Array::from_fn(shape, |i| beta1 * m[i] + (1.0 - beta1) * factor * g[i]);
         let second = Array::from_fn(shape, |i| beta2 * v[i] + (1.0 - beta2) * (factor * g[i]).powi(2));
         let updated = Array::from_fn(shape, |i| {
             let step = (first.data[i] / correction1) / ((second.data[i] / correction2).sqrt() + epsilon);
-            (1.0 - lr * decay) * p[i] - lr * step
+            (1.0 - learning_rate * decay) * p[i] - learning_rate * step
         });
-        let average = Array::from_fn(shape, |i| mu * ema[i] + (1.0 - mu) * updated.data[i]);
+        let average = Array::from_fn(shape, |i| ema_decay * ema[i] + (1.0 - ema_decay) * updated.data[i]);
         vec![updated, first, second, average]
     }
 
@@ -286,7 +312,7 @@ impl Op for Accumulate {
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
-        let kept = if x[2].data[4] == 0.0 { 0.0 } else { 1.0 };
+        let kept = if StepWords::of(&x[2]).micro == 0 { 0.0 } else { 1.0 };
         vec![Array::from_fn(&x[0].shape, |i| kept * x[0].data[i] + x[1].data[i])]
     }
 
@@ -314,8 +340,8 @@ impl Op for Accumulate {
     }
 }
 
-/// Writes (loss, norm, factor, finite) into the log's row `step[5] mod rows`: inputs
-/// [log (rows, 4), loss (1), norm (4), step], in place. The host reads many rows at once.
+/// Writes (loss, norm, factor, finite) into the log's row `step.row mod rows`: inputs
+/// [log (rows, 4), loss (1), [`Clipping`], step], in place. The host reads many rows at once.
 #[derive(Debug, Clone)]
 pub struct Record;
 
@@ -330,16 +356,16 @@ impl Op for Record {
         let table = x[0].shape.rank() == 2 && x[0].shape[1] == LOG_COLUMNS;
         ensure_shape!("record", table, "the log must be (rows, 4), found {:?}", x[0]);
         ensure_shape!("record", x[1] == Spec::f32([1]), "the loss must be f32(1), found {:?}", x[1]);
-        ensure_shape!("record", x[2] == Spec::f32([4]), "the norm must be f32(4), found {:?}", x[2]);
+        expect_words("record", "the norm", &x[2], Clipping::WORDS)?;
         expect_step("record", &x[3])?;
         Ok(vec![x[0].clone()])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         let mut y = x[0].clone();
-        let row = x[3].data[5] as usize % x[0].shape[0];
-        y.data[row * 4] = x[1].data[0];
-        y.data[row * 4 + 1..row * 4 + 4].copy_from_slice(&x[2].data[..3]);
+        let row = StepWords::of(&x[3]).row as usize % x[0].shape[0];
+        let Clipping { norm, factor, finite } = Clipping::of(&x[2].data);
+        y.data[row * LOG_COLUMNS..][..LOG_COLUMNS].copy_from_slice(&[x[1].data[0], norm, factor, finite]);
         vec![y]
     }
 
@@ -349,10 +375,10 @@ impl Op for Record {
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         Dispatch::new(&ACCUMULATE, "record")
-            .param("count", x[0].shape[0])
+            .param("rows", x[0].shape[0])
             .bind("log_rows", Operand::Output(0))
             .bind("loss", Operand::Input(1))
-            .bind("norm", Operand::Input(2))
+            .bind("clipping", Operand::Input(2))
             .bind("step", Operand::Input(3))
             .into()
     }
@@ -364,34 +390,36 @@ impl Op for Record {
 
 /// Test cases.
 pub fn cases() -> Vec<Case> {
-    let hyper = |max_norm: f64| Fill::Values(vec![1e-3, 0.99, max_norm, 0.0, 0.0, 0.0, 0.0, 0.0]);
-    let eight = Spec::f32([HYPER]);
-    let step = Spec::u32([8]);
+    let hyper = |max_norm: f64| Hyper { learning_rate: 1e-3, ema_decay: 0.99, max_norm }.words().into();
+    let [of_hyper, of_clipping, of_scale] =
+        [Hyper::WORDS, Clipping::WORDS, UpdateScale::WORDS].map(|words| Spec::f32([words]));
+    let step = Spec::u32([STEP_WORDS]);
     let mut cases = Vec::new();
     for count in [1, 63, 4097, 70_001] {
         let flat = Spec::f32([count]);
         for (name, max_norm) in [("clipped", 1.0), ("not clipped", 0.0)] {
-            let case = Case::new(format!("{count}, {name}"), GradientNorm, &[flat.clone(), eight.clone()]);
+            let case = Case::new(format!("{count}, {name}"), GradientNorm, &[flat.clone(), of_hyper.clone()]);
             cases.push(case.fill(1, hyper(max_norm)).no_gradient());
         }
         let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
         let mut inputs = vec![flat.clone(); 5];
-        inputs.extend([Spec::f32([4]), eight.clone()]);
+        inputs.extend([of_scale.clone(), of_hyper.clone()]);
+        let scale = |finite| UpdateScale { factor: 0.5, finite, correction1: 0.1, correction2: 0.001 };
         for (name, finite) in [("finite", 1.0), ("not finite", 0.0)] {
             cases.push(
                 Case::new(format!("{count}, {name}"), adamw.clone(), &inputs)
                     .fill(3, Fill::Uniform(0.0, 2.0))
-                    .fill(5, Fill::Values(vec![0.5, finite, 0.1, 0.001]))
+                    .fill(5, scale(finite).words().into())
                     .fill(6, hyper(1.0))
                     .no_gradient(),
             );
         }
-        for (name, micro) in [("first", 0.0), ("later", 2.0)] {
-            let words = Fill::Values(vec![1.0, 2.0, 3.0, 4.0, micro, 0.0, 0.0, 0.0]);
+        for (name, micro) in [("first", 0), ("later", 2)] {
+            let words = StepWords { seed: 2 << 32 | 1, step: 3, first_item: 4, micro, row: 5 };
             let inputs = [flat.clone(), flat.clone(), step.clone()];
             cases.push(
                 Case::new(format!("{count}, {name} micro-batch"), Accumulate, &inputs)
-                    .fill(2, words)
+                    .fill(2, words.words().into())
                     .no_gradient(),
             );
         }
@@ -401,23 +429,23 @@ pub fn cases() -> Vec<Case> {
     for (taken, finite) in
         [(0, 1.0), (0, 0.0), (1, 1.0), (1022, 1.0), (1023, 1.0), (5_000, 0.0), (1 << 29, 1.0)]
     {
-        let inputs = [Spec::u32([1]), Spec::f32([4]), powers.clone()];
+        let inputs = [Spec::u32([1]), of_clipping.clone(), powers.clone()];
         let name = format!("after {taken}, {}", if finite == 0.0 { "not finite" } else { "finite" });
         cases.push(
             Case::new(name, correction.clone(), &inputs)
                 .fill(0, Fill::Values(vec![f64::from(taken)]))
-                .fill(1, Fill::Values(vec![2.0, 0.5, finite, 0.0]))
+                .fill(1, Clipping { norm: 2.0, factor: 0.5, finite }.words().into())
                 .fill(2, Fill::Values(correction.powers().data))
                 .no_gradient(),
         );
     }
     let overflow = Spec::f32([3]);
     for (name, bad) in [("NaN", f64::NAN), ("infinity", f64::INFINITY), ("overflow", 1e30)] {
-        let case = Case::new(name, GradientNorm, &[overflow.clone(), eight.clone()]);
+        let case = Case::new(name, GradientNorm, &[overflow.clone(), of_hyper.clone()]);
         cases.push(case.fill(0, Fill::Values(vec![1.0, bad, 2.0])).fill(1, hyper(1.0)).no_gradient());
     }
     let log = Spec { shape: Shape::new([2, 4]), dtype: crate::tensor::DType::F32 };
-    let inputs = [log, Spec::f32([1]), Spec::f32([4]), step];
+    let inputs = [log, Spec::f32([1]), of_clipping, step];
     cases.push(Case::new("row 3 of 2", Record, &inputs).fill(3, step_fill()).no_gradient());
     cases
 }

@@ -1,6 +1,7 @@
 //! Noise put back onto a picture (`shaders/renoise.wgsl`).
 
-use super::noise::{expect_step, normals, step_fill};
+use super::noise::{STEP_WORDS, expect_step, normals, step_fill};
+use super::words::words;
 use super::{Case, Fill, expect_f32};
 use crate::ensure_shape;
 use crate::graph::{Aliasing, Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
@@ -10,13 +11,27 @@ use crate::tensor::{Array, Spec, Tolerance};
 
 static SHADER: Source = crate::wgsl!("renoise");
 
-/// Words of the level: s, n, a, b.
-pub const LEVEL: usize = 4;
+words! {
+    /// The four numbers of [`Renoise`].
+    RenoiseLevel {
+        /// s, the share of the known picture.
+        signal,
+        /// n, the standard deviation of the noise on it.
+        noise,
+        /// a, the share of x.
+        kept,
+        /// b, the standard deviation of the noise put back onto x.
+        added,
+    }
+}
+
+/// Words of the level.
+pub const LEVEL: usize = RenoiseLevel::WORDS;
 
 /// x ← m (s x_0 + n z) + (1 - m) (a x + b z), with z standard normal: where m is 1, the known picture x_0 at signal s and
 /// noise n (SDEdit, arXiv 2108.01073); where it is 0, x as it is or with noise put back (RePaint, arXiv 2201.09865).
 ///
-/// Inputs [x, x_0, m (all of one shape, items first), level (4), step]; the output overwrites x.
+/// Inputs [x, x_0, m (all of one shape, items first), [`RenoiseLevel`], step]; the output overwrites x.
 #[derive(Debug, Clone)]
 pub struct Renoise;
 
@@ -40,7 +55,7 @@ impl Op for Renoise {
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         let [x, known, mask, level, step] = std::array::from_fn(|i| &x[i]);
-        let [s, n, a, b] = std::array::from_fn(|i| level.data[i]);
+        let RenoiseLevel { signal: s, noise: n, kept: a, added: b } = RenoiseLevel::of(&level.data);
         let items = x.shape[0];
         let item = x.shape.elements() / items;
         let z: Vec<f64> = (0..items).flat_map(|i| normals(step, Stream::Renoise, i, item)).collect();
@@ -80,9 +95,17 @@ impl Op for Renoise {
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let levels = [
-        ("jump", vec![0.8, 0.6, 0.0, 0.0], Fill::Values(vec![1.0; 3 * 105])),
-        ("merge", vec![0.8, 0.6, 1.0, 0.0], Fill::Below(2)),
-        ("back up", vec![0.3, 0.95, 0.96, 0.28], Fill::Uniform(0.0, 1.0)),
+        (
+            "jump",
+            RenoiseLevel { signal: 0.8, noise: 0.6, kept: 0.0, added: 0.0 },
+            Fill::Values(vec![1.0; 3 * 105]),
+        ),
+        ("merge", RenoiseLevel { signal: 0.8, noise: 0.6, kept: 1.0, added: 0.0 }, Fill::Below(2)),
+        (
+            "back up",
+            RenoiseLevel { signal: 0.3, noise: 0.95, kept: 0.96, added: 0.28 },
+            Fill::Uniform(0.0, 1.0),
+        ),
     ];
     for (name, level, mask) in levels {
         let shapes = if name == "jump" {
@@ -92,19 +115,22 @@ pub fn cases() -> Vec<Case> {
         };
         for shape in shapes {
             let x = Spec::f32(shape);
-            let inputs = [x.clone(), x.clone(), x.clone(), Spec::f32([LEVEL]), Spec::u32([8])];
+            let inputs = [x.clone(), x.clone(), x.clone(), Spec::f32([LEVEL]), Spec::u32([STEP_WORDS])];
             let case = Case::new(format!("{name}, {x:?}"), Renoise, &inputs).fill(2, mask.clone());
-            cases.push(case.fill(3, Fill::Values(level.clone())).fill(4, step_fill()).no_gradient());
+            cases.push(case.fill(3, level.words().into()).fill(4, step_fill()).no_gradient());
         }
     }
     let x = Spec::f32([65_600, 3]);
-    let inputs = [x.clone(), x.clone(), x, Spec::f32([LEVEL]), Spec::u32([8])];
+    let inputs = [x.clone(), x.clone(), x, Spec::f32([LEVEL]), Spec::u32([STEP_WORDS])];
     // Among 200,000 uniform numbers some lie within 2^-25 of 1, where a device may round the word to f32 either way
     // (SwiftShader seems to round down): there a normal number is 0 or √(2 · 2^-24) = 3.5e-4.
     let many = Case::new("past 65535 workgroups' worth of items", Renoise, &inputs).fill(2, Fill::Below(2));
     let many = many.tolerance(Tolerance { absolute: 5e-4, relative: 1e-5 });
     cases.push(
-        many.fill(3, Fill::Values(vec![0.6, 0.8, 1.0, 0.0])).fill(4, step_fill()).no_gradient().large(),
+        many.fill(3, RenoiseLevel { signal: 0.6, noise: 0.8, kept: 1.0, added: 0.0 }.words().into())
+            .fill(4, step_fill())
+            .no_gradient()
+            .large(),
     );
     cases
 }

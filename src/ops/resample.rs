@@ -1,7 +1,7 @@
 //! Nearest-neighbour upsampling by two (`shaders/resample.wgsl`).
 
-use super::channels::{Extent, RUN_INVOCATIONS};
-use super::{Case, expect_f32, vector_width};
+use super::channels::{Extent, RUN_INVOCATIONS, run_variant};
+use super::{Case, expect_float, stored, vector_width};
 use crate::ensure_shape;
 use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Op, Operand, ShapeError};
 use crate::shader::Source;
@@ -12,16 +12,16 @@ static SHADER: Source = crate::wgsl!("resample");
 /// Pixels of the small image per invocation: with four of the large one to each, enough for a CPU driver.
 const RUN_PIXELS: usize = 2;
 
-fn launch(entry: &'static str, small: &Shape) -> Dispatch {
-    let extent = Extent::rows(small);
+fn launch(entry: &'static str, small: &Spec) -> Dispatch {
+    let extent = Extent::rows(&small.shape);
     let (width, variant) = vector_width(&[extent.channels]);
     let runs = extent.runs_of(RUN_PIXELS, width);
     Dispatch::new(&SHADER, entry)
-        .variant(variant.with("PIXELS", format!("{RUN_PIXELS}u")))
+        .variant(run_variant(stored(variant, small.dtype), RUN_PIXELS))
         .bind("x", Operand::Input(0))
         .bind("y", Operand::Output(0))
         .param("pixels", extent.pixels)
-        .param("width", small[2])
+        .param("width", small.shape[2])
         .param("vectors", extent.channels / width)
         .param("count", runs)
         .linear(runs, RUN_INVOCATIONS)
@@ -49,10 +49,10 @@ impl Op for UpsampleNearest {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("upsample_nearest", x, 1)?;
+        expect_float("upsample_nearest", x, 1)?;
         let shape = &x[0].shape;
         ensure_shape!("upsample_nearest", shape.rank() == 4, "x must be (N, H, W, C), found {shape}");
-        Ok(vec![Spec::f32([shape[0], 2 * shape[1], 2 * shape[2], shape[3]])])
+        Ok(vec![x[0].with_shape([shape[0], 2 * shape[1], 2 * shape[2], shape[3]])])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -69,7 +69,7 @@ impl Op for UpsampleNearest {
     }
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
-        launch("upsample", &x[0].shape).into()
+        launch("upsample", &x[0]).into()
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -89,14 +89,14 @@ impl Op for UpsampleNearestBackward {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("upsample_nearest_backward", x, 1)?;
+        expect_float("upsample_nearest_backward", x, 1)?;
         let shape = &x[0].shape;
         ensure_shape!(
             "upsample_nearest_backward",
             shape.rank() == 4 && shape[1].is_multiple_of(2) && shape[2].is_multiple_of(2),
             "dy must be (N, 2H, 2W, C), found {shape}"
         );
-        Ok(vec![Spec::f32([shape[0], shape[1] / 2, shape[2] / 2, shape[3]])])
+        Ok(vec![x[0].with_shape([shape[0], shape[1] / 2, shape[2] / 2, shape[3]])])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -115,7 +115,7 @@ impl Op for UpsampleNearestBackward {
     }
 
     fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
-        launch("upsample_backward", &y[0].shape).into()
+        launch("upsample_backward", &y[0]).into()
     }
 }
 
@@ -125,9 +125,9 @@ pub fn cases() -> Vec<Case> {
     for axes in [[1, 1, 1, 1], [2, 1, 1, 8], [2, 5, 7, 3], [1, 41, 47, 4], [3, 4, 5, 36]] {
         let [n, h, w, c] = axes;
         let name = Shape::new(axes).to_string();
-        cases.push(Case::new(&name, UpsampleNearest, &[Spec::f32(axes)]));
+        cases.extend(Case::new(&name, UpsampleNearest, &[Spec::f32(axes)]).and_in_f16(&[0]));
         let large = Spec::f32([n, 2 * h, 2 * w, c]);
-        cases.push(Case::new(&name, UpsampleNearestBackward, &[large]).no_gradient());
+        cases.extend(Case::new(&name, UpsampleNearestBackward, &[large]).no_gradient().and_in_f16(&[0]));
     }
     cases
 }

@@ -1,10 +1,10 @@
 //! Dynamic thresholding of a sampler's estimate (`shaders/threshold.wgsl`).
 
 use super::denoise::{Coefficients, answer_index, expect_answer, expect_coefficients};
-use super::{COEFFICIENTS, Case, Fill, expect_f32};
+use super::{COEFFICIENTS, Case, Fill, expect_activations, stored};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, ShapeError};
-use crate::shader::Source;
+use crate::shader::{Source, Variant};
 use crate::tensor::{Array, Spec, Tolerance};
 
 static SHADER: Source = crate::wgsl!("threshold");
@@ -17,7 +17,7 @@ const LARGEST_ITEM: usize = 256 * (65_535 / 8 - 256);
 /// s = min(max(q, 1), max), q the quantile `ratio` of |raw| over the elements of an item, for each item:
 /// dynamic thresholding (Imagen, arXiv 2205.11487, section 2.3).
 ///
-/// Inputs [x (N, ..., C), f (N, ..., C or 2 C), coefficients (16)]; output (N), the threshold of
+/// Inputs [x (N, ..., C), f (N, ..., C or 2 C), [`Coefficients`]]; output (N), the threshold of
 /// [`Denoise`](super::Denoise). raw = k (p_x x + p_f f) as in [`Coefficients`]. Between two elements the
 /// quantile is interpolated linearly, at place ratio (n - 1) of the n sorted ones, as `torch.quantile` does.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ impl Op for DynamicThreshold {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         let op = "dynamic_threshold";
-        expect_f32(op, x, 3)?;
+        expect_activations(op, x, 3, &[0, 2])?;
         expect_answer(op, &x[0], &x[1])?;
         expect_coefficients(op, &x[2])?;
         ensure_shape!(
@@ -68,7 +68,7 @@ impl Op for DynamicThreshold {
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         let [x, f, words] = std::array::from_fn(|i| &x[i]);
-        let c = Coefficients::of(words);
+        let c = Coefficients::of(&words.data);
         let (items, channels, f_channels) = (x.shape[0], x.shape.last(), f.shape.last());
         let item = x.shape.elements() / items;
         let (rank, fraction) = self.place(item);
@@ -92,6 +92,7 @@ impl Op for DynamicThreshold {
         let item = x[0].shape.elements() / items;
         let (rank, fraction) = self.place(item);
         Dispatch::new(&SHADER, "dynamic_threshold")
+            .variant(stored(Variant::base(), x[1].dtype))
             .bind("x", Operand::Input(0))
             .bind("f", Operand::Input(1))
             .bind("coefficients", Operand::Input(2))
@@ -118,7 +119,12 @@ pub fn cases() -> Vec<Case> {
         answer[shape.len() - 1] *= width;
         let inputs = [Spec::f32(shape), Spec::f32(answer), Spec::f32([COEFFICIENTS])];
         let name = format!("{name}, {ratio} of {:?} from {:?}, at most {max:e}", inputs[0], inputs[1]);
-        cases.push(Case::new(name, DynamicThreshold { ratio, max }, &inputs).fill(2, c.fill()).no_gradient());
+        let case = Case::new(name, DynamicThreshold { ratio, max }, &inputs).fill(2, c.words().into());
+        let [plain, half] = case.no_gradient().and_in_f16(&[1]);
+        cases.push(plain);
+        if ratio == 0.995 {
+            cases.push(half);
+        }
     };
     for ratio in [0.0, 0.5, 0.9, 0.995, 1.0] {
         for (shape, width) in
@@ -135,7 +141,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("as many elements as there may be", DynamicThreshold { ratio: 0.7, max: 1e30 }, &largest)
             .fill(0, Fill::Uniform(0.0, 4.0))
             .fill(1, Fill::Uniform(0.0, 1.0))
-            .fill(2, epsilon.fill())
+            .fill(2, epsilon.words().into())
             .tolerance(Tolerance { absolute: 0.0, relative: 1e-6 })
             .no_gradient()
             .large(),
@@ -146,7 +152,7 @@ pub fn cases() -> Vec<Case> {
         let plain = Coefficients { p_x: 1.0, k: 1.0, ..Coefficients::default() };
         let inputs = [Spec::f32([1, 10]), Spec::f32([1, 10]), Spec::f32([COEFFICIENTS])];
         let op = DynamicThreshold { ratio, max: 100.0 };
-        let case = Case::new(format!("ties, {ratio}"), op, &inputs).fill(2, plain.fill());
+        let case = Case::new(format!("ties, {ratio}"), op, &inputs).fill(2, plain.words().into());
         cases.push(case.fill(0, Fill::Values(ties.clone())).no_gradient());
     }
     cases

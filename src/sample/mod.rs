@@ -8,7 +8,7 @@ pub use latent::{Latent, LatentStepper, StepInputs, Thresholding};
 use crate::diffusion::{NoiseLevel, Trajectory, UNet};
 use crate::gpu::{Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, State, ValueId};
-use crate::ops::{Guidance, LEVEL, Renoise, STEP_WORDS, StepWords};
+use crate::ops::{Guidance, LEVEL, Renoise, RenoiseLevel, STEP_WORDS, StepWords};
 use crate::tensor::{Shape, Spec};
 use std::sync::Arc;
 
@@ -223,7 +223,7 @@ impl PictureSampler {
                 renoise.know(&part(x_0), &vec![1.0; self.batch * self.elements]);
                 // A step that no sampler has.
                 let words = StepWords { step: u32::MAX, ..words };
-                renoise.run(&words, [signal, noise, 0.0, 0.0]).await?;
+                renoise.run(&words, RenoiseLevel { signal, noise, ..RenoiseLevel::default() }).await?;
             }
             if let (Some(renoise), Some(inpaint)) = (&renoise, inpaint) {
                 renoise.know(&part(inpaint.known), &part(inpaint.mask));
@@ -259,14 +259,15 @@ impl PictureSampler {
 
     /// What follows step `i` when inpainting: in the last round, the known part at the noise that x has now; before
     /// it, all of x back at the noise of before the step (RePaint, algorithm 1).
-    fn renoise_level(&self, i: usize, last: bool) -> [f64; LEVEL] {
+    fn renoise_level(&self, i: usize, last: bool) -> RenoiseLevel {
         let NoiseLevel { signal, noise } = self.trajectory.levels[i + 1];
         if last {
-            return [signal, noise, 1.0, 0.0];
+            return RenoiseLevel { signal, noise, kept: 1.0, added: 0.0 };
         }
         let before = self.trajectory.levels[i];
-        let a = before.signal / signal;
-        [before.signal, before.noise, a, (before.noise.powi(2) - (a * noise).powi(2)).max(0.0).sqrt()]
+        let kept = before.signal / signal;
+        let added = (before.noise.powi(2) - (kept * noise).powi(2)).max(0.0).sqrt();
+        RenoiseLevel { signal: before.signal, noise: before.noise, kept, added }
     }
 }
 
@@ -342,8 +343,8 @@ impl Renoiser {
         self.executable.write(self.mask, mask);
     }
 
-    async fn run(&self, words: &StepWords, level: [f64; LEVEL]) -> Result<(), RunError> {
-        self.executable.write(self.level, &level.map(|l| l as f32));
+    async fn run(&self, words: &StepWords, level: RenoiseLevel) -> Result<(), RunError> {
+        self.executable.write(self.level, &level.words());
         self.executable.write_u32(self.step, &words.words());
         Ok(self.executable.run().await?)
     }

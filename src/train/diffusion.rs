@@ -9,7 +9,7 @@ use crate::graph::{Graph, GraphError, Phase, State, ValueId};
 use crate::nn::Network;
 use crate::ops::{AddNoise, AddTwoNoises, MseLoss, STEP_WORDS, StepWords};
 use crate::rng::{Stream, key, philox4x32};
-use crate::tensor::{Array, Spec};
+use crate::tensor::{Array, DType, Spec};
 
 /// A U-Net and how it is trained.
 #[derive(Debug)]
@@ -86,8 +86,8 @@ impl Task for Diffusion {
         let (table, two) = noise_table(&self.config);
         let table = graph.constant("schedule", table);
         let noised = match two {
-            false => graph.apply_all(AddNoise, &[pictures, table, step])?,
-            true => graph.apply_all(AddTwoNoises, &[pictures, table, step])?,
+            false => graph.apply_all(AddNoise { dtype: DType::F32 }, &[pictures, table, step])?,
+            true => graph.apply_all(AddTwoNoises { dtype: DType::F32 }, &[pictures, table, step])?,
         };
         graph.leave();
         let [x_t, target, t, weight] = [noised[0], noised[1], noised[2], noised[3]];

@@ -1,0 +1,7 @@
+// What is known of a gradient before it is used. `Clipping` of src/ops/optimizer.rs has the same fields.
+
+struct Clipping {
+    norm: f32,
+    factor: f32, // min(1, max_norm / norm)
+    finite: f32, // 1 or 0
+}
