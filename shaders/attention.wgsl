@@ -88,6 +88,30 @@ fn statistic_at(head: Head, row: u32) -> u32 {
     return head.sequence * params.length + min(row, params.length - 1u);
 }
 
+fn load_a(rows: ptr<function, Rows>, head: Head, first_row: u32) {
+    for (var i = 0u; i < HELD; i++) {
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+            (*rows)[i * HEAD_VECTORS + c] = params.scale * Vector(held_a[held_at(head, first_row + i) + c]);
+        }
+    }
+}
+
+fn load_b(rows: ptr<function, Rows>, head: Head, first_row: u32) {
+    for (var i = 0u; i < HELD; i++) {
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+            (*rows)[i * HEAD_VECTORS + c] = Vector(held_b[held_at(head, first_row + i) + c]);
+        }
+    }
+}
+
+fn store_a(rows: ptr<function, Rows>, factor: f32, head: Head, first_row: u32) {
+    for (var i = 0u; i < HELD; i++) {
+        for (var c = 0u; c < HEAD_VECTORS; c++) {
+            result_a[held_at(head, first_row + i) + c] = Stored(factor * (*rows)[i * HEAD_VECTORS + c]);
+        }
+    }
+}
+
 // Products of the held rows with STEP streamed rows of one side, a or b, from row `u` of the tile at `first` on.
 fn dots(held: ptr<function, Rows>, side: u32, base: u32, first: u32, u: u32) -> Pairs {
     var sums: array<Vector, HELD * STEP>;
@@ -135,10 +159,8 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     var o: Rows;
     var largest: array<f32, HELD>;
     var sums: array<f32, HELD>;
+    load_a(&q, head, first_row);
     for (var i = 0u; i < HELD; i++) {
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
-            q[i * HEAD_VECTORS + c] = params.scale * Vector(held_a[held_at(head, first_row + i) + c]);
-        }
         largest[i] = LOWEST;
     }
     for (var first = 0u; first < params.length; first += TILE) {
@@ -174,10 +196,11 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     for (var i = 0u; i < HELD; i++) {
         for (var c = 0u; c < HEAD_VECTORS; c++) {
-            result_a[held_at(head, first_row + i) + c] = Stored(o[i * HEAD_VECTORS + c] / sums[i]);
+            o[i * HEAD_VECTORS + c] /= sums[i];
         }
         statistic[statistic_at(head, first_row + i)] = largest[i] + log(sums[i]);
     }
+    store_a(&o, 1.0, head, first_row);
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -210,11 +233,9 @@ fn backward_query(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     var dq: Rows;
     var l: array<f32, HELD>;
     var d: array<f32, HELD>;
+    load_a(&q, head, first_row);
+    load_b(&d_o, head, first_row);
     for (var i = 0u; i < HELD; i++) {
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
-            q[i * HEAD_VECTORS + c] = params.scale * Vector(held_a[held_at(head, first_row + i) + c]);
-            d_o[i * HEAD_VECTORS + c] = Vector(held_b[held_at(head, first_row + i) + c]);
-        }
         l[i] = log_sum_exp[statistic_at(head, first_row + i)];
         d[i] = products[statistic_at(head, first_row + i)];
     }
@@ -240,11 +261,7 @@ fn backward_query(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     if first_row >= params.length {
         return;
     }
-    for (var i = 0u; i < HELD; i++) {
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
-            result_a[held_at(head, first_row + i) + c] = Stored(params.scale * dq[i * HEAD_VECTORS + c]);
-        }
-    }
+    store_a(&dq, params.scale, head, first_row);
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -260,12 +277,8 @@ fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     var v: Rows;
     var dk: Rows;
     var dv: Rows;
-    for (var i = 0u; i < HELD; i++) {
-        for (var c = 0u; c < HEAD_VECTORS; c++) {
-            k[i * HEAD_VECTORS + c] = params.scale * Vector(held_a[held_at(head, first_row + i) + c]);
-            v[i * HEAD_VECTORS + c] = Vector(held_b[held_at(head, first_row + i) + c]);
-        }
-    }
+    load_a(&k, head, first_row);
+    load_b(&v, head, first_row);
     for (var first = 0u; first < params.length; first += TILE) {
         stage(head.base, first, lane);
         for (var t = 0u; t < TILE; t += STEP) {
@@ -293,9 +306,9 @@ fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     if first_row >= params.length {
         return;
     }
+    store_a(&dk, params.scale, head, first_row);
     for (var i = 0u; i < HELD; i++) {
         for (var c = 0u; c < HEAD_VECTORS; c++) {
-            result_a[held_at(head, first_row + i) + c] = Stored(params.scale * dk[i * HEAD_VECTORS + c]);
             result_b[held_at(head, first_row + i) + c] = Stored(dv[i * HEAD_VECTORS + c]);
         }
     }
