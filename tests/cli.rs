@@ -177,7 +177,7 @@ fn data_that_cannot_be_read_is_refused() {
     std::fs::create_dir_all(at.join("texts/a")).unwrap();
     std::fs::write(at.join("broken/a/cut.png"), broken_picture()).unwrap();
     std::fs::write(at.join("texts/a/notes.txt"), "no picture").unwrap();
-    let device = common::open_device(None).is_some();
+    let device = common::open_device().is_some();
     for (data, words) in [
         ("nowhere", &["nowhere", "nothing at this path", "check the spelling"][..]),
         ("empty", &["empty", "holds no file", "put some there"]),
@@ -232,7 +232,7 @@ fn weights_of_another_network_are_refused() {
     run.save_checkpoint(&other.parameters, &Checkpoint { next_step: 7, steps_taken: 7, states }).unwrap();
     let words = ["model.safetensors", "another configuration"];
     refused(without_driver(at), at, &["sample", "--model", "run", "--out", "drawn"], &words);
-    if common::open_device(None).is_some() {
+    if common::open_device().is_some() {
         let words = ["step-000007.safetensors", "another configuration"];
         refused(inkwash(at), at, &["train", "--resume", "run"], &words);
     }
@@ -374,7 +374,7 @@ fn a_run_is_exported() {
 
 #[test]
 fn a_folder_with_files_is_not_written_over() {
-    if common::open_device(None).is_none() {
+    if common::open_device().is_none() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -390,7 +390,7 @@ fn a_folder_with_files_is_not_written_over() {
 /// Any operator of the catalogue: one with labels, one that works in place, one with several algorithms.
 #[test]
 fn every_operator_can_be_timed() {
-    if common::open_device(None).is_none() {
+    if common::open_device().is_none() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -413,7 +413,7 @@ fn every_operator_can_be_timed() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_server_without_a_session_is_no_error() {
-    if common::open_device(None).is_none() {
+    if common::open_device().is_none() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -450,7 +450,7 @@ fn a_missing_driver_is_named_with_its_remedy() {
 #[test]
 #[cfg(target_os = "linux")]
 fn an_interruption_says_what_it_does() {
-    if common::open_device(None).is_none() {
+    if common::open_device().is_none() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -196,7 +196,7 @@ fn interpreter_agrees_with_pytorch() {
 
 #[test]
 fn device_agrees_with_pytorch() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     for (caps, name) in device.caps.variants().iter().flat_map(|caps| GOLDENS.map(|name| (caps, name))) {
         let golden = load(name);
         let built = build(&golden);

@@ -10,7 +10,7 @@ mod common;
 
 #[test]
 fn every_short_experiment_bears_out_its_claims() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let mut ran = 0;
     for experiment in EXPERIMENTS.iter().filter(|e| e.minutes <= 2) {
         let folder = tempfile::tempdir().unwrap();

@@ -10,12 +10,13 @@ use inkwash::graph::{Aliasing, Caps, Graph, Home, Kernels, Origin, ValueId};
 use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::train::{Classification, Diffusion, NetworkKind, TrainConfig, TrainPlans, Trainer};
 
-const ALL: [(Preset, Kernels); 4] = [
-    (Preset::TinyGray, Kernels::Registers),
-    (Preset::TinyGray, Kernels::Workgroup),
-    (Preset::Small32, Kernels::Registers),
-    (Preset::Small32, Kernels::Workgroup),
-];
+/// Two networks with every variant that WebGPU's defaults know.
+fn all() -> impl Iterator<Item = (Preset, Caps)> {
+    let variants = || Caps::webgpu(Kernels::Registers).with_f16().variants();
+    [Preset::TinyGray, Preset::Small32]
+        .into_iter()
+        .flat_map(move |p| variants().into_iter().map(move |caps| (p, caps)))
+}
 
 fn config(preset: Preset, accumulate: u32) -> TrainConfig {
     TrainConfig { preset, batch: 2, accumulate, log_every: 4, ..TrainConfig::default() }
@@ -32,9 +33,9 @@ fn plans(preset: Preset, accumulate: u32, caps: &Caps) -> TrainPlans {
 
 #[test]
 fn training_steps_pass_validation() {
-    for (preset, kernels) in ALL {
+    for (preset, caps) in all() {
         for accumulate in [1, 2] {
-            let device = Device::noop(&Caps::webgpu(kernels)).block_on().unwrap();
+            let device = Device::noop(&caps).block_on().unwrap();
             let config = config(preset, accumulate);
             let task = Diffusion::new(unet(preset), &config);
             let mut trainer = Trainer::new(&device, task, config.step_options()).block_on().unwrap();
@@ -55,13 +56,13 @@ fn training_steps_pass_validation() {
             assert_eq!(batches, 2 * accumulate);
             assert!(!trainer.log_is_full());
             let rows = trainer.read_log().block_on().unwrap();
-            assert_eq!(rows.iter().map(|r| r.step).collect::<Vec<_>>(), [0, 1], "{preset:?} {kernels:?}");
+            assert_eq!(rows.iter().map(|r| r.step).collect::<Vec<_>>(), [0, 1], "{preset:?} {caps}");
             assert!(trainer.read_log().block_on().unwrap().is_empty());
             device.check().unwrap();
 
             let plans = TrainPlans::new(&trainer.task, &config.step_options(), &device.caps).unwrap();
             let (planned, allocated) = (plans.bytes() as f64, trainer.allocated_bytes() as f64);
-            println!("{preset:?} {kernels:?} x {accumulate}: {planned} bytes planned, {allocated} allocated");
+            println!("{preset:?} {caps} x {accumulate}: {planned} bytes planned, {allocated} allocated");
             assert!((allocated / planned - 1.0).abs() < 0.05, "{planned} planned, {allocated} allocated");
         }
     }
@@ -69,8 +70,8 @@ fn training_steps_pass_validation() {
 
 #[test]
 fn sampling_passes_validation() {
-    for (preset, kernels) in ALL {
-        let device = Device::noop(&Caps::webgpu(kernels)).block_on().unwrap();
+    for (preset, caps) in all() {
+        let device = Device::noop(&caps).block_on().unwrap();
         let store = inkwash::gpu::Store::new(&device);
         let unet = unet(preset);
         let weights = unet.parameters.state("weights");
@@ -103,13 +104,13 @@ fn is_view(graph: &Graph, value: ValueId) -> bool {
 
 #[test]
 fn no_launch_reads_what_another_has_overwritten() {
-    for (preset, kernels) in ALL {
+    for (preset, caps) in all() {
         for accumulate in [1, 2] {
-            let plans = plans(preset, accumulate, &Caps::webgpu(kernels));
-            let what = format!("{preset:?} {kernels:?} x {accumulate}");
+            let plans = plans(preset, accumulate, &caps);
+            let what = format!("{preset:?} {caps} x {accumulate}");
             let mut reads = 0;
             for plan in [&plans.micro, &plans.update] {
-                reads += plan.verify(&Caps::webgpu(kernels)).unwrap_or_else(|e| panic!("{what}: {e}"));
+                reads += plan.verify(&caps).unwrap_or_else(|e| panic!("{what}: {e}"));
             }
             // Slots are shared at all: tensors take several times the memory that is planned for them.
             let plan = &plans.micro;
@@ -128,14 +129,13 @@ fn no_launch_reads_what_another_has_overwritten() {
 /// The same of another network, which sums over its pixels.
 #[test]
 fn no_launch_of_a_classifier_reads_what_another_has_overwritten() {
-    for (preset, kernels) in ALL {
+    for (preset, caps) in all() {
         for accumulate in [1, 2] {
             let config = TrainConfig { network: NetworkKind::Classifier, ..config(preset, accumulate) };
             let task = Classification(Classifier::new(&config.classifier_config(10)).unwrap());
-            let plans = TrainPlans::new(&task, &config.step_options(), &Caps::webgpu(kernels)).unwrap();
+            let plans = TrainPlans::new(&task, &config.step_options(), &caps).unwrap();
             for plan in [&plans.micro, &plans.update] {
-                plan.verify(&Caps::webgpu(kernels))
-                    .unwrap_or_else(|e| panic!("{preset:?} {kernels:?} x {accumulate}: {e}"));
+                plan.verify(&caps).unwrap_or_else(|e| panic!("{preset:?} {caps} x {accumulate}: {e}"));
             }
         }
     }
@@ -144,8 +144,7 @@ fn no_launch_of_a_classifier_reads_what_another_has_overwritten() {
 /// The replay itself: sending one tensor to another's slot must not go unseen.
 #[test]
 fn the_replay_sees_a_spoilt_plan() {
-    let (preset, kernels) = (Preset::TinyGray, Kernels::Registers);
-    let caps = Caps::webgpu(kernels);
+    let (preset, caps) = (Preset::TinyGray, Caps::webgpu(Kernels::Registers));
     let plan = plans(preset, 1, &caps).micro;
     plan.verify(&caps).unwrap();
     let slots: Vec<usize> =

@@ -86,7 +86,7 @@ fn a_forbidden_buffer_is_not_called_a_want_of_memory() {
 /// However long the host goes on without reading anything, the device is not more than a few submissions behind.
 #[test]
 fn the_host_does_not_run_away_from_the_device() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let mut graph = Graph::new();
     let x = graph.input("x", Spec::f32([1 << 16]));
     let y = graph.apply(Silu, &[x]).unwrap();
@@ -151,7 +151,7 @@ impl Op for PastTheEnd {
 
 #[test]
 fn a_kernel_that_writes_behind_its_scratch_is_found_out() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let case = Case::new("one word too many", PastTheEnd, &[Spec::f32([4])]);
     let outcomes = check::on_device(&case, &Store::new(&device), &device.caps).block_on().unwrap();
     assert_eq!(outcomes.len(), 1);

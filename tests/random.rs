@@ -72,7 +72,7 @@ fn assert_uncorrelated(what: &str, a: &[f64], b: &[f64]) {
 
 #[test]
 fn normals_are_normal() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     // An item of 4095 elements leaves one number of its last block unused.
     let shape = Shape::new([65, 4095]);
     assert!(shape.elements() >= 1 << 18);
@@ -123,7 +123,7 @@ fn noising(device: &Arc<Device>, batch: usize, item: usize) -> Noising {
 
 #[test]
 fn timesteps_are_uniform() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     const BATCH: usize = 4096;
     const STEPS: u32 = 32;
     let noising = noising(&device, BATCH, 1);
@@ -157,7 +157,7 @@ fn timesteps_are_uniform() {
 
 #[test]
 fn training_noise_is_normal_and_new_at_every_step() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let noising = noising(&device, 64, 4097);
     let draw = |number: u32, first_item: u32| -> Vec<f64> {
         let words = StepWords { seed: 5, step: number, first_item, ..StepWords::default() };

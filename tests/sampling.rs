@@ -35,7 +35,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn a_picture_with_little_noise_stays_and_with_much_changes() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let pictures = draw(&device, trajectory(Sampler::Ddim, 10), &Drawing::new(COUNT, 0, &LABELS));
     for sampler in [Sampler::Ddim, Sampler::DpmSolver, Sampler::Heun] {
         let again = |walked: usize| {
@@ -52,7 +52,7 @@ fn a_picture_with_little_noise_stays_and_with_much_changes() {
 
 #[test]
 fn what_is_known_is_kept_to_the_bit() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let known = draw(&device, trajectory(Sampler::Ddim, 10), &Drawing::new(COUNT, 0, &LABELS));
     // The left half.
     let mask: Vec<f32> = (0..COUNT * ITEM).map(|i| f32::from(u8::from(i % 16 < 8))).collect();
@@ -75,7 +75,7 @@ fn what_is_known_is_kept_to_the_bit() {
 
 #[test]
 fn noise_that_is_given_is_begun_from() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let noise: Vec<f32> = (0..COUNT * ITEM).map(|i| ((i * 37 % 101) as f32 - 50.0) / 29.0).collect();
     let drawing = |seed| Drawing { start: Start::Noise(&noise), ..Drawing::new(COUNT, seed, &LABELS) };
     let (a, b) = (drawing(1), drawing(2));
@@ -92,7 +92,7 @@ fn noise_that_is_given_is_begun_from() {
 /// stands for none, and beyond 1 something else.
 #[test]
 fn guidance_lies_on_the_line_between_two_classes() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let Model { unet, weights, .. } = built_in_model().unwrap();
     let store = Store::new(&device);
     let state = unet.parameters.state("weights");

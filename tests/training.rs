@@ -11,7 +11,6 @@ use inkwash::diffusion::{
     DownBlock, Objective, Prediction, Sampler, ScheduleKind, Trajectory, UNet, UNetConfig, UpBlock, Weighting,
 };
 use inkwash::gpu::{Blocking as _, Device, Store};
-use inkwash::graph::Kernels;
 use inkwash::io::{jsonl, tensor_file};
 use inkwash::model::Model;
 use inkwash::nn::Size;
@@ -25,8 +24,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-const BOTH: [Kernels; 2] = [Kernels::Registers, Kernels::Workgroup];
 
 /// 8x8 grey, two levels, attention in the lower one: every kind of operator in 30 thousand parameters.
 fn tiny() -> TrainConfig {
@@ -111,7 +108,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 /// with little noise, where ε cannot be told from x_t by so small a network.
 #[test]
 fn a_tiny_network_learns_eight_pictures_by_heart() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let mut trainer = trainer(&device, &tiny());
     let rows = steps(&mut trainer, 150);
     assert_eq!(rows.iter().map(|r| r.step).collect::<Vec<_>>(), (0..150).collect::<Vec<_>>());
@@ -128,16 +125,15 @@ fn a_tiny_network_learns_eight_pictures_by_heart() {
 
 #[test]
 fn two_runs_agree_bit_for_bit() {
-    for kernels in BOTH {
-        let Some(device) = common::open_device(Some(kernels)) else { return };
+    for device in common::every_variant() {
         let run = || {
             let mut trainer = trainer(&device, &tiny());
             let losses: Vec<u32> = steps(&mut trainer, 5).iter().map(|r| r.loss.to_bits()).collect();
             (losses, trainer.checkpoint().block_on().unwrap().states.map(|s| bits(&s)))
         };
         let (first, second) = (run(), run());
-        assert_eq!(first.0, second.0, "{kernels:?}: other losses");
-        assert!(first.1 == second.1, "{kernels:?}: other weights");
+        assert_eq!(first.0, second.0, "{device:?}: other losses");
+        assert!(first.1 == second.1, "{device:?}: other weights");
     }
 }
 
@@ -146,8 +142,7 @@ fn two_runs_agree_bit_for_bit() {
 /// does not see them), may go anywhere within a learning rate: they are left out.
 #[test]
 fn micro_batches_add_up_to_the_batch() {
-    for kernels in BOTH {
-        let Some(device) = common::open_device(Some(kernels)) else { return };
+    for device in common::every_variant() {
         let run = |batch: usize, accumulate: u32| {
             let config = TrainConfig { batch, accumulate, ..tiny() };
             let mut trainer = trainer(&device, &config);
@@ -158,7 +153,7 @@ fn micro_batches_add_up_to_the_batch() {
         let gradients = |t: &Trainer<Diffusion>| t.store.read(&t.states.gradients).block_on().unwrap();
         let expected = whole.checkpoint().block_on().unwrap().states;
         for (batch, accumulate) in [(4, 2), (2, 4)] {
-            let what = format!("{kernels:?}, {accumulate} of {batch}");
+            let what = format!("{device:?}, {accumulate} of {batch}");
             let (split, rows) = run(batch, accumulate);
             for (a, b) in rows.iter().zip(&whole_rows) {
                 assert!((a.loss / b.loss - 1.0).abs() < 1e-5, "{what}: loss {} for {}", a.loss, b.loss);
@@ -230,7 +225,7 @@ fn losses(folder: &Path) -> Vec<(u64, f64)> {
 
 #[test]
 fn runs_leave_their_folder_and_resume_bit_for_bit() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let folder = tempfile::tempdir().unwrap();
     let config = run_config();
 
@@ -295,7 +290,7 @@ fn runs_leave_their_folder_and_resume_bit_for_bit() {
 /// What a run of six steps tells, interrupted after its first and then resumed.
 #[test]
 fn an_observer_is_told_what_happens_in_order() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let told = |resume: bool, interrupted: bool| {
@@ -357,7 +352,7 @@ fn an_observer_is_told_what_happens_in_order() {
 /// A step whose gradient is not finite is none, for the corrections of AdamW's bias too.
 #[test]
 fn skipped_steps_are_not_counted() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let (good, bad) = (vec![0.5; 64], vec![f32::NAN; 64]);
     let other: Vec<f32> = (0..64).map(|i| i as f32 - 20.0).collect();
     let run = |gradients: &[&Vec<f32>]| {
@@ -382,7 +377,7 @@ fn skipped_steps_are_not_counted() {
 /// The count of steps taken is part of a checkpoint.
 #[test]
 fn a_run_that_skipped_a_step_resumes_bit_for_bit() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let config = tiny();
     let step = |trainer: &mut Trainer<Diffusion>| {
         // The second step sees something that is not a number.
@@ -453,7 +448,7 @@ fn a_checkpoint_must_agree_with_its_name() {
 /// Six pictures are six pictures, in batches of four too.
 #[test]
 fn every_held_out_picture_counts_once() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let folder = tempfile::tempdir().unwrap();
     let loss = |batch: usize| {
         // The first step of a warm-up changes nothing.
@@ -473,7 +468,7 @@ fn every_held_out_picture_counts_once() {
 /// A classifier is trained by the same loop, to the same kind of folder.
 #[test]
 fn a_classifier_learns_glyphs_and_resumes_bit_for_bit() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let config = TrainConfig {
         network: NetworkKind::Classifier,
         steps: 60,
@@ -519,7 +514,7 @@ fn a_classifier_learns_glyphs_and_resumes_bit_for_bit() {
 /// A run that died between two checkpoints logged steps that it will take again.
 #[test]
 fn a_resumed_run_logs_every_step_once() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let folder = tempfile::tempdir().unwrap();
     let config = run_config();
     let out = folder.path().join("run");
@@ -540,8 +535,7 @@ fn a_resumed_run_logs_every_step_once() {
 /// Picture i is decided by the seed and i: another batch size may round sums otherwise, no more.
 #[test]
 fn pictures_do_not_depend_on_the_batch() {
-    for kernels in BOTH {
-        let Some(device) = common::open_device(Some(kernels)) else { return };
+    for device in common::every_variant() {
         let config = tiny();
         let unet = UNet::new(&config.unet_config(0)).unwrap();
         let trajectory = Trajectory::new(&config.scheduler(Sampler::Ddpm), 6, 0.0).unwrap();
@@ -560,8 +554,8 @@ fn pictures_do_not_depend_on_the_batch() {
             let other = draw(batch, count, 1);
             assert_eq!(other.len(), count * 64);
             let worst = all.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            println!("{kernels:?}: {count} pictures, {batch} at a time: off by {worst:.1e}");
-            assert!(worst < 1e-5, "{kernels:?}: {count} pictures, {batch} at a time: off by {worst}");
+            println!("{device:?}: {count} pictures, {batch} at a time: off by {worst:.1e}");
+            assert!(worst < 1e-5, "{device:?}: {count} pictures, {batch} at a time: off by {worst}");
         }
         let other = draw(5, 5, 2);
         assert!(all.iter().zip(&other).any(|(a, b)| (a - b).abs() > 0.1), "the seed makes no difference");
@@ -573,7 +567,7 @@ fn pictures_do_not_depend_on_the_batch() {
 /// Every objective trains, is kept in the run folder, and draws finite pictures by its own way back.
 #[test]
 fn every_objective_trains_and_draws() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     for objective in [
         Objective::PreviousWithoutTime,
         Objective::Previous,
@@ -617,7 +611,7 @@ fn every_objective_trains_and_draws() {
 /// what it was trained as.
 #[test]
 fn improvements_combine() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let base = || TrainConfig {
         noise_schedule: ScheduleKind::Cosine,
         steps: 24,
@@ -680,7 +674,7 @@ fn improvements_combine() {
 /// A label is left out by one that no picture has.
 #[test]
 fn labels_left_out_need_a_label_of_their_own() {
-    let Some(device) = common::open_device(None) else { return };
+    let Some(device) = common::open_device() else { return };
     let unet = UNetConfig { num_class_embeds: Some(10), ..tiny().unet_config(0) };
     let config = TrainConfig {
         class_conditional: true,

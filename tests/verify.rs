@@ -3,11 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use inkwash::graph::Kernels;
+use inkwash::gpu::Device;
 use inkwash::io::tensor_file;
 use inkwash::train::open_model;
 use inkwash::verify::{Oracle, Report, Row, VerifyError, verify};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 mod common;
 
@@ -21,17 +22,12 @@ fn read(folder: &Path, files: &[&str]) -> Vec<Oracle> {
 
 /// Verifies, or says that there is no device.
 fn run(model: Option<&str>, oracles: &[Oracle]) -> Option<Result<Report, VerifyError>> {
-    run_with(None, model, oracles)
+    Some(run_on(&common::open_device()?, model, oracles))
 }
 
-fn run_with(
-    kernels: Option<Kernels>,
-    model: Option<&str>,
-    oracles: &[Oracle],
-) -> Option<Result<Report, VerifyError>> {
+fn run_on(device: &Arc<Device>, model: Option<&str>, oracles: &[Oracle]) -> Result<Report, VerifyError> {
     let model = model.map(|name| open_model(&root().join("folders").join(name)).unwrap());
-    let device = common::open_device(kernels)?;
-    Some(verify(&device, model.as_ref(), oracles, |_| {}))
+    verify(device, model.as_ref(), oracles, |_| {})
 }
 
 fn failures(report: &Report) -> Vec<String> {
@@ -45,9 +41,8 @@ fn row<'a>(report: &'a Report, name: &str) -> &'a Row {
 #[test]
 fn a_model_agrees_with_pytorch() {
     let oracles = read(&root().join("oracles/scale-shift"), &["oracle", "train", "samplers"]);
-    for kernels in [Kernels::Registers, Kernels::Workgroup] {
-        let Some(report) = run_with(Some(kernels), Some("scale-shift"), &oracles) else { return };
-        agrees(&report.unwrap(), &oracles);
+    for device in common::every_variant() {
+        agrees(&run_on(&device, Some("scale-shift"), &oracles).unwrap(), &oracles);
     }
 }
 

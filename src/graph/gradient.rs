@@ -1,6 +1,7 @@
 //! Reverse-mode differentiation: walks the nodes backwards and lets each operator append its gradients.
 
 use super::{Graph, GraphError, Op, Phase, ValueId};
+use crate::tensor::{Array, DType, Shape, Spec};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -33,12 +34,12 @@ impl Backward<'_> {
     }
 
     /// Shape and type of a tensor.
-    pub fn spec(&self, value: ValueId) -> &crate::tensor::Spec {
+    pub fn spec(&self, value: ValueId) -> &Spec {
         self.graph.spec(value)
     }
 
     /// The shape of a tensor.
-    pub fn shape(&self, value: ValueId) -> &crate::tensor::Shape {
+    pub fn shape(&self, value: ValueId) -> &Shape {
         self.graph.shape(value)
     }
 
@@ -52,9 +53,9 @@ impl Backward<'_> {
         self.needed[self.input(i).0]
     }
 
-    /// Adds a constant.
-    pub fn constant(&mut self, name: &str, value: crate::tensor::Array) -> ValueId {
-        self.graph.constant(name, value)
+    /// Adds a constant of a type.
+    pub fn constant(&mut self, name: &str, dtype: DType, value: Array) -> ValueId {
+        self.graph.constant_of(name, dtype, value)
     }
 
     /// Appends an operator and returns its first output.

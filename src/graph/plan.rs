@@ -446,7 +446,7 @@ impl Plan {
 }
 
 impl fmt::Display for Plan {
-    /// One line per launch: number, label, shader and entry, variant, groups, and slots.
+    /// One line per launch: number, phase, label, shader and entry, variant, groups, and slots.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, launch) in self.launches.iter().enumerate() {
             let d = &launch.dispatch;
@@ -458,7 +458,8 @@ impl fmt::Display for Plan {
                 .collect();
             writeln!(
                 f,
-                "{i:>5}  {:<48} {}.wgsl:{} [{}] {x}x{y}x{z}  {}",
+                "{i:>5}  {:<8} {:<48} {}.wgsl:{} [{}] {x}x{y}x{z}  {}",
+                self.graph.nodes[launch.node].phase.name(),
                 self.label(launch),
                 d.shader.name,
                 d.entry,

@@ -1,13 +1,13 @@
 //! Along the channels: a vector added to every pixel, sums over pixels, concatenation and slices
 //! (`shaders/channels.wgsl`).
 
-use super::{Case, Cast, expect_float, stored, vector_width};
+use super::{Case, expect_float, stored, vector_width};
 use crate::ensure_shape;
 use crate::graph::{
     Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError,
 };
 use crate::shader::{Source, Variant};
-use crate::tensor::{Array, DType, Shape, Spec};
+use crate::tensor::{Array, Shape, Spec};
 
 static SHADER: Source = crate::wgsl!("channels");
 
@@ -377,17 +377,16 @@ impl Op for SliceChannels {
         let zeros = |g: &mut Backward, count: usize| {
             let shape = [rows, &[count]].concat();
             let elements = shape.iter().product();
-            let zeros = g.constant("zeros", Array::new(shape, vec![0.0; elements]));
-            if dtype == DType::F32 { Ok(zeros) } else { g.apply(Cast(dtype), &[zeros]) }
+            g.constant("zeros", dtype, Array::new(shape, vec![0.0; elements]))
         };
         let mut dx = g.gradient(0);
         if self.start > 0 {
-            let before = zeros(g, self.start)?;
+            let before = zeros(g, self.start);
             dx = g.apply(Concat, &[before, dx])?;
         }
         let after = channels - self.start - self.count;
         if after > 0 {
-            let after = zeros(g, after)?;
+            let after = zeros(g, after);
             dx = g.apply(Concat, &[dx, after])?;
         }
         g.accumulate(0, dx)
@@ -448,6 +447,7 @@ mod tests {
     use super::*;
     use crate::graph::Graph;
     use crate::ops::Add;
+    use crate::tensor::DType;
 
     #[test]
     fn a_slice_of_f16_has_a_gradient_of_f16() {

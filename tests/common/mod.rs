@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use inkwash::gpu::{Blocking as _, Choice, Device};
-use inkwash::graph::Kernels;
+use inkwash::graph::Caps;
 use std::fmt::Display;
 use std::io::Write;
 use std::sync::Arc;
@@ -19,8 +19,20 @@ pub fn skip(why: impl Display) {
 
 /// The device of this machine, or `None`, said aloud, where there is none. With `INKWASH_REQUIRE_DEVICE`
 /// set, as in CI, a missing device is a failure.
-pub fn open_device(kernels: Option<Kernels>) -> Option<Arc<Device>> {
-    match Device::open(&Choice { kernels, ..Choice::default() }).block_on() {
+pub fn open_device() -> Option<Arc<Device>> {
+    open(&Choice::default())
+}
+
+/// The device of this machine once for each of its [`Caps::variants`]; none, said aloud, where there is no device.
+pub fn every_variant() -> impl Iterator<Item = Arc<Device>> {
+    let variants = open_device().map(|device| device.caps.variants()).unwrap_or_default();
+    variants
+        .into_iter()
+        .filter_map(|Caps { kernels, .. }| open(&Choice { kernels: Some(kernels), ..Choice::default() }))
+}
+
+fn open(choice: &Choice) -> Option<Arc<Device>> {
+    match Device::open(choice).block_on() {
         Ok(device) => Some(device),
         Err(e) => {
             assert!(std::env::var_os("INKWASH_REQUIRE_DEVICE").is_none(), "a device is required: {e}");
