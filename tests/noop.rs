@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use inkwash::classifier::Classifier;
+use inkwash::classifier::{Architecture, Classifier, ClassifierConfig};
 use inkwash::diffusion::{Preset, Sampler, SchedulerConfig, Trajectory, UNet, UNetConfig};
 use inkwash::gpu::{Blocking as _, Device};
 use inkwash::graph::{Aliasing, Caps, Graph, Home, Kernels, Origin, ValueId};
@@ -128,14 +128,16 @@ fn no_launch_reads_what_another_has_overwritten() {
 /// The same of another network, which sums over its pixels.
 #[test]
 fn no_launch_of_a_classifier_reads_what_another_has_overwritten() {
-    for (preset, kernels) in ALL {
+    for ((preset, kernels), architecture) in ALL.into_iter().flat_map(|a| Architecture::ALL.map(|b| (a, b))) {
         for accumulate in [1, 2] {
             let config = TrainConfig { network: NetworkKind::Classifier, ..config(preset, accumulate) };
-            let task = Classification(Classifier::new(&config.classifier_config(10)).unwrap());
+            let network = ClassifierConfig { architecture, ..config.classifier_config(10) };
+            let task = Classification(Classifier::new(&network).unwrap());
             let plans = TrainPlans::new(&task, &config.step_options(), &Caps::webgpu(kernels)).unwrap();
             for plan in [&plans.micro, &plans.update] {
-                plan.verify(&Caps::webgpu(kernels))
-                    .unwrap_or_else(|e| panic!("{preset:?} {kernels:?} x {accumulate}: {e}"));
+                plan.verify(&Caps::webgpu(kernels)).unwrap_or_else(|e| {
+                    panic!("{architecture:?} {preset:?} {kernels:?} x {accumulate}: {e}")
+                });
             }
         }
     }
