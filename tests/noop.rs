@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use inkwash::classifier::Classifier;
+use inkwash::classifier::{Architecture, Classifier, ClassifierConfig};
 use inkwash::diffusion::{Preset, Sampler, SchedulerConfig, Trajectory, UNet, UNetConfig};
 use inkwash::gpu::{Blocking as _, Device};
 use inkwash::graph::{Aliasing, Caps, Graph, Home, Kernels, Origin, ValueId};
@@ -129,13 +129,15 @@ fn no_launch_reads_what_another_has_overwritten() {
 /// The same of another network, which sums over its pixels.
 #[test]
 fn no_launch_of_a_classifier_reads_what_another_has_overwritten() {
-    for (preset, caps) in all() {
+    for ((preset, caps), architecture) in all().flat_map(|a| Architecture::ALL.map(|b| (a.clone(), b))) {
         for accumulate in [1, 2] {
             let config = TrainConfig { network: NetworkKind::Classifier, ..config(preset, accumulate) };
-            let task = Classification(Classifier::new(&config.classifier_config(10)).unwrap());
+            let network = ClassifierConfig { architecture, ..config.classifier_config(10) };
+            let task = Classification(Classifier::new(&network).unwrap());
             let plans = TrainPlans::new(&task, &config.step_options(), &caps).unwrap();
             for plan in [&plans.micro, &plans.update] {
-                plan.verify(&caps).unwrap_or_else(|e| panic!("{preset:?} {caps} x {accumulate}: {e}"));
+                plan.verify(&caps)
+                    .unwrap_or_else(|e| panic!("{architecture:?} {preset:?} {caps} x {accumulate}: {e}"));
             }
         }
     }

@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use inkwash::classifier::Classifier;
+use inkwash::classifier::{Architecture, Classifier, ClassifierConfig};
 use inkwash::diffusion::{Preset, UNet, UNetConfig};
 use inkwash::graph::{Caps, Dispatch, Graph, Kernels, MAX_GROUPS, Op, Scalar};
 use inkwash::ops;
@@ -90,9 +90,12 @@ fn launches() -> Vec<Launch> {
                 of_graph(&label, &graph, &caps, &mut launches);
             }
             let config = TrainConfig { network: NetworkKind::Classifier, ..config };
-            let classifier = Classifier::new(&config.classifier_config(10)).unwrap();
-            for graph in graphs(&Classification(classifier), &config) {
-                of_graph(&format!("classifier {label}"), &graph, &caps, &mut launches);
+            for architecture in Architecture::ALL {
+                let network = ClassifierConfig { architecture, ..config.classifier_config(10) };
+                let classifier = Classifier::new(&network).unwrap();
+                for graph in graphs(&Classification(classifier), &config) {
+                    of_graph(&format!("classifier {architecture:?} {label}"), &graph, &caps, &mut launches);
+                }
             }
         }
     }

@@ -150,7 +150,7 @@ struct SchedulerArgs {
     /// Which timesteps are visited
     #[arg(long, value_enum)]
     timestep_spacing: Option<TimestepSpacing>,
-    /// Space the noise levels as EDM does (dpmpp-2m, euler, euler-ancestral, heun; of an edm or flow model, all)
+    /// Space the noise levels as EDM does (any sampler but ddpm and ddim; of an edm or flow model, all)
     #[arg(long)]
     karras_sigmas: bool,
     /// Clamp the predicted picture to ±X at every step
@@ -168,22 +168,18 @@ impl SchedulerArgs {
     /// The model's configuration with what was given in its place, and η.
     fn apply(&self, model: &SchedulerConfig) -> Result<(SchedulerConfig, f64), Failure> {
         let mut config = model.with_sampler(self.sampler.unwrap_or(model.sampler));
-        let only = |given: bool, flag: &str, samplers: &[Sampler]| -> Result<(), Failure> {
-            if given && !samplers.contains(&config.sampler) {
+        let only = |given: bool, flag: &str, has_meaning: bool| -> Result<(), Failure> {
+            if given && !has_meaning {
                 return Err(
                     format!("{flag} has no meaning for {}; leave it out", name(config.sampler)).into()
                 );
             }
             Ok(())
         };
-        only(self.eta.is_some(), "--eta", &[Sampler::Ddim])?;
-        only(self.variance_type.is_some(), "--variance-type", &[Sampler::Ddpm])?;
+        only(self.eta.is_some(), "--eta", config.sampler == Sampler::Ddim)?;
+        only(self.variance_type.is_some(), "--variance-type", config.sampler == Sampler::Ddpm)?;
         let continuous = config.beta_schedule.is_continuous();
-        only(
-            self.karras_sigmas && !continuous,
-            "--karras-sigmas",
-            &[Sampler::DpmSolver, Sampler::Euler, Sampler::EulerAncestral, Sampler::Heun],
-        )?;
+        only(self.karras_sigmas, "--karras-sigmas", continuous || config.sampler.is_by_sigma())?;
         if let Some(variance) = self.variance_type {
             if (variance == VarianceType::LearnedRange) != (model.variance_type == VarianceType::LearnedRange)
             {

@@ -29,49 +29,148 @@ pub enum Sampler {
     Heun,
 }
 
+/// What is fixed about a sampler, in one row.
+struct Facts {
+    /// In tables and on charts.
+    title: &'static str,
+    /// In the names of an oracle's tensors.
+    oracle: &'static str,
+    /// See [`Sampler::options`].
+    options: &'static [&'static str],
+    /// Whether it steps from σ to σ, not from timestep to timestep of the chain.
+    by_sigma: bool,
+    /// Whether x is x_0 + σ ε in diffusers.
+    variance_exploding: bool,
+    /// Whether it evaluates the network twice in every step but the last.
+    evaluates_twice: bool,
+    /// First and last β, where nothing else is said.
+    betas: (f64, f64),
+}
+
+impl Facts {
+    /// Of a sampler on the timesteps of a chain, with DDPM's betas.
+    fn chain(title: &'static str, oracle: &'static str, options: &'static [&'static str]) -> Self {
+        Self {
+            title,
+            oracle,
+            options,
+            by_sigma: false,
+            variance_exploding: false,
+            evaluates_twice: false,
+            betas: (1e-4, 0.02),
+        }
+    }
+
+    /// Of one from σ to σ, with x = x_0 + σ ε in diffusers.
+    fn by_sigma(title: &'static str, oracle: &'static str, options: &'static [&'static str]) -> Self {
+        Self { by_sigma: true, variance_exploding: true, ..Self::chain(title, oracle, options) }
+    }
+}
+
 impl Sampler {
     /// All of them.
     pub const ALL: [Self; 6] =
         [Self::Ddpm, Self::Ddim, Self::DpmSolver, Self::Euler, Self::EulerAncestral, Self::Heun];
 
-    /// Whether it steps from σ to σ, not from timestep to timestep of the chain.
-    pub(super) fn is_by_sigma(self) -> bool {
+    fn facts(self) -> Facts {
         match self {
-            Self::Ddpm | Self::Ddim => false,
-            Self::DpmSolver | Self::Euler | Self::EulerAncestral | Self::Heun => true,
+            Self::Ddpm => Facts::chain(
+                "DDPM",
+                "ddpm",
+                &[
+                    "variance_type",
+                    "clip_sample",
+                    "clip_sample_range",
+                    "thresholding",
+                    "dynamic_thresholding_ratio",
+                    "sample_max_value",
+                    "rescale_betas_zero_snr",
+                ],
+            ),
+            Self::Ddim => Facts::chain(
+                "DDIM",
+                "ddim",
+                &[
+                    "set_alpha_to_one",
+                    "clip_sample",
+                    "clip_sample_range",
+                    "thresholding",
+                    "dynamic_thresholding_ratio",
+                    "sample_max_value",
+                    "rescale_betas_zero_snr",
+                ],
+            ),
+            Self::DpmSolver => {
+                let options = &[
+                    "solver_order",
+                    "solver_type",
+                    "lower_order_final",
+                    "euler_at_final",
+                    "final_sigmas_type",
+                    "lambda_min_clipped",
+                    "variance_type",
+                    "use_karras_sigmas",
+                    "thresholding",
+                    "dynamic_thresholding_ratio",
+                    "sample_max_value",
+                    "rescale_betas_zero_snr",
+                ];
+                Facts { variance_exploding: false, ..Facts::by_sigma("DPM-Solver++ 2M", "dpmpp", options) }
+            }
+            Self::Euler => Facts::by_sigma(
+                "Euler",
+                "euler",
+                &[
+                    "use_karras_sigmas",
+                    "sigma_min",
+                    "sigma_max",
+                    "rescale_betas_zero_snr",
+                    "final_sigmas_type",
+                ],
+            ),
+            Self::EulerAncestral => {
+                Facts::by_sigma("Euler-ancestral", "euler-ancestral", &["rescale_betas_zero_snr"])
+            }
+            Self::Heun => {
+                let options = &["use_karras_sigmas", "clip_sample", "clip_sample_range"];
+                let betas = (0.00085, 0.012);
+                Facts { evaluates_twice: true, betas, ..Facts::by_sigma("Heun", "heun", options) }
+            }
         }
+    }
+
+    /// The name in tables and on charts.
+    pub fn title(self) -> &'static str {
+        self.facts().title
+    }
+
+    /// The name in those of an oracle's tensors.
+    pub fn oracle_name(self) -> &'static str {
+        self.facts().oracle
+    }
+
+    /// The fields of [`SchedulerConfig`] that its class in diffusers has beside those that all have.
+    pub fn options(self) -> &'static [&'static str] {
+        self.facts().options
+    }
+
+    fn has(self, option: &str) -> bool {
+        self.options().contains(&option)
+    }
+
+    /// Whether it steps from σ to σ, not from timestep to timestep of the chain.
+    pub fn is_by_sigma(self) -> bool {
+        self.facts().by_sigma
     }
 
     /// Whether x is x_0 + σ ε in diffusers.
     pub(super) fn is_variance_exploding(self) -> bool {
-        match self {
-            Self::Ddpm | Self::Ddim | Self::DpmSolver => false,
-            Self::Euler | Self::EulerAncestral | Self::Heun => true,
-        }
+        self.facts().variance_exploding
     }
 
-    /// Whether its class in diffusers has `clip_sample`.
-    fn has_clip(self) -> bool {
-        match self {
-            Self::Ddpm | Self::Ddim | Self::Heun => true,
-            Self::DpmSolver | Self::Euler | Self::EulerAncestral => false,
-        }
-    }
-
-    /// Whether its class has `thresholding`.
-    fn has_thresholding(self) -> bool {
-        match self {
-            Self::Ddpm | Self::Ddim | Self::DpmSolver => true,
-            Self::Euler | Self::EulerAncestral | Self::Heun => false,
-        }
-    }
-
-    /// Whether its class has `use_karras_sigmas`.
-    fn has_karras_sigmas(self) -> bool {
-        match self {
-            Self::DpmSolver | Self::Euler | Self::Heun => true,
-            Self::Ddpm | Self::Ddim | Self::EulerAncestral => false,
-        }
+    /// The number of steps that evaluate the network so often.
+    pub fn steps_of(self, evaluations: usize) -> usize {
+        if self.facts().evaluates_twice { evaluations.div_ceil(2) } else { evaluations }
     }
 }
 
@@ -225,12 +324,7 @@ impl SchedulerConfig {
     /// The defaults of the sampler's class in diffusers.
     pub fn new(sampler: Sampler) -> Self {
         let by_sigma = sampler.is_by_sigma();
-        let (beta_start, beta_end) = match sampler {
-            Sampler::Heun => (0.00085, 0.012),
-            Sampler::Ddpm | Sampler::Ddim | Sampler::DpmSolver | Sampler::Euler | Sampler::EulerAncestral => {
-                (1e-4, 0.02)
-            }
-        };
+        let (beta_start, beta_end) = sampler.facts().betas;
         Self {
             sampler,
             num_train_timesteps: 1000,
@@ -270,7 +364,7 @@ impl SchedulerConfig {
         if sampler == self.sampler {
             return self.clone();
         }
-        let both = |has: fn(Sampler) -> bool| has(self.sampler) && has(sampler);
+        let both = |option| self.sampler.has(option) && sampler.has(option);
         let mut to = Self::new(sampler);
         to.num_train_timesteps = self.num_train_timesteps;
         to.beta_schedule = self.beta_schedule;
@@ -282,15 +376,15 @@ impl SchedulerConfig {
         (to.timestep_spacing, to.steps_offset) = (self.timestep_spacing, self.steps_offset);
         // What a network puts out does not change with the sampler.
         to.variance_type = self.variance_type;
-        if both(Sampler::has_clip) {
+        if both("clip_sample") {
             (to.clip_sample, to.clip_sample_range) = (self.clip_sample, self.clip_sample_range);
         }
-        if both(Sampler::has_thresholding) {
+        if both("thresholding") {
             to.thresholding = self.thresholding;
             to.dynamic_thresholding_ratio = self.dynamic_thresholding_ratio;
             to.sample_max_value = self.sample_max_value;
         }
-        if self.beta_schedule.is_continuous() || both(Sampler::has_karras_sigmas) {
+        if self.beta_schedule.is_continuous() || both("use_karras_sigmas") {
             to.use_karras_sigmas = self.use_karras_sigmas;
         }
         to

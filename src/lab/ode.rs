@@ -93,16 +93,8 @@ impl Method {
             Self::Heun => "ODE, Heun",
             Self::DpmSolver => "ODE, DPM-Solver++ 2M",
             Self::Continuous(kind, sampler) => {
-                let sampler = match sampler {
-                    Sampler::Ddpm => "DDPM",
-                    Sampler::Ddim => "DDIM",
-                    Sampler::DpmSolver => "DPM-Solver++ 2M",
-                    Sampler::Euler => "Euler",
-                    Sampler::EulerAncestral => "Euler-ancestral",
-                    Sampler::Heun => "Heun",
-                };
                 let kind = if kind == ScheduleKind::Edm { "EDM".into() } else { kind.name() };
-                return format!("{kind}, {sampler}");
+                return format!("{kind}, {}", sampler.title());
             }
             Self::DdpmSilenced => "DDPM without its noise",
         };

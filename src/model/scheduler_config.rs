@@ -1,4 +1,4 @@
-//! `scheduler_config.json` of the six of diffusers' schedulers that inkwash has.
+//! `scheduler_config.json` of those of diffusers' schedulers that inkwash has.
 
 use super::ModelError;
 use super::options::{Options, VERSION};
@@ -7,7 +7,7 @@ use crate::io::quoted;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// What every one of the six classes has.
+/// What every one of their classes has; the rest is in [`Sampler::options`].
 const COMMON: [&str; 8] = [
     "num_train_timesteps",
     "beta_start",
@@ -17,81 +17,6 @@ const COMMON: [&str; 8] = [
     "prediction_type",
     "timestep_spacing",
     "steps_offset",
-];
-
-/// A class of diffusers: its name, and which fields of [`SchedulerConfig`] it has beside [`COMMON`].
-struct Class {
-    sampler: Sampler,
-    name: &'static str,
-    options: &'static [&'static str],
-}
-
-const CLASSES: [Class; 6] = [
-    Class {
-        sampler: Sampler::Ddpm,
-        name: "DDPMScheduler",
-        options: &[
-            "variance_type",
-            "clip_sample",
-            "clip_sample_range",
-            "thresholding",
-            "dynamic_thresholding_ratio",
-            "sample_max_value",
-            "rescale_betas_zero_snr",
-        ],
-    },
-    Class {
-        sampler: Sampler::Ddim,
-        name: "DDIMScheduler",
-        options: &[
-            "set_alpha_to_one",
-            "clip_sample",
-            "clip_sample_range",
-            "thresholding",
-            "dynamic_thresholding_ratio",
-            "sample_max_value",
-            "rescale_betas_zero_snr",
-        ],
-    },
-    Class {
-        sampler: Sampler::DpmSolver,
-        name: "DPMSolverMultistepScheduler",
-        options: &[
-            "solver_order",
-            "solver_type",
-            "lower_order_final",
-            "euler_at_final",
-            "final_sigmas_type",
-            "lambda_min_clipped",
-            "variance_type",
-            "use_karras_sigmas",
-            "thresholding",
-            "dynamic_thresholding_ratio",
-            "sample_max_value",
-            "rescale_betas_zero_snr",
-        ],
-    },
-    Class {
-        sampler: Sampler::Euler,
-        name: "EulerDiscreteScheduler",
-        options: &[
-            "use_karras_sigmas",
-            "sigma_min",
-            "sigma_max",
-            "rescale_betas_zero_snr",
-            "final_sigmas_type",
-        ],
-    },
-    Class {
-        sampler: Sampler::EulerAncestral,
-        name: "EulerAncestralDiscreteScheduler",
-        options: &["rescale_betas_zero_snr"],
-    },
-    Class {
-        sampler: Sampler::Heun,
-        name: "HeunDiscreteScheduler",
-        options: &["use_karras_sigmas", "clip_sample", "clip_sample_range"],
-    },
 ];
 
 /// Options of diffusers' other schedulers, and of the first releases. A scheduler that was made from another one's
@@ -111,56 +36,50 @@ const DROPPED: [&str; 12] = [
     "timesteps",
 ];
 
-impl Class {
-    /// The options that have one supported value, which is diffusers' default.
-    fn fixed(&self) -> Vec<(&'static str, Value)> {
-        let spacing = || vec![("use_exponential_sigmas", json!(false)), ("use_beta_sigmas", json!(false))];
-        let mut fixed = vec![];
-        match self.sampler {
-            Sampler::Ddpm | Sampler::Ddim | Sampler::EulerAncestral => {}
-            Sampler::DpmSolver => {
-                fixed = spacing();
-                fixed.extend([
-                    ("algorithm_type", json!("dpmsolver++")),
-                    ("use_lu_lambdas", json!(false)),
-                    ("use_flow_sigmas", json!(false)),
-                    ("flow_shift", json!(1.0)),
-                    ("use_dynamic_shifting", json!(false)),
-                    ("time_shift_type", json!("exponential")),
-                ]);
-            }
-            Sampler::Euler => {
-                fixed = spacing();
-                fixed.extend([("interpolation_type", json!("linear")), ("timestep_type", json!("discrete"))]);
-            }
-            Sampler::Heun => fixed = spacing(),
+/// The options of a sampler's class that have one supported value, which is diffusers' default.
+fn fixed(sampler: Sampler) -> Vec<(&'static str, Value)> {
+    let spacing = [("use_exponential_sigmas", json!(false)), ("use_beta_sigmas", json!(false))];
+    let mut fixed = vec![];
+    match sampler {
+        Sampler::Ddpm | Sampler::Ddim | Sampler::EulerAncestral => {}
+        Sampler::DpmSolver => {
+            fixed.extend(spacing);
+            fixed.extend([
+                ("algorithm_type", json!("dpmsolver++")),
+                ("use_lu_lambdas", json!(false)),
+                ("use_flow_sigmas", json!(false)),
+                ("flow_shift", json!(1.0)),
+                ("use_dynamic_shifting", json!(false)),
+                ("time_shift_type", json!("exponential")),
+            ]);
         }
-        fixed
+        Sampler::Euler => {
+            fixed.extend(spacing);
+            fixed.extend([("interpolation_type", json!("linear")), ("timestep_type", json!("discrete"))]);
+        }
+        Sampler::Heun => fixed.extend(spacing),
     }
-
-    fn has(&self, key: &str) -> bool {
-        COMMON.contains(&key) || self.options.contains(&key)
-    }
+    fixed
 }
 
-fn class_of(sampler: Sampler) -> &'static Class {
-    CLASSES.iter().find(|class| class.sampler == sampler).expect("every sampler has its class")
+/// Whether a sampler's class has this option.
+fn has(sampler: Sampler, key: &str) -> bool {
+    COMMON.contains(&key) || sampler.options().contains(&key)
 }
 
-/// The name of a sampler's class in diffusers.
-pub(super) fn class_name(sampler: Sampler) -> &'static str {
-    class_of(sampler).name
+/// The name of a sampler's class in diffusers: what a file of ours has.
+pub(super) fn class_name(sampler: Sampler) -> String {
+    serde_json::to_value(sampler).ok().and_then(|name| Some(name.as_str()?.to_string())).unwrap_or_default()
 }
 
 /// The sampler of a class's name, or a message that names those that there are.
 pub(super) fn sampler_of(name: &str) -> Result<Sampler, String> {
-    let supported = CLASSES.map(|class| class.name).join(", ");
-    let class = CLASSES.iter().find(|class| class.name == name);
-    class.map(|class| class.sampler).ok_or_else(|| {
+    Sampler::ALL.into_iter().find(|&sampler| class_name(sampler) == name).ok_or_else(|| {
         format!(
-            "found {}, expected one of {supported}; save the model with one of these, as \
+            "found {}, expected one of {}; save the model with one of these, as \
              `Class.from_config(scheduler.config)` makes it",
-            quoted(name)
+            quoted(name),
+            Sampler::ALL.map(class_name).join(", ")
         )
     })
 }
@@ -189,18 +108,18 @@ pub(super) fn parse(
     let own = options.class.as_deref().map(sampler_of).transpose();
     let own = own.map_err(|message| options.refuse("_class_name", message))?;
     let sampler = sampler.or(own).unwrap_or(Sampler::Ddpm);
-    let class = class_of(sampler);
+    let class = class_name(sampler);
     if let Some(own) = own.filter(|own| *own != sampler) {
         warnings.push(format!(
             "{}: written by {}; the pipeline names {}, which counts, as in diffusers",
             path.display(),
             class_name(own),
-            class.name
+            class
         ));
     }
     // 2. What has one supported value.
-    for (key, only) in class.fixed() {
-        let remedy = format!("inkwash's {} has no other kind: sample with another scheduler", class.name);
+    for (key, only) in fixed(sampler) {
+        let remedy = format!("inkwash's {} has no other kind: sample with another scheduler", class);
         options.must_be(key, &only, &remedy)?;
     }
     let predicts_noise = "this model predicts the picture: set prediction_type to \"sample\" instead, as diffusers has \
@@ -221,9 +140,9 @@ pub(super) fn parse(
     // 3. What diffusers drops. What a network puts out does not change with the class, so its variance is kept.
     let known = |key: &str| {
         DROPPED.contains(&key)
-            || CLASSES.iter().any(|c| c.has(key) || c.fixed().iter().any(|(name, _)| *name == key))
+            || Sampler::ALL.into_iter().any(|s| has(s, key) || fixed(s).iter().any(|(name, _)| *name == key))
     };
-    let kept = |key: &str| class.has(key) || (key == "variance_type" && learned);
+    let kept = |key: &str| has(sampler, key) || (key == "variance_type" && learned);
     let dropped: Vec<String> = options.map.keys().filter(|key| known(key) && !kept(key)).cloned().collect();
     options.map.retain(|key, _| !dropped.contains(key));
     if old || !dropped.is_empty() {
@@ -232,7 +151,7 @@ pub(super) fn parse(
         warnings.push(format!(
             "{}: {} has no option {}: ignored, as in diffusers",
             path.display(),
-            class.name,
+            class,
             names.join(", ")
         ));
     }
@@ -249,7 +168,7 @@ pub(super) fn parse(
     options.map = all;
     let unknown = format!(
         "unknown option; expected those of {} in diffusers {VERSION}. Remove it if the model does not need it",
-        class.name
+        class
     );
     let config: SchedulerConfig = options.finish(&unknown)?;
     config.validate().map_err(|source| ModelError::Config { path: path.into(), source })?;
@@ -258,16 +177,16 @@ pub(super) fn parse(
 
 /// The configuration as diffusers writes it: the options of its class and no others.
 pub(super) fn to_json(config: &SchedulerConfig) -> serde_json::Result<Value> {
-    let class = class_of(config.sampler);
+    let sampler = config.sampler;
     let own = serde_json::to_value(config)?;
-    let mut value = json!({"_class_name": class.name, "_diffusers_version": VERSION});
-    for key in COMMON.iter().chain(class.options) {
+    let mut value = json!({"_class_name": class_name(sampler), "_diffusers_version": VERSION});
+    for key in COMMON.iter().chain(sampler.options()) {
         value[*key] = own[*key].clone();
     }
-    for (key, only) in class.fixed() {
+    for (key, only) in fixed(sampler) {
         value[key] = only;
     }
-    match (config.variance_type, config.sampler) {
+    match (config.variance_type, sampler) {
         (VarianceType::LearnedRange, _) => value["variance_type"] = json!("learned_range"),
         (_, Sampler::DpmSolver) => value["variance_type"] = Value::Null,
         _ => {}

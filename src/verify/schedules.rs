@@ -70,15 +70,7 @@ fn table(config: &SchedulerConfig, what: &str) -> Option<Vec<f64>> {
 }
 
 fn timesteps(class: &str, spacing: &str, steps: &str) -> Option<Vec<f64>> {
-    let sampler = match class {
-        "ddpm" => Sampler::Ddpm,
-        "ddim" => Sampler::Ddim,
-        "dpmpp" => Sampler::DpmSolver,
-        "euler" => Sampler::Euler,
-        "euler-ancestral" => Sampler::EulerAncestral,
-        "heun" => Sampler::Heun,
-        _ => return None,
-    };
+    let sampler = Sampler::ALL.into_iter().find(|sampler| sampler.oracle_name() == class)?;
     let config = SchedulerConfig {
         timestep_spacing: named::<TimestepSpacing>(spacing)?,
         ..SchedulerConfig::new(sampler)
