@@ -73,6 +73,47 @@ impl Sampler {
             Self::Ddpm | Self::Ddim | Self::EulerAncestral => false,
         }
     }
+
+    /// Whether its class has `final_sigmas_type`.
+    pub(super) fn has_final_sigma(self) -> bool {
+        match self {
+            Self::DpmSolver | Self::Euler => true,
+            Self::Ddpm | Self::Ddim | Self::EulerAncestral | Self::Heun => false,
+        }
+    }
+
+    /// Whether its class has `set_alpha_to_one`.
+    pub(super) fn has_set_alpha_to_one(self) -> bool {
+        match self {
+            Self::Ddim => true,
+            Self::Ddpm | Self::DpmSolver | Self::Euler | Self::EulerAncestral | Self::Heun => false,
+        }
+    }
+
+    /// Whether a step from timestep t ends at t - T/S, which need not be the timestep visited next.
+    pub(super) fn has_constant_stride(self) -> bool {
+        match self {
+            Self::Ddim => true,
+            Self::Ddpm | Self::DpmSolver | Self::Euler | Self::EulerAncestral | Self::Heun => false,
+        }
+    }
+
+    /// Whether it is a multistep solver, whose classes in diffusers count timesteps in a way of their own: whole numbers,
+    /// from which "leading" and "linspace" leave out 0, and Karras' σ between the ends of the whole schedule.
+    pub(super) fn is_multistep(self) -> bool {
+        match self {
+            Self::DpmSolver => true,
+            Self::Ddpm | Self::Ddim | Self::Euler | Self::EulerAncestral | Self::Heun => false,
+        }
+    }
+
+    /// The steps S in which it evaluates the network this many times. Heun does so twice in every step but the last.
+    pub fn steps_of(self, evaluations: usize) -> usize {
+        match self {
+            Self::Heun => evaluations.div_ceil(2),
+            Self::Ddpm | Self::Ddim | Self::DpmSolver | Self::Euler | Self::EulerAncestral => evaluations,
+        }
+    }
 }
 
 /// Which timesteps a sampler visits (arXiv 2305.08891, table 2).
@@ -89,6 +130,16 @@ pub enum TimestepSpacing {
     /// Squares, so that steps are small where noise is (DDIM, arXiv 2010.02502, appendix D.2). Not in diffusers.
     #[serde(skip)]
     Quadratic,
+}
+
+impl TimestepSpacing {
+    /// Whether its timesteps are the same distance apart, rounding aside.
+    pub(super) fn is_even(self) -> bool {
+        match self {
+            Self::Leading | Self::Linspace | Self::Trailing => true,
+            Self::Quadratic => false,
+        }
+    }
 }
 
 /// The variance of DDPM's step.
@@ -303,7 +354,7 @@ impl SchedulerConfig {
         if total == 0 || total > 1_000_000 {
             return fail("num_train_timesteps", format!("found {total}; it must be between 1 and 1000000"));
         }
-        if self.objective != Objective::MergedNoise && self.prediction_type != Prediction::Epsilon {
+        if self.objective.is_of_last_step() && self.prediction_type != Prediction::Epsilon {
             let (objective, prediction) = (self.objective.name(), self.prediction_type);
             return fail(
                 "objective",
@@ -315,7 +366,7 @@ impl SchedulerConfig {
         }
         if self.beta_schedule.is_continuous() {
             let name = self.beta_schedule.name();
-            if self.objective != Objective::MergedNoise {
+            if self.objective.is_of_last_step() {
                 let objective = self.objective.name();
                 return fail(
                     "objective",

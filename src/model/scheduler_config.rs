@@ -141,6 +141,14 @@ impl Class {
     fn has(&self, key: &str) -> bool {
         COMMON.contains(&key) || self.options.contains(&key)
     }
+
+    /// Whether its `variance_type` is null where the network puts out no variance, since it has no variance of its own.
+    fn has_null_variance(&self) -> bool {
+        match self.sampler {
+            Sampler::DpmSolver => true,
+            Sampler::Ddpm | Sampler::Ddim | Sampler::Euler | Sampler::EulerAncestral | Sampler::Heun => false,
+        }
+    }
 }
 
 fn class_of(sampler: Sampler) -> &'static Class {
@@ -208,7 +216,7 @@ pub(super) fn parse(
     let old = options.map.contains_key("predict_epsilon");
     options.must_be("predict_epsilon", &json!(true), predicts_noise)?;
     let learned = options.map.get("variance_type").is_some_and(|v| v == "learned_range");
-    if sampler == Sampler::DpmSolver && !learned {
+    if class.has_null_variance() && !learned {
         options.must_be(
             "variance_type",
             &Value::Null,
@@ -267,10 +275,12 @@ pub(super) fn to_json(config: &SchedulerConfig) -> serde_json::Result<Value> {
     for (key, only) in class.fixed() {
         value[key] = only;
     }
-    match (config.variance_type, config.sampler) {
-        (VarianceType::LearnedRange, _) => value["variance_type"] = json!("learned_range"),
-        (_, Sampler::DpmSolver) => value["variance_type"] = Value::Null,
-        _ => {}
+    match config.variance_type {
+        VarianceType::LearnedRange => value["variance_type"] = json!("learned_range"),
+        VarianceType::FixedSmall | VarianceType::FixedLarge if class.has_null_variance() => {
+            value["variance_type"] = Value::Null;
+        }
+        VarianceType::FixedSmall | VarianceType::FixedLarge => {}
     }
     Ok(value)
 }

@@ -5,7 +5,7 @@ use super::network::{NetworkGraph, picture_shape};
 use super::oracle::SamplerSetup;
 use super::update::Update;
 use super::{Limit, Oracle, Report, Row, VerifyError, channels_first, channels_last, distance, wide};
-use crate::diffusion::{Sampler, Trajectory};
+use crate::diffusion::Trajectory;
 use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
 use crate::graph::{Plan, ValueId};
 use crate::io::Tensor;
@@ -85,8 +85,7 @@ impl<'a> Stored<'a> {
             );
             return Err(oracle.error(message).into());
         }
-        // Heun evaluates the network twice in every step but the last.
-        let steps = if setup.config.sampler == Sampler::Heun { calls.div_ceil(2) } else { calls };
+        let steps = setup.config.sampler.steps_of(calls);
         let trajectory = Trajectory::new(&setup.config, steps, setup.eta)
             .map_err(|e| oracle.error(format!("sampler `{name}`: {e}")))?;
         if trajectory.steps.len() != calls {
