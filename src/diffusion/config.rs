@@ -12,6 +12,16 @@ pub enum DownBlock {
     AttnDownBlock2D,
 }
 
+impl DownBlock {
+    /// Whether it has self-attention.
+    pub fn has_attention(self) -> bool {
+        match self {
+            Self::AttnDownBlock2D => true,
+            Self::DownBlock2D => false,
+        }
+    }
+}
+
 /// The same on the way up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpBlock {
@@ -19,6 +29,16 @@ pub enum UpBlock {
     UpBlock2D,
     /// Residual blocks, each followed by self-attention.
     AttnUpBlock2D,
+}
+
+impl UpBlock {
+    /// Whether it has self-attention.
+    pub fn has_attention(self) -> bool {
+        match self {
+            Self::AttnUpBlock2D => true,
+            Self::UpBlock2D => false,
+        }
+    }
 }
 
 /// How the time embedding enters a residual block.
@@ -234,8 +254,8 @@ impl UNetConfig {
             }
         }
         let attended = |i: usize| {
-            self.down_block_types[i] == DownBlock::AttnDownBlock2D
-                || self.up_block_types[levels - 1 - i] == UpBlock::AttnUpBlock2D
+            self.down_block_types[i].has_attention()
+                || self.up_block_types[levels - 1 - i].has_attention()
                 || (i + 1 == levels && self.add_attention)
         };
         for (i, &channels) in self.block_out_channels.iter().enumerate() {

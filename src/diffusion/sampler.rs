@@ -282,15 +282,15 @@ fn ancestral(
         let t = index(timestep, total)?;
         // DDPM goes on to the next timestep of the list, DDIM to t - T/S, which is another for "linspace" and
         // "trailing".
-        let ddim = config.sampler == Sampler::Ddim && config.timestep_spacing != TimestepSpacing::Quadratic;
-        let previous = match ddim {
-            false => times.get(i + 1).map(|&p| index(p, total)).transpose()?,
-            true => t.checked_sub(total / steps),
+        let previous = if config.sampler.has_constant_stride() && config.timestep_spacing.is_even() {
+            t.checked_sub(total / steps)
+        } else {
+            times.get(i + 1).map(|&p| index(p, total)).transpose()?
         };
         let now = schedule.alpha_bar(Some(t));
-        let beyond = (config.sampler == Sampler::Ddim && !config.set_alpha_to_one).then_some(0);
+        let beyond = (config.sampler.has_set_alpha_to_one() && !config.set_alpha_to_one).then_some(0);
         let next = schedule.alpha_bar(previous.or(beyond));
-        if now <= 0.0 && config.prediction_type == Prediction::Epsilon {
+        if now <= 0.0 && config.prediction_type.needs_signal() {
             return Err(no_signal(&format!("at timestep {t}")));
         }
         let (level, step) = (NoiseLevel::of_alpha_bar(now), ChainStep::rounded(now, next));
@@ -355,7 +355,7 @@ fn continuous(
     eta: f64,
 ) -> Result<Trajectory, ConfigError> {
     let sigmas = spacing::continuous(config, steps);
-    if sigmas.levels[0].signal == 0.0 && config.prediction_type == Prediction::Epsilon {
+    if sigmas.levels[0].signal == 0.0 && config.prediction_type.needs_signal() {
         return Err(no_signal("at its start"));
     }
     let (list, levels) = match method {

@@ -44,6 +44,38 @@ impl ScheduleKind {
         }
     }
 
+    /// Whether it ends in noise alone as it is.
+    pub fn ends_in_noise(self) -> bool {
+        match self {
+            Self::Flow => true,
+            Self::Linear | Self::ScaledLinear | Self::Cosine | Self::Sigmoid | Self::Edm => false,
+        }
+    }
+
+    /// Whether its levels are draws from a distribution, so that training must not draw from another one.
+    pub fn is_a_distribution(self) -> bool {
+        match self {
+            Self::Edm => true,
+            Self::Linear | Self::ScaledLinear | Self::Cosine | Self::Sigmoid | Self::Flow => false,
+        }
+    }
+
+    /// Whether its paper samples it at Karras' σ (EDM, eq. 5).
+    pub fn has_karras_sigmas(self) -> bool {
+        match self {
+            Self::Edm => true,
+            Self::Linear | Self::ScaledLinear | Self::Cosine | Self::Sigmoid | Self::Flow => false,
+        }
+    }
+
+    /// Whether diffusers' multistep solvers round the timesteps of Karras' σ on it.
+    pub(super) fn has_whole_karras_timesteps(self) -> bool {
+        match self {
+            Self::Linear | Self::ScaledLinear | Self::Sigmoid | Self::Edm | Self::Flow => true,
+            Self::Cosine => false,
+        }
+    }
+
     /// What conditions a network at a level of a continuous schedule; on a chain it is the step.
     pub fn conditioning(self, level: NoiseLevel) -> Option<f64> {
         match self {
@@ -79,6 +111,14 @@ impl Prediction {
     pub fn name(self) -> String {
         name_in_files(&self)
     }
+
+    /// Whether x_0 follows from it only where some signal is left.
+    pub fn needs_signal(self) -> bool {
+        match self {
+            Self::Epsilon => true,
+            Self::Sample | Self::VPrediction | Self::Edm | Self::Flow => false,
+        }
+    }
 }
 
 /// What the loss compares the network's answer with. All but the first are the article's, which looks at the last
@@ -104,6 +144,22 @@ impl Objective {
     /// Its name on the command line and in files.
     pub fn name(self) -> String {
         name_in_files(&self)
+    }
+
+    /// Whether it is one of the article's, of the last step of the chain alone.
+    pub fn is_of_last_step(self) -> bool {
+        match self {
+            Self::PreviousWithoutTime | Self::Previous | Self::LastNoiseWeighted | Self::LastNoise => true,
+            Self::MergedNoise => false,
+        }
+    }
+
+    /// Whether the network is conditioned on t.
+    pub fn conditions_on_time(self) -> bool {
+        match self {
+            Self::PreviousWithoutTime => false,
+            Self::MergedNoise | Self::Previous | Self::LastNoiseWeighted | Self::LastNoise => true,
+        }
     }
 
     /// Whether the network answers with the picture one step before.

@@ -43,6 +43,10 @@ struct Facts {
     variance_exploding: bool,
     /// Whether it evaluates the network twice in every step but the last.
     evaluates_twice: bool,
+    /// See [`Sampler::has_constant_stride`].
+    constant_stride: bool,
+    /// See [`Sampler::is_multistep`].
+    multistep: bool,
     /// First and last β, where nothing else is said.
     betas: (f64, f64),
 }
@@ -57,6 +61,8 @@ impl Facts {
             by_sigma: false,
             variance_exploding: false,
             evaluates_twice: false,
+            constant_stride: false,
+            multistep: false,
             betas: (1e-4, 0.02),
         }
     }
@@ -87,10 +93,8 @@ impl Sampler {
                     "rescale_betas_zero_snr",
                 ],
             ),
-            Self::Ddim => Facts::chain(
-                "DDIM",
-                "ddim",
-                &[
+            Self::Ddim => {
+                let options = &[
                     "set_alpha_to_one",
                     "clip_sample",
                     "clip_sample_range",
@@ -98,8 +102,9 @@ impl Sampler {
                     "dynamic_thresholding_ratio",
                     "sample_max_value",
                     "rescale_betas_zero_snr",
-                ],
-            ),
+                ];
+                Facts { constant_stride: true, ..Facts::chain("DDIM", "ddim", options) }
+            }
             Self::DpmSolver => {
                 let options = &[
                     "solver_order",
@@ -115,7 +120,8 @@ impl Sampler {
                     "sample_max_value",
                     "rescale_betas_zero_snr",
                 ];
-                Facts { variance_exploding: false, ..Facts::by_sigma("DPM-Solver++ 2M", "dpmpp", options) }
+                let facts = Facts::by_sigma("DPM-Solver++ 2M", "dpmpp", options);
+                Facts { variance_exploding: false, multistep: true, ..facts }
             }
             Self::Euler => Facts::by_sigma(
                 "Euler",
@@ -168,9 +174,31 @@ impl Sampler {
         self.facts().variance_exploding
     }
 
-    /// The number of steps that evaluate the network so often.
+    /// The steps S in which it evaluates the network this many times. Heun does so twice in every step but the last.
     pub fn steps_of(self, evaluations: usize) -> usize {
         if self.facts().evaluates_twice { evaluations.div_ceil(2) } else { evaluations }
+    }
+
+    /// Whether its class has `final_sigmas_type`.
+    pub(super) fn has_final_sigma(self) -> bool {
+        self.has("final_sigmas_type")
+    }
+
+    /// Whether its class has `set_alpha_to_one`.
+    pub(super) fn has_set_alpha_to_one(self) -> bool {
+        self.has("set_alpha_to_one")
+    }
+
+    /// Whether a step from timestep t ends at t - T/S, which need not be the timestep visited next.
+    pub(super) fn has_constant_stride(self) -> bool {
+        self.facts().constant_stride
+    }
+
+    /// Whether it is a multistep solver, whose classes in diffusers count timesteps in a way of their own: whole numbers,
+    /// from which "leading" and "linspace" leave out 0, and Karras' σ between the ends of the whole schedule. They have no
+    /// variance of their own either: `variance_type` is null where the network puts out none.
+    pub fn is_multistep(self) -> bool {
+        self.facts().multistep
     }
 }
 
@@ -188,6 +216,16 @@ pub enum TimestepSpacing {
     /// Squares, so that steps are small where noise is (DDIM, arXiv 2010.02502, appendix D.2). Not in diffusers.
     #[serde(skip)]
     Quadratic,
+}
+
+impl TimestepSpacing {
+    /// Whether its timesteps are the same distance apart, rounding aside.
+    pub(super) fn is_even(self) -> bool {
+        match self {
+            Self::Leading | Self::Linspace | Self::Trailing => true,
+            Self::Quadratic => false,
+        }
+    }
 }
 
 /// The variance of DDPM's step.
@@ -397,7 +435,7 @@ impl SchedulerConfig {
         if total == 0 || total > 1_000_000 {
             return fail("num_train_timesteps", format!("found {total}; it must be between 1 and 1000000"));
         }
-        if self.objective != Objective::MergedNoise && self.prediction_type != Prediction::Epsilon {
+        if self.objective.is_of_last_step() && self.prediction_type != Prediction::Epsilon {
             let (objective, prediction) = (self.objective.name(), self.prediction_type);
             return fail(
                 "objective",
@@ -409,7 +447,7 @@ impl SchedulerConfig {
         }
         if self.beta_schedule.is_continuous() {
             let name = self.beta_schedule.name();
-            if self.objective != Objective::MergedNoise {
+            if self.objective.is_of_last_step() {
                 let objective = self.objective.name();
                 return fail(
                     "objective",

@@ -1,6 +1,6 @@
 //! The noise levels at which samplers evaluate the network, and the timesteps that condition it there.
 
-use super::{FinalSigma, NoiseLevel, NoiseSchedule, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing};
+use super::{FinalSigma, NoiseLevel, NoiseSchedule, ScheduleKind, SchedulerConfig, TimestepSpacing};
 use crate::nn::ConfigError;
 
 /// The noise levels at which a sampler evaluates the network, most noise first.
@@ -24,7 +24,7 @@ fn evenly(last: f64, count: usize) -> impl Iterator<Item = f64> {
     (0..count).rev().map(move |i| if i > 0 && i + 1 == count { last } else { i as f64 * step })
 }
 
-/// The timesteps of every sampler but DPM-Solver++, largest first. DDPM and DDIM round "linspace" to whole numbers.
+/// The timesteps of every sampler but a multistep one, largest first. DDPM and DDIM round "linspace" to whole numbers.
 pub(super) fn timesteps(config: &SchedulerConfig, steps: usize) -> Vec<f64> {
     let total = config.num_train_timesteps;
     match config.timestep_spacing {
@@ -57,9 +57,9 @@ fn quadratic(last: usize, steps: usize) -> Vec<f64> {
     times
 }
 
-/// DPM-Solver++'s timesteps: it steps from each to the next and from the last to its final σ, so that "leading" and
+/// A multistep solver's timesteps: it steps from each to the next and from the last to its final σ, so that "leading" and
 /// "linspace" leave out 0.
-fn solver_timesteps(config: &SchedulerConfig, schedule: &NoiseSchedule, steps: usize) -> Vec<f64> {
+fn multistep_timesteps(config: &SchedulerConfig, schedule: &NoiseSchedule, steps: usize) -> Vec<f64> {
     let total = config.num_train_timesteps;
     let below = |t: &usize| {
         let a = schedule.alpha_bar(Some(*t));
@@ -148,24 +148,25 @@ pub(super) fn by_sigma(
     steps: usize,
 ) -> Result<Sigmas, ConfigError> {
     let table = sigma_table(config, schedule);
-    let solver = config.sampler == Sampler::DpmSolver;
-    let mut times = if solver { solver_timesteps(config, schedule, steps) } else { timesteps(config, steps) };
+    let multistep = config.sampler.is_multistep();
+    let mut times =
+        if multistep { multistep_timesteps(config, schedule, steps) } else { timesteps(config, steps) };
     let mut sigmas: Vec<f64> = times.iter().map(|&t| interpolated(&table, t)).collect();
     if config.use_karras_sigmas {
-        let ends = if solver { (table.first(), table.last()) } else { (sigmas.last(), sigmas.first()) };
+        let ends = if multistep { (table.first(), table.last()) } else { (sigmas.last(), sigmas.first()) };
         let smallest = config.sigma_min.or(ends.0.copied()).unwrap_or(1.0);
         let largest = config.sigma_max.or(ends.1.copied()).unwrap_or(1.0);
         sigmas = karras(smallest, largest, steps);
         times = sigmas.iter().map(|&s| timestep_of(&table, s)).collect();
-        if solver && config.beta_schedule != ScheduleKind::Cosine {
+        if multistep && config.beta_schedule.has_whole_karras_timesteps() {
             times.iter_mut().for_each(|t| *t = t.round_ties_even());
         }
     }
-    if solver {
+    if multistep {
         times.iter_mut().for_each(|t| *t = t.trunc());
     }
     let last = match config.final_sigmas_type {
-        FinalSigma::SigmaMin if config.sampler != Sampler::Heun => table[0],
+        FinalSigma::SigmaMin if config.sampler.has_final_sigma() => table[0],
         FinalSigma::SigmaMin | FinalSigma::Zero => 0.0,
     };
     sigmas.push(last);

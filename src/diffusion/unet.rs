@@ -4,7 +4,7 @@
 //! graph.
 
 use super::blocks::{Level, Resnet, SelfAttention};
-use super::config::{DownBlock, TimeScaleShift, UNetConfig, UpBlock};
+use super::config::{TimeScaleShift, UNetConfig};
 use crate::graph::{Graph, GraphError, ValueId};
 use crate::nn::{Builder, ConfigError, Conv, Init, Layout, Linear, Network, Norm, ParameterId, Parameters};
 use crate::ops::{Add, Concat, Conv2d, Embedding, Padding, Silu, TimeEmbedding, UpsampleNearest};
@@ -60,7 +60,7 @@ impl UNet {
         for (i, kind) in config.down_block_types.iter().enumerate() {
             let name = format!("down_blocks.{i}");
             let (input, output) = (widths[i.saturating_sub(1)], widths[i]);
-            let attention = *kind == DownBlock::AttnDownBlock2D;
+            let attention = kind.has_attention();
             let mut level = Level { resnets: vec![], attentions: vec![], resample: None, name: name.clone() };
             for k in 0..config.layers_per_block {
                 let from = if k == 0 { input } else { output };
@@ -106,7 +106,7 @@ impl UNet {
             let name = format!("up_blocks.{i}");
             let (previous, output) = (reversed[i.saturating_sub(1)], reversed[i]);
             let next = reversed[(i + 1).min(levels - 1)];
-            let attention = *kind == UpBlock::AttnUpBlock2D;
+            let attention = kind.has_attention();
             let mut level = Level { resnets: vec![], attentions: vec![], resample: None, name: name.clone() };
             let count = config.layers_per_block + 1;
             for k in 0..count {

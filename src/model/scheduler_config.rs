@@ -127,7 +127,7 @@ pub(super) fn parse(
     let old = options.map.contains_key("predict_epsilon");
     options.must_be("predict_epsilon", &json!(true), predicts_noise)?;
     let learned = options.map.get("variance_type").is_some_and(|v| v == "learned_range");
-    if sampler == Sampler::DpmSolver && !learned {
+    if sampler.is_multistep() && !learned {
         options.must_be(
             "variance_type",
             &Value::Null,
@@ -186,10 +186,12 @@ pub(super) fn to_json(config: &SchedulerConfig) -> serde_json::Result<Value> {
     for (key, only) in fixed(sampler) {
         value[key] = only;
     }
-    match (config.variance_type, sampler) {
-        (VarianceType::LearnedRange, _) => value["variance_type"] = json!("learned_range"),
-        (_, Sampler::DpmSolver) => value["variance_type"] = Value::Null,
-        _ => {}
+    match config.variance_type {
+        VarianceType::LearnedRange => value["variance_type"] = json!("learned_range"),
+        VarianceType::FixedSmall | VarianceType::FixedLarge if sampler.is_multistep() => {
+            value["variance_type"] = Value::Null;
+        }
+        VarianceType::FixedSmall | VarianceType::FixedLarge => {}
     }
     Ok(value)
 }

@@ -305,14 +305,14 @@ impl TrainConfig {
             } else {
                 defaults.timestep_spacing
             },
-            use_karras_sigmas: self.noise_schedule == ScheduleKind::Edm,
+            use_karras_sigmas: self.noise_schedule.has_karras_sigmas(),
             ..defaults
         }
     }
 
     /// Whether the network is conditioned on t. Objective `previous-without-time` says no by its name.
     pub fn conditions_on_time(&self) -> bool {
-        self.time_conditioning && self.objective != Objective::PreviousWithoutTime
+        self.time_conditioning && self.objective.conditions_on_time()
     }
 
     /// The U-Net's configuration: `unet` if it is given, else the preset; with an embedding for
@@ -500,8 +500,8 @@ impl TrainConfig {
     fn validate_combination(&self) -> Result<(), ConfigError> {
         let fail = |field, message: String| Err(ConfigError { field, message });
         let (schedule, objective) = (self.noise_schedule.name(), self.objective.name());
-        let ends_in_noise = self.zero_terminal_snr || self.noise_schedule == ScheduleKind::Flow;
-        if self.objective != Objective::MergedNoise {
+        let ends_in_noise = self.zero_terminal_snr || self.noise_schedule.ends_in_noise();
+        if self.objective.is_of_last_step() {
             let other = [
                 (self.zero_terminal_snr, "zero_terminal_snr", "true".to_string()),
                 (self.weighting != Weighting::Uniform, "weighting", self.weighting.name()),
@@ -520,7 +520,7 @@ impl TrainConfig {
                     ),
                 );
             }
-        } else if ends_in_noise && self.prediction == Prediction::Epsilon {
+        } else if ends_in_noise && self.prediction.needs_signal() {
             let why = if self.zero_terminal_snr { "zero_terminal_snr".to_string() } else { schedule };
             return fail(
                 "prediction",
@@ -530,11 +530,13 @@ impl TrainConfig {
                 ),
             );
         }
-        if self.noise_schedule == ScheduleKind::Edm && self.timestep_sampling != TimestepSampling::Uniform {
+        if self.noise_schedule.is_a_distribution() && self.timestep_sampling != TimestepSampling::Uniform {
+            let schedule = self.noise_schedule.name();
             return fail(
                 "timestep_sampling",
-                "found logit-normal with edm, which says itself how often each σ is drawn; leave it out"
-                    .into(),
+                format!(
+                    "found logit-normal with {schedule}, which says itself how often each σ is drawn; leave it out"
+                ),
             );
         }
         if !(self.min_snr_gamma > 0.0 && self.min_snr_gamma.is_finite()) {
