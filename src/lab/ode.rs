@@ -2,7 +2,7 @@
 //! of the plane whose score is known.
 
 use super::mixture::{Cloud, Point, Projections, Update, exact, mean_distance, reference, updates};
-use super::statistics::{fitted_order, mean_and_error};
+use super::statistics::{Measured, fitted_order};
 use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::diffusion::{
     FinalSigma, NoiseLevel, NoiseSchedule, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing,
@@ -254,7 +254,7 @@ fn distances(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
         seeds.iter().map(|&(r, _)| Projections::new(&exact(lab.seed, 2 * r, POINTS))).collect();
     let again = |r: u32| Projections::new(&exact(lab.seed, 2 * r + 1, POINTS));
     let chance: Vec<f64> = data.iter().zip(&seeds).map(|(a, &(r, _))| a.distance(&again(r))).collect();
-    let (floor, floor_error) = mean_and_error(&chance);
+    let Measured { value: floor, error: floor_error } = Measured::mean(chance.iter().copied());
     findings.number("distance of two exact sets", floor);
     findings.number("its standard error", floor_error);
 
@@ -287,10 +287,10 @@ fn distances(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
             for (&(_, seed), data) in seeds.iter().zip(&data) {
                 found.push(data.distance(&Projections::new(&cloud.run(seed, &updates)?)));
             }
-            let (mean, error) = mean_and_error(&found);
+            let Measured { value: mean, error } = Measured::mean(found.iter().copied());
             // Repeat by repeat: both distances are from the same exact set.
             let beyond: Vec<f64> = found.iter().zip(&chance).map(|(d, floor)| d - floor).collect();
-            let (difference, difference_error) = mean_and_error(&beyond);
+            let Measured { value: difference, error: difference_error } = Measured::mean(beyond.into_iter());
             (lab.progress)(&format!(
                 "{}, {steps} steps: distance {mean:.4} ± {error:.4}, beyond chance {difference:.4} ± {difference_error:.4}",
                 method.name()

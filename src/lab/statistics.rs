@@ -48,12 +48,65 @@ pub fn sorted(values: &[f32]) -> Vec<f32> {
     sorted
 }
 
-/// Mean and its standard error.
-pub(super) fn mean_and_error(values: &[f64]) -> (f64, f64) {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0);
-    (mean, (variance / count).sqrt())
+/// Two-sided 95 % of the normal distribution.
+const CONFIDENCE: f64 = 1.96;
+
+/// A number and its standard error.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Measured {
+    pub(super) value: f64,
+    pub(super) error: f64,
+}
+
+impl Measured {
+    /// The mean of independent values.
+    pub(super) fn mean(values: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
+        let n = values.len() as f64;
+        let value = values.clone().sum::<f64>() / n;
+        let variance = values.map(|x| (x - value).powi(2)).sum::<f64>() / (n - 1.0);
+        Self { value, error: (variance / n).sqrt() }
+    }
+
+    /// The variance of independent vectors, summed over their components. Its error is that of a mean of squared
+    /// distances.
+    pub(super) fn variance(vectors: &[Vec<f64>]) -> Self {
+        let n = vectors.len() as f64;
+        let mean = |i: usize| vectors.iter().map(|v| v[i]).sum::<f64>() / n;
+        let centre: Vec<f64> = (0..vectors[0].len()).map(mean).collect();
+        let distance = |v: &Vec<f64>| v.iter().zip(&centre).map(|(x, c)| (x - c).powi(2)).sum::<f64>();
+        let distances: Vec<f64> = vectors.iter().map(distance).collect();
+        let Self { value, error } = Self::mean(distances.iter().copied());
+        Self { value: value * n / (n - 1.0), error }
+    }
+
+    /// The geometric mean of independent numbers.
+    pub(super) fn geometric_mean(numbers: &[Self]) -> Self {
+        let n = numbers.len() as f64;
+        let value = (numbers.iter().map(|r| r.value.ln()).sum::<f64>() / n).exp();
+        let error = numbers.iter().map(|r| (r.error / r.value).powi(2)).sum::<f64>().sqrt() / n;
+        Self { value, error: value * error }
+    }
+
+    /// The difference, in standard errors, from a number that is expected of this one.
+    pub(super) fn deviation(self, expected: f64) -> f64 {
+        ((self.value - expected) / self.error).abs()
+    }
+
+    /// The difference of independent numbers.
+    pub(super) fn minus(self, other: Self) -> Self {
+        Self { value: self.value - other.value, error: self.error.hypot(other.error) }
+    }
+
+    /// The ratio of independent numbers, by its logarithm's error.
+    pub(super) fn over(self, other: Self) -> Self {
+        let value = self.value / other.value;
+        Self { value, error: value * (self.error / self.value).hypot(other.error / other.value) }
+    }
+
+    /// The number and the ends of its 95 % interval.
+    pub(super) fn interval(self) -> [f64; 3] {
+        [self.value, self.value - CONFIDENCE * self.error, self.value + CONFIDENCE * self.error]
+    }
 }
 
 /// The p of error ∝ steps^-p by least squares of the logarithms.
@@ -117,7 +170,7 @@ mod tests {
     fn orders_and_errors_are_fitted() {
         let curve: Vec<(f64, f64)> = [10.0, 20.0, 40.0].map(|n: f64| (n, 3.0 * n.powf(-1.5))).to_vec();
         assert!((fitted_order(&curve) - 1.5).abs() < 1e-12);
-        let (mean, error) = mean_and_error(&[1.0, 2.0, 3.0, 4.0]);
-        assert!(mean == 2.5 && (error - (5.0f64 / 12.0).sqrt()).abs() < 1e-12);
+        let Measured { value, error } = Measured::mean([1.0, 2.0, 3.0, 4.0].into_iter());
+        assert!(value == 2.5 && (error - (5.0f64 / 12.0).sqrt()).abs() < 1e-12);
     }
 }

@@ -1,16 +1,16 @@
 //! What the experiments that train have in common: a small network, glyphs, and the training of the one on the others.
 
 use super::{Lab, LabError};
-use crate::data::{AugmentOptions, Dataset, Loader, to_unit};
+use crate::data::{AugmentOptions, Batch, Dataset, Loader, to_unit};
 use crate::diffusion::{UNet, UNetConfig};
 use crate::gpu::Blocking as _;
-use crate::train::{Diffusion, TrainConfig, Trainer};
+use crate::train::{Diffusion, Task, TrainConfig, Trainer};
 use std::sync::Arc;
 
 /// Classes of the built-in glyphs.
 pub(super) const CLASSES: usize = 10;
 
-/// 300 steps of 16 glyphs for a U-Net of 16 and 32 channels, which is told the class: then so small a network draws what
+/// 300 steps of 16 glyphs for a U-Net of 16 and 32 channels, conditioned on the class: then so small a network draws what
 /// a person can read.
 pub(super) fn small_run(seed: u64) -> TrainConfig {
     let base = TrainConfig::default();
@@ -28,26 +28,22 @@ pub(super) fn small_run(seed: u64) -> TrainConfig {
     }
 }
 
-/// A network after its training. Progress is told under `name`.
-pub(super) fn trained(
+/// Trains a task on pictures, from whose batches `batch_of` makes the task's, given the step. Progress goes by `name`.
+pub(super) fn train<T: Task>(
     lab: &Lab,
     name: &str,
+    task: T,
     config: &TrainConfig,
     pictures: &Arc<Dataset>,
-) -> Result<Trainer<Diffusion>, LabError> {
-    let unet = UNet::new(&config.unet_config(0))?;
-    let initial = unet.parameters.initial(config.seed);
-    let mut trainer =
-        Trainer::new(&lab.device, Diffusion::new(unet, config), config.step_options()).block_on()?;
+    batch_of: impl Fn(Batch, u32) -> T::Batch,
+) -> Result<Trainer<T>, LabError> {
+    let initial = task.network().parameters().initial(config.seed);
+    let mut trainer = Trainer::new(&lab.device, task, config.step_options()).block_on()?;
     trainer.set_parameters(&initial)?;
     let mut loader = Loader::new(pictures.clone(), config.batch, config.seed, AugmentOptions::default(), 0);
     while trainer.next_step() < config.steps {
-        trainer
-            .step(&config.hyper(trainer.next_step()), || {
-                let batch = loader.next();
-                (batch.images, batch.labels)
-            })
-            .block_on()?;
+        let step = trainer.next_step();
+        trainer.step(&config.hyper(step), || batch_of(loader.next(), step)).block_on()?;
         if trainer.log_is_full() {
             let rows = trainer.read_log().block_on()?;
             if let Some(row) = rows.last().filter(|row| (row.step + 1) % 100 == 0) {
@@ -56,6 +52,17 @@ pub(super) fn trained(
         }
     }
     Ok(trainer)
+}
+
+/// A diffusion model after its training.
+pub(super) fn trained(
+    lab: &Lab,
+    name: &str,
+    config: &TrainConfig,
+    pictures: &Arc<Dataset>,
+) -> Result<Trainer<Diffusion>, LabError> {
+    let task = Diffusion::new(UNet::new(&config.unet_config(0))?, config);
+    train(lab, name, task, config, pictures, |batch, _| (batch.images, batch.labels))
 }
 
 /// The first `of_each` pictures of every class, going through the classes in turn, in [-1, 1]. Fewer where a class has
