@@ -37,7 +37,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 fn a_picture_with_little_noise_stays_and_with_much_changes() {
     let Some(device) = common::open_device() else { return };
     let pictures = draw(&device, trajectory(Sampler::Ddim, 10), &Drawing::new(COUNT, 0, &LABELS));
-    for sampler in [Sampler::Ddim, Sampler::DpmSolver, Sampler::Heun] {
+    for sampler in Sampler::ALL.into_iter().filter(|sampler| sampler.order().is_some()) {
         let again = |walked: usize| {
             let whole = trajectory(sampler, 20);
             let all = whole.steps.len();

@@ -99,9 +99,13 @@ impl Trajectory {
         if let Some(sigmas) = &mut self.sigmas {
             sigmas.drain(..first);
         }
-        // DPM-Solver++ without the x_0 before: the step of first order.
+        // Where nothing is remembered, what the step itself would remember takes its place: the x_0 or the slope here for
+        // those before, which makes the step one of first order.
         let c = &mut self.steps[0].coefficients;
-        c.c_0 += std::mem::take(&mut c.c_h);
+        let share = std::mem::take(&mut c.c_h);
+        c.c_x += share * c.h_x;
+        c.c_f += share * c.h_f;
+        c.c_0 += share * c.h_0;
         self
     }
 

@@ -1,5 +1,10 @@
 use super::*;
 
+/// Those that need no noise on the way.
+fn deterministic() -> impl Iterator<Item = Sampler> {
+    Sampler::ALL.into_iter().filter(|sampler| sampler.order().is_some())
+}
+
 const PREDICTIONS: [Prediction; 3] = [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction];
 
 /// The configuration of a sampler on the linear schedule, without a clamp.
@@ -85,7 +90,7 @@ fn continuous_samplers_are_exact_for_the_true_noise() {
         (ScheduleKind::Flow, TimestepSpacing::Quadratic, false),
         (ScheduleKind::Flow, TimestepSpacing::Trailing, true),
     ] {
-        for sampler in [Sampler::Ddim, Sampler::DpmSolver, Sampler::Euler, Sampler::Heun] {
+        for sampler in deterministic() {
             for prediction in PREDICTIONS.into_iter().chain([Prediction::Edm, Prediction::Flow]) {
                 let config = SchedulerConfig {
                     timestep_spacing: spacing,
@@ -139,9 +144,8 @@ fn the_error_of_continuous_samplers_falls_with_the_order() {
         (end - (M + S * Z)).abs()
     };
     for (kind, prediction) in [(ScheduleKind::Edm, Prediction::Edm), (ScheduleKind::Flow, Prediction::Flow)] {
-        for (sampler, order) in
-            [(Sampler::Euler, 1.0), (Sampler::Ddim, 1.0), (Sampler::Heun, 2.0), (Sampler::DpmSolver, 2.0)]
-        {
+        for sampler in deterministic() {
+            let order = f64::from(sampler.order().unwrap());
             let mut config = continuous(kind, prediction, sampler);
             // Its theory is in λ = ln(signal / noise), of which flow matching's first and last steps take much: 1.74 in
             // equal steps of t.
@@ -153,10 +157,11 @@ fn the_error_of_continuous_samplers_falls_with_the_order() {
     }
 }
 
-/// DDPM, DDIM with η = 1 and Euler-ancestral, given the true x_0, end every step at the noise of its level.
+/// Samplers that add noise, DDIM with η = 1 among them, given the true x_0, end every step at the noise of its level.
 #[test]
 fn stochastic_samplers_keep_to_the_levels() {
-    for (sampler, eta) in [(Sampler::Ddpm, 0.0), (Sampler::Ddim, 1.0), (Sampler::EulerAncestral, 0.0)] {
+    let stochastic = Sampler::ALL.into_iter().filter(|sampler| sampler.order().is_none());
+    for (sampler, eta) in stochastic.map(|sampler| (sampler, 0.0)).chain([(Sampler::Ddim, 1.0)]) {
         for config in [
             free(sampler),
             SchedulerConfig { timestep_spacing: TimestepSpacing::Quadratic, ..free(sampler) },
@@ -206,13 +211,12 @@ fn squares_are_whole_and_apart() {
 #[test]
 fn deterministic_samplers_are_exact_for_the_true_noise() {
     let (x_0, e) = (0.4, -0.9);
-    for sampler in [Sampler::Ddim, Sampler::DpmSolver, Sampler::Euler, Sampler::Heun] {
+    for sampler in deterministic() {
         for prediction_type in PREDICTIONS {
             for steps in [1, 2, 7, 50] {
                 let config = SchedulerConfig { prediction_type, ..free(sampler) };
                 let trajectory = Trajectory::new(&config, steps, 0.0).unwrap();
-                let calls = if sampler == Sampler::Heun { 2 * steps - 1 } else { steps };
-                assert_eq!(trajectory.steps.len(), calls);
+                assert_eq!(sampler.steps_of(trajectory.steps.len()), steps);
                 let NoiseLevel { signal, noise } = match &trajectory.sigmas {
                     Some(sigmas) => at_sigma(sigmas[0]),
                     None => {
@@ -234,7 +238,7 @@ fn deterministic_samplers_are_exact_for_the_true_noise() {
 #[test]
 fn a_trajectory_begins_at_any_step() {
     let (x_0, e) = (0.4, -0.9);
-    for sampler in [Sampler::Ddim, Sampler::DpmSolver, Sampler::Euler, Sampler::Heun] {
+    for sampler in deterministic() {
         let whole = Trajectory::new(&free(sampler), 12, 0.0).unwrap();
         for first in 0..whole.steps.len() {
             let rest = whole.clone().from_step(first);
@@ -335,7 +339,8 @@ fn the_error_falls_with_the_order() {
         });
         (end - width(sigmas.len() - 2)).abs()
     };
-    for (sampler, order) in [(Sampler::Euler, 1.0), (Sampler::DpmSolver, 2.0), (Sampler::Heun, 2.0)] {
+    for sampler in deterministic().filter(|sampler| sampler.is_by_sigma()) {
+        let order = f64::from(sampler.order().unwrap());
         let fitted = (error(sampler, 80) / error(sampler, 320)).log2() / 2.0;
         println!("{sampler:?}: order {fitted:.2}");
         assert!((fitted - order).abs() < 0.25, "{sampler:?}: order {fitted}");

@@ -37,6 +37,8 @@ struct Facts {
     oracle: &'static str,
     /// See [`Sampler::options`].
     options: &'static [&'static str],
+    /// See [`Sampler::order`].
+    order: Option<u32>,
     /// Whether it steps from σ to σ, not from timestep to timestep of the chain.
     by_sigma: bool,
     /// Whether x is x_0 + σ ε in diffusers.
@@ -58,6 +60,7 @@ impl Facts {
             title,
             oracle,
             options,
+            order: None,
             by_sigma: false,
             variance_exploding: false,
             evaluates_twice: false,
@@ -103,7 +106,7 @@ impl Sampler {
                     "sample_max_value",
                     "rescale_betas_zero_snr",
                 ];
-                Facts { constant_stride: true, ..Facts::chain("DDIM", "ddim", options) }
+                Facts { order: Some(1), constant_stride: true, ..Facts::chain("DDIM", "ddim", options) }
             }
             Self::DpmSolver => {
                 let options = &[
@@ -121,26 +124,25 @@ impl Sampler {
                     "rescale_betas_zero_snr",
                 ];
                 let facts = Facts::by_sigma("DPM-Solver++ 2M", "dpmpp", options);
-                Facts { variance_exploding: false, multistep: true, ..facts }
+                Facts { order: Some(2), variance_exploding: false, multistep: true, ..facts }
             }
-            Self::Euler => Facts::by_sigma(
-                "Euler",
-                "euler",
-                &[
+            Self::Euler => {
+                let options = &[
                     "use_karras_sigmas",
                     "sigma_min",
                     "sigma_max",
                     "rescale_betas_zero_snr",
                     "final_sigmas_type",
-                ],
-            ),
+                ];
+                Facts { order: Some(1), ..Facts::by_sigma("Euler", "euler", options) }
+            }
             Self::EulerAncestral => {
                 Facts::by_sigma("Euler-ancestral", "euler-ancestral", &["rescale_betas_zero_snr"])
             }
             Self::Heun => {
                 let options = &["use_karras_sigmas", "clip_sample", "clip_sample_range"];
-                let betas = (0.00085, 0.012);
-                Facts { evaluates_twice: true, betas, ..Facts::by_sigma("Heun", "heun", options) }
+                let facts = Facts::by_sigma("Heun", "heun", options);
+                Facts { order: Some(2), evaluates_twice: true, betas: (0.00085, 0.012), ..facts }
             }
         }
     }
@@ -158,6 +160,11 @@ impl Sampler {
     /// The fields of [`SchedulerConfig`] that its class in diffusers has beside those that all have.
     pub fn options(self) -> &'static [&'static str] {
         self.facts().options
+    }
+
+    /// The order of its error in the length of a step, without the noise that DDIM may add; none if it always adds noise.
+    pub fn order(self) -> Option<u32> {
+        self.facts().order
     }
 
     fn has(self, option: &str) -> bool {
