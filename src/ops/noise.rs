@@ -63,7 +63,7 @@ words! {
         target_data,
         /// Of the item in the loss.
         weight,
-        /// What the network is told of t.
+        /// The time that the network is given.
         time,
     }
 }
@@ -85,7 +85,7 @@ words! {
         c_last,
         /// Of the item in the loss.
         weight,
-        /// What the network is told of t.
+        /// The time that the network is given.
         time,
     }
 }
