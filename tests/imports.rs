@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("gpu", &["tensor", "shader", "graph"]),
     ("nn", &["tensor", "rng", "graph", "ops"]),
     ("diffusion", &["tensor", "rng", "graph", "ops", "nn"]),
-    ("classifier", &["graph", "ops", "nn", "diffusion"]),
+    ("classifier", &["tensor", "graph", "ops", "nn", "diffusion"]),
     ("data", &["rng"]),
     ("io", &[]),
     ("model", &["nn", "diffusion", "io"]),
