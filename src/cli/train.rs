@@ -3,9 +3,7 @@
 use super::progress::{TrainProgress, describe};
 use super::{DeviceArgs, Failure, interruption};
 use crate::graph::{Caps, Kernels, Limits};
-use crate::train::{
-    ModelFolder, NetworkKind, RunOptions, RunPlan, TrainConfig, open_data, read_config, train,
-};
+use crate::train::{ModelFolder, RunOptions, RunPlan, TrainConfig, open_data, read_config, train};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use std::path::PathBuf;
@@ -88,7 +86,7 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
     }
     if !args.quiet {
         println!("run             {}", out.display());
-        if config.network == NetworkKind::Unet {
+        if config.network.draws_pictures() {
             println!("samples         {}", out.join("samples").display());
         }
         println!("loss curve      {}", out.join("loss.png").display());
@@ -99,7 +97,7 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
 /// The plan at WebGPU's default limits, without a device.
 fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     // Only the number of classes depends on the pictures.
-    let classes = if config.class_conditional || config.network == NetworkKind::Classifier {
+    let classes = if config.class_conditional || config.network.needs_classes() {
         open_data(config)?.0.class_names.len()
     } else {
         0

@@ -1,4 +1,4 @@
-//! One noise level, one step of the chain, and what a network may be asked for, in the notations of the article,
+//! One noise level, one step of the chain, and what a network may predict, in the notations of the article,
 //! DDPM (arXiv 2006.11239), EDM (arXiv 2206.00364) and flow matching (arXiv 2210.02747). `docs/notation.md` has
 //! them in one table.
 
@@ -63,7 +63,7 @@ impl NoiseLevel {
         self.noise / (self.signal + self.noise)
     }
 
-    /// (share of ε, share of x_0) in what the network is asked for.
+    /// (share of ε, share of x_0) in what the network predicts.
     pub fn target(self, prediction: Prediction) -> (f64, f64) {
         match prediction {
             Prediction::Epsilon => (1.0, 0.0),

@@ -87,7 +87,7 @@ impl ScheduleKind {
     }
 }
 
-/// What the network is asked for.
+/// What the network predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
@@ -295,8 +295,8 @@ impl NoiseSchedule {
         self.times[t]
     }
 
-    /// The number of steps T.
-    pub fn steps(&self) -> usize {
+    /// The number of timesteps T.
+    pub fn timesteps(&self) -> usize {
         self.alpha_bar.len()
     }
 

@@ -57,10 +57,10 @@ impl Weighting {
 }
 
 impl NoiseSchedule {
-    /// The steps at T equally likely places of a logit-normal distribution of t / T: ln(u / (1-u)) normal with this mean and
-    /// deviation (arXiv 2403.03206, eq. 19). Some steps come often, those at the ends perhaps never.
-    pub fn logit_normal_steps(&self, mean: f64, deviation: f64) -> Vec<usize> {
-        let count = self.steps();
+    /// The timesteps at T equally likely places of a logit-normal distribution of t / T: ln(u / (1-u)) normal with this mean and
+    /// deviation (arXiv 2403.03206, eq. 19). Some timesteps come often, those at the ends perhaps never.
+    pub fn logit_normal_timesteps(&self, mean: f64, deviation: f64) -> Vec<usize> {
+        let count = self.timesteps();
         let step = |i: usize| {
             let z = normal_quantile((i as f64 + 0.5) / count as f64);
             let u = 1.0 / (1.0 + (-(mean + deviation * z)).exp());
@@ -69,14 +69,14 @@ impl NoiseSchedule {
         (0..count).map(step).collect()
     }
 
-    /// The table of [`crate::ops::AddNoise`]: a [`NoisingRow`] for each of `steps`. Signal and sigma are those of what the network is given.
+    /// The table of [`crate::ops::AddNoise`]: a [`NoisingRow`] for each of `timesteps`. Signal and sigma are those of what the network is given.
     pub fn training_table(
         &self,
-        steps: impl IntoIterator<Item = usize>,
+        timesteps: impl IntoIterator<Item = usize>,
         prediction: Prediction,
         weight: impl Fn(NoiseLevel) -> f64,
     ) -> Array {
-        let rows = steps.into_iter().flat_map(|t| {
+        let rows = timesteps.into_iter().flat_map(|t| {
             let level = self.level(Some(t));
             let scale = level.input_scale(prediction);
             let (target_noise, target_data) = level.target(prediction);
@@ -96,7 +96,7 @@ impl NoiseSchedule {
 
     /// [`Self::training_table`] of every step once, the article's and DDPM's draw.
     pub fn uniform_table(&self, prediction: Prediction) -> Array {
-        self.training_table(0..self.steps(), prediction, |_| 1.0)
+        self.training_table(0..self.timesteps(), prediction, |_| 1.0)
     }
 
     /// Row t of the table of [`crate::ops::AddTwoNoises`] for a target c_prev x_{t-1} + c_last ε.
@@ -125,7 +125,7 @@ impl NoiseSchedule {
             Objective::LastNoise => |_| [0.0, 1.0, 1.0],
         };
         let row = |t: usize| self.two_noise_row(t, target(self.step(t, t.checked_sub(1)))).values();
-        Some(Array::new([self.steps(), TWO_NOISE_COLUMNS], (0..self.steps()).flat_map(row).collect()))
+        Some(Array::new([self.timesteps(), TWO_NOISE_COLUMNS], (0..self.timesteps()).flat_map(row).collect()))
     }
 }
 
@@ -234,11 +234,11 @@ mod tests {
     #[test]
     fn logit_normal_draws_prefer_the_middle() {
         let s = NoiseSchedule::new(ScheduleKind::Flow, 1000);
-        let steps = s.logit_normal_steps(0.0, 1.0);
+        let steps = s.logit_normal_timesteps(0.0, 1.0);
         assert_eq!(steps.iter().filter(|&&t| t < 500).count(), 500);
         let one = |z: f64| 1000.0 / (1.0 + (-z).exp());
         let within = steps.iter().filter(|&&t| (t as f64) < one(1.0) && (t as f64 + 1.0) > one(-1.0)).count();
         assert!((678..=688).contains(&within), "{within}");
-        assert!(s.logit_normal_steps(3.0, 1e-3).iter().all(|&t| t == 952));
+        assert!(s.logit_normal_timesteps(3.0, 1e-3).iter().all(|&t| t == 952));
     }
 }

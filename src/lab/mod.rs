@@ -2,14 +2,11 @@
 //! `result.json` with verdicts: claims, each with the value that was measured and what was expected of it.
 
 mod blind;
-mod bottleneck;
 mod cold;
 mod findings;
 mod forward;
-mod mixture;
 mod objectives;
 mod ode;
-mod posterior;
 mod reverse;
 mod statistics;
 mod training;

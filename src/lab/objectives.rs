@@ -199,12 +199,12 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     // 2. Verdicts.
     let [blind, previous, weighted, last, merged] = [means[0], means[1], means[2], means[3], means[4]];
     findings.verdict(
-        "told t, the network errs less (previous / without time)",
+        "conditioned on t, the network errs less (previous / without time)",
         previous / blind,
         Expected::AtMost(1.0),
     );
     findings.verdict(
-        "asked for the noise, it errs less than asked for the picture (last-noise / previous)",
+        "predicting the noise, it errs less than predicting the picture (last-noise / previous)",
         last / previous,
         Expected::AtMost(1.0),
     );

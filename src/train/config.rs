@@ -61,7 +61,7 @@ pub enum TimestepSampling {
 pub enum NetworkKind {
     /// A U-Net that takes noise off pictures.
     Unet,
-    /// A convolutional network that tells the class of a picture (subfolder or label).
+    /// A convolutional network that predicts the class of a picture (subfolder or label).
     Classifier,
 }
 
@@ -71,6 +71,22 @@ impl NetworkKind {
         match self {
             Self::Unet => "unet",
             Self::Classifier => "classifier",
+        }
+    }
+
+    /// Whether samples can be drawn from it.
+    pub fn draws_pictures(self) -> bool {
+        match self {
+            Self::Unet => true,
+            Self::Classifier => false,
+        }
+    }
+
+    /// Whether it is trained on pictures with classes alone.
+    pub fn needs_classes(self) -> bool {
+        match self {
+            Self::Unet => false,
+            Self::Classifier => true,
         }
     }
 }
@@ -86,7 +102,7 @@ pub struct TrainConfig {
         arg(long, default_value_t = Self::default().data, value_name = "PATH|builtin:NAME")
     )]
     pub data: String,
-    /// What is trained: a U-Net that draws pictures, or a classifier that tells their classes
+    /// What is trained: a U-Net that draws pictures, or a classifier of pictures
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().network))]
     pub network: NetworkKind,
     /// Shape of the network; `[unet]` or `[classifier]` in a configuration file overrides it

@@ -1,5 +1,5 @@
-//! The task of a diffusion model: to tell from a picture with noise on it what the noise is, or the picture, or what
-//! else the configuration asks for.
+//! The task of a diffusion model: to predict from a noisy picture its noise, or the picture, or what else the
+//! configuration has as its prediction.
 
 use super::step::{LossGraph, Task};
 use super::{PictureBatch, TimestepSampling, TrainConfig};
@@ -38,11 +38,12 @@ fn noise_table(config: &TrainConfig) -> (Array, bool) {
             let weight = |level| config.weighting.of(level, config.prediction, config.min_snr_gamma);
             let table = match config.timestep_sampling {
                 TimestepSampling::Uniform => {
-                    schedule.training_table(0..schedule.steps(), config.prediction, weight)
+                    schedule.training_table(0..schedule.timesteps(), config.prediction, weight)
                 }
                 TimestepSampling::LogitNormal => {
-                    let steps = schedule.logit_normal_steps(config.logit_mean, config.logit_deviation);
-                    schedule.training_table(steps, config.prediction, weight)
+                    let timesteps =
+                        schedule.logit_normal_timesteps(config.logit_mean, config.logit_deviation);
+                    schedule.training_table(timesteps, config.prediction, weight)
                 }
             };
             (table, false)

@@ -1,4 +1,4 @@
-//! What the averaged weights make of the held-out pictures.
+//! The loss of the averaged weights on the held-out pictures, and the accuracy of a classifier.
 
 use super::step::{LossGraph, Task};
 use super::{PictureBatch, TrainStates, Trainer};
@@ -60,7 +60,7 @@ pub(super) fn evaluation_plan<T: Task>(
 pub(super) struct HeldOut {
     /// The mean of the loss, in which every picture counts once.
     pub loss: f64,
-    /// The share of pictures whose class has the highest score, if the task is to tell classes apart.
+    /// The share of pictures whose class has the highest score, if the task is classification.
     pub accuracy: Option<f64>,
 }
 

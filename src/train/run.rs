@@ -1,4 +1,4 @@
-//! The training loop: pictures in, run folder out, with interruption and resumption. What it does is told to an
+//! The training loop: pictures in, run folder out, with interruption and resumption. It sends its events to an
 //! observer; nothing is printed here.
 
 use super::checkpoint::{Checkpoint, FolderError, ModelFolder};
@@ -67,7 +67,7 @@ pub struct RunOptions {
     pub resume: bool,
 }
 
-/// What a run tells of itself, in the order in which it happens. Steps are counts of optimizer steps done.
+/// An event of a run, in the order in which they happen. Steps are counts of optimizer steps done.
 pub enum TrainEvent<'a> {
     /// Pictures, configuration and device fit together. Nothing is allocated or written yet.
     Planned {
@@ -109,7 +109,7 @@ pub enum TrainEvent<'a> {
         step: u32,
         /// The loss.
         loss: f64,
-        /// The share of pictures whose class a classifier tells.
+        /// The share of pictures whose class a classifier predicts.
         accuracy: Option<f64>,
     },
     /// A sample grid was drawn and written.
@@ -147,7 +147,7 @@ pub fn open_data(config: &TrainConfig) -> Result<(Dataset, Dataset), TrainError>
             config.data
         )));
     }
-    if config.network == NetworkKind::Classifier && all.class_names.len() < 2 {
+    if config.network.needs_classes() && all.class_names.len() < 2 {
         return Err(TrainError::Mismatch(format!(
             "--network classifier needs classes, but {} has {}; put the pictures of each class into a subfolder named \
              after it, and give at least two",
@@ -245,7 +245,7 @@ impl PictureTask for Classification {
     }
 }
 
-/// Trains, and returns the run folder. `observe` is told what happens. `interrupted` is looked at after every
+/// Trains, and returns the run folder. `observe` is given every event. `interrupted` is looked at after every
 /// step; when it is set, a checkpoint is written and the run ends early. The device is opened once the pictures and
 /// the configuration are known to be good, and nothing is written before all that can be refused has been.
 ///
@@ -324,20 +324,20 @@ impl Accepted {
 
 /// Refuses a label that the network has no embedding or score for, or only the embedding that stands for none.
 fn check_labels(config: &TrainConfig, training: &Dataset) -> Result<(), TrainError> {
-    let (known, field) = match config.network {
+    let (all, field) = match config.network {
         NetworkKind::Unet if !config.class_conditional => return Ok(()),
         NetworkKind::Unet => {
             (config.unet_config(0).num_class_embeds.unwrap_or(1), "num_class_embeds in [unet]")
         }
         NetworkKind::Classifier => (config.classifier_config(0).num_classes, "num_classes in [classifier]"),
     };
-    let known = u32::try_from(known).unwrap_or(u32::MAX);
-    let classes = config.null_label().unwrap_or(known);
+    let all = u32::try_from(all).unwrap_or(u32::MAX);
+    let classes = config.null_label().unwrap_or(all);
     let mut labels = (0..training.len()).map(|i| training.label(i));
     match labels.find(|&label| label >= classes) {
         None => Ok(()),
         Some(label) => {
-            let none = if classes < known { ", the last of its labels standing for none" } else { "" };
+            let none = if classes < all { ", the last of its labels standing for none" } else { "" };
             Err(TrainError::Mismatch(format!(
                 "{} has label {label}, but the network has {classes} classes{none}; set {field}",
                 config.data
@@ -491,7 +491,7 @@ const LOG: &str = "log.jsonl";
 /// after `step` is taken off: those steps will be taken again.
 fn open_folder(folder: &ModelFolder, config: &TrainConfig, step: u32) -> Result<JsonLines, TrainError> {
     remove_abandoned(folder.path());
-    let samples = (config.network == NetworkKind::Unet).then_some("samples");
+    let samples = config.network.draws_pictures().then_some("samples");
     for sub in std::iter::once("checkpoints").chain(samples) {
         let path = folder.path().join(sub);
         remove_abandoned(&path);

@@ -1,5 +1,5 @@
 //! One training step as two graphs that share their states: one goes from a batch to gradients, once per
-//! micro-batch; the other from gradients to new weights. Whatever has a loss is trained by them.
+//! micro-batch; the other from gradients to new weights. Every task is trained by them.
 
 use super::{Checkpoint, TrainStates};
 use crate::gpu::{Device, Executable, RunError, Store};
@@ -12,7 +12,7 @@ use crate::ops::{
 use crate::tensor::{Array, Spec};
 use std::sync::Arc;
 
-/// From a batch to a number that is to become small.
+/// From a batch to the loss.
 #[derive(Clone, Debug)]
 pub struct LossGraph<I> {
     /// The graph.
@@ -27,7 +27,7 @@ pub struct LossGraph<I> {
     pub inputs: I,
 }
 
-/// What a network is trained for: batches and a loss.
+/// A network, its batches and its loss.
 pub trait Task {
     /// See [`LossGraph::inputs`].
     type Inputs;
@@ -48,7 +48,7 @@ pub trait Task {
     /// Uploads a batch to the inputs of its loss graph.
     fn upload(&self, executable: &Executable, inputs: &Self::Inputs, batch: &Self::Batch);
 
-    /// Scores of the classes (B, K), if the task is to tell classes apart.
+    /// Scores of the classes (B, K), if the task is classification.
     fn logits(&self, _inputs: &Self::Inputs) -> Option<ValueId> {
         None
     }
@@ -211,7 +211,7 @@ impl TrainPlans {
 
 /// A training run on a device.
 pub struct Trainer<T: Task> {
-    /// What is trained for what.
+    /// The network and its loss.
     pub task: T,
     /// What decides a step.
     pub options: StepOptions,

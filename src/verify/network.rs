@@ -282,8 +282,8 @@ pub(super) fn add_noise(
     let mut x_t = Vec::with_capacity(x_0.data.len());
     let pairs = x_0.data.chunks_exact(item).zip(noise.data.chunks_exact(item));
     for ((x_0, noise), &t) in pairs.zip(timesteps) {
-        if !(t >= 0.0 && (t as usize) < schedule.steps() && t.fract() == 0.0) {
-            let last = schedule.steps() - 1;
+        if !(t >= 0.0 && (t as usize) < schedule.timesteps() && t.fract() == 0.0) {
+            let last = schedule.timesteps() - 1;
             return Err(oracle.error(format!("timestep {t}: the model's schedule has 0 to {last}")).into());
         }
         x_t.extend(wide(&update.add_noise(x_0, noise, schedule.alpha_bar(Some(t as usize)))?));

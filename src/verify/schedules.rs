@@ -66,7 +66,7 @@ fn table(config: &SchedulerConfig, what: &str) -> Option<Vec<f64>> {
             _ => None,
         }
     };
-    (0..schedule.steps()).map(value).collect()
+    (0..schedule.timesteps()).map(value).collect()
 }
 
 fn timesteps(class: &str, spacing: &str, steps: &str) -> Option<Vec<f64>> {

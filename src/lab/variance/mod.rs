@@ -209,7 +209,7 @@ fn verdicts(findings: &mut Findings, comparisons: &[Comparison], (same_mean, res
         Expected::AtMost(CHANCE),
     );
     findings.verdict(
-        "that gradient is told from zero (smallest over the estimators, standard errors)",
+        "that gradient is distinguishable from zero (smallest over the estimators, standard errors)",
         resolved,
         Expected::AtLeast(2.0 * CHANCE),
     );

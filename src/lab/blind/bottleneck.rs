@@ -1,11 +1,11 @@
-//! Points of a plane in a space of many dimensions, learnt by a network narrower than the space: asked for the picture,
-//! and for the velocity (the toy experiment of Li & He, arXiv 2511.13720, in small).
+//! Points of a plane in a space of many dimensions, learnt by a network narrower than the space: predicting the picture,
+//! and the velocity (the toy experiment of Li & He, arXiv 2511.13720, in small).
 
-use super::{Expected, Findings, Lab, LabError};
 use crate::diffusion::{NoiseSchedule, Prediction, ScheduleKind, Weighting};
 use crate::gpu::{Blocking as _, Executable, RunError};
 use crate::graph::{Graph, GraphError, Plan, State, ValueId};
 use crate::io::{Chart, Series, Stroke};
+use crate::lab::{Expected, Findings, Lab, LabError};
 use crate::nn::{Builder, Linear, Network, Parameters};
 use crate::ops::{Add, AddNoise, MseLoss, STEP_WORDS, Silu, StepWords, TimeEmbedding};
 use crate::rng::{Philox, Stream};
@@ -98,7 +98,7 @@ impl Perceptron {
     }
 }
 
-/// To answer with one thing, under the loss of the velocity.
+/// Training for one prediction, under the loss of the velocity.
 struct Velocity {
     network: Perceptron,
     dimensions: usize,
@@ -185,7 +185,7 @@ fn mean_weight() -> f64 {
     (0..TIMESTEPS).map(weight).sum::<f64>() / TIMESTEPS as f64
 }
 
-/// Asked for the picture and for the velocity, in more and more dimensions.
+/// Predicting the picture and the velocity, in more and more dimensions.
 pub(super) fn show(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let mut chart = Chart {
         title: format!("Points of a plane in d dimensions, a network of width {WIDTH}"),
@@ -197,7 +197,7 @@ pub(super) fn show(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     };
     let mut curves = Vec::new();
     for (colour, (name, prediction)) in
-        [("asked for the velocity", Prediction::Flow), ("asked for the picture", Prediction::Sample)]
+        [("predicting the velocity", Prediction::Flow), ("predicting the picture", Prediction::Sample)]
             .into_iter()
             .enumerate()
     {
@@ -220,17 +220,21 @@ pub(super) fn show(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     let [of_velocity, of_picture] = [0, 1].map(|i: usize| curves[i][last].1);
     let d = DIMENSIONS[last];
     findings.verdict(
-        format!("v-loss with a bottleneck, asked for the picture / for the velocity ({d} dimensions, width {WIDTH})"),
+        format!(
+            "v-loss with a bottleneck, predicting the picture / the velocity ({d} dimensions, width {WIDTH})"
+        ),
         of_picture / of_velocity,
         Expected::AtMost(0.2),
     );
     findings.verdict(
-        format!("v-loss asked for the picture, {d} dimensions / {} dimensions", DIMENSIONS[0]),
+        format!("v-loss predicting the picture, {d} dimensions / {} dimensions", DIMENSIONS[0]),
         of_picture / curves[1][0].1,
         Expected::AtMost(1.5),
     );
     findings.verdict(
-        format!("v-loss asked for the velocity, over that of the {d} - {WIDTH} directions without an output"),
+        format!(
+            "v-loss predicting the velocity, over that of the {d} - {WIDTH} directions without an output"
+        ),
         of_velocity / ((d - WIDTH) as f64 * mean_weight()),
         Expected::About(1.0, 0.1),
     );

@@ -1,9 +1,12 @@
-//! Two sayings of recent papers about what a network need not be told and what it should be asked for, apart from each
-//! other: noise conditioning (Sun et al., arXiv 2502.13129; Sahraee-Ardakan et al., arXiv 2602.18428) and the prediction
-//! target (Li & He, arXiv 2511.13720).
+//! Two claims of recent papers, apart from each other: that a network needs no noise conditioning (Sun et al., arXiv
+//! 2502.13129; Sahraee-Ardakan et al., arXiv 2602.18428), and that it should predict the picture (Li & He, arXiv 2511.13720).
+
+mod best_answers;
+mod bottleneck;
+mod ideal_denoiser;
 
 use super::training::{CLASSES, in_turn, small_run, trained, variance_within_classes};
-use super::{Expected, Experiment, Findings, Lab, LabError, bottleneck, posterior};
+use super::{Expected, Experiment, Findings, Lab, LabError};
 use crate::data::{Dataset, to_unit};
 use crate::diffusion::{
     NoiseLevel, NoiseSchedule, Prediction, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing,
@@ -21,12 +24,12 @@ use std::sync::Arc;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "blind",
-    title: "Not told the noise; and asked for the picture",
-    see: "In amplification.png not being told the noise costs the best answer below 1/d in x_0 for a velocity, σ²/d for ε; \
+    title: "Without noise conditioning; and predicting the picture",
+    see: "In amplification.png the lack of noise conditioning costs the best answer below 1/d in x_0 for a velocity, σ²/d for ε; \
           so in exact.png the one draws pictures and the other leaves noise in some. bottleneck.png is about another \
           thing: a network narrower than the space of its data learns the picture, not the velocity.",
-    equation: "f(x) = E[f(t, x) | x] for a network that is not told t (arXiv 2502.13129, 2602.18428); \
-               ‖x̂_0 - x_0‖² / t² for one that is asked for the picture (arXiv 2511.13720)",
+    equation: "f(x) = E[f(t, x) | x] for a network that is not conditioned on t (arXiv 2502.13129, 2602.18428); \
+               ‖x̂_0 - x_0‖² / t² for one that predicts the picture (arXiv 2511.13720)",
     shaders: &["noise.wgsl", "loss.wgsl", "denoise.wgsl"],
     minutes: 10,
     run,
@@ -72,15 +75,15 @@ const fn kind(
     Kind { name, prediction, schedule, weighting, conditioned, colour }
 }
 
-/// The networks. The last is of the second saying: what it is compared with is the velocity, told.
+/// The networks. The last is for the second claim: it is compared with the conditioned one that predicts the velocity.
 const KINDS: [Kind; 7] = [
-    kind("ε, told", Prediction::Epsilon, ScheduleKind::Linear, true, 0),
+    kind("ε, conditioned", Prediction::Epsilon, ScheduleKind::Linear, true, 0),
     kind("ε, blind", Prediction::Epsilon, ScheduleKind::Linear, false, 0),
-    kind("v, told", Prediction::VPrediction, ScheduleKind::Linear, true, 1),
+    kind("v, conditioned", Prediction::VPrediction, ScheduleKind::Linear, true, 1),
     kind("v, blind", Prediction::VPrediction, ScheduleKind::Linear, false, 1),
-    kind("flow velocity, told", Prediction::Flow, ScheduleKind::Flow, true, 2),
+    kind("flow velocity, conditioned", Prediction::Flow, ScheduleKind::Flow, true, 2),
     kind("flow velocity, blind", Prediction::Flow, ScheduleKind::Flow, false, 2),
-    kind("picture with v-loss, told", Prediction::Sample, ScheduleKind::Flow, true, 3),
+    kind("picture with v-loss, conditioned", Prediction::Sample, ScheduleKind::Flow, true, 3),
 ];
 
 /// What was measured of a network.
@@ -214,17 +217,17 @@ fn mean_and_half_range(values: &[f64]) -> (f64, f64) {
     (values.iter().sum::<f64>() / values.len() as f64, 0.5 * (high - low))
 }
 
-/// What the papers say, as far as it shows after so short a training, held against the outcomes of [`KINDS`].
+/// What the papers claim, as far as it shows after so short a training, held against the outcomes of [`KINDS`].
 fn verdicts(findings: &mut Findings, outcomes: &[Outcome]) {
     let [_, blind_epsilon, v, blind_v, flow, blind_flow, picture] = outcomes else { return };
     // 1. Noise conditioning. The distances lie between 0 and 1.
     findings.verdict(
-        "trained, v, DDIM: distance from held-out glyphs, blind - told",
+        "trained, v, DDIM: distance from held-out glyphs, blind - conditioned",
         blind_v.distance - v.distance,
         Expected::AtMost(0.02),
     );
     findings.verdict(
-        "trained, flow velocity, Euler: distance from held-out glyphs, blind - told",
+        "trained, flow velocity, Euler: distance from held-out glyphs, blind - conditioned",
         blind_flow.distance - flow.distance,
         Expected::AtMost(0.02),
     );
@@ -245,7 +248,7 @@ fn verdicts(findings: &mut Findings, outcomes: &[Outcome]) {
         outcome.errors.iter().zip(squares).map(|(error, square)| error / square).sum::<f64>()
     };
     findings.verdict(
-        "a U-Net is no bottleneck: error of the velocity, asked for it / asked for the picture",
+        "a U-Net is no bottleneck: error of the velocity, predicted / by way of a predicted picture",
         of_velocity(flow) / of_velocity(picture),
         Expected::AtMost(1.0),
     );
@@ -262,7 +265,7 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     findings.number("held-out pictures compared with", real.len());
 
     // 1. The best answers; networks narrower than their space.
-    posterior::show(lab, findings, &training, width)?;
+    best_answers::show(lab, findings, &training, width)?;
     bottleneck::show(lab, findings)?;
 
     // 2. U-Nets, trained alike.
@@ -307,7 +310,7 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     findings.chart(
         "error",
         &Chart {
-            title: "Error of x_0 on held-out pictures: thick told, thin blind".into(),
+            title: "Error of x_0 on held-out pictures: thick conditioned, thin blind".into(),
             x_label: "σ = noise / signal".into(),
             y_label: "mean square per pixel".into(),
             log_x: true,
