@@ -313,6 +313,16 @@ fn the_previous_picture_is_a_step_by_itself() {
     assert!(error(sample, 10).contains("leave --prediction out"));
 }
 
+#[test]
+fn evaluations_give_the_steps_back() {
+    for sampler in Sampler::ALL {
+        for steps in [1, 2, 10] {
+            let trajectory = Trajectory::new(&free(sampler), steps, 0.0).unwrap();
+            assert_eq!(sampler.steps_of(trajectory.steps.len()), steps, "{sampler:?}");
+        }
+    }
+}
+
 /// On data from N(0, s²) the flow is known: x stays at its quantile. The error falls with the order of the method:
 /// 1 for Euler and DDIM, 2 for DPM-Solver++ 2M and Heun.
 #[test]

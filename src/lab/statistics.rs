@@ -172,5 +172,9 @@ mod tests {
         assert!((fitted_order(&curve) - 1.5).abs() < 1e-12);
         let Measured { value, error } = Measured::mean([1.0, 2.0, 3.0, 4.0].into_iter());
         assert!(value == 2.5 && (error - (5.0f64 / 12.0).sqrt()).abs() < 1e-12);
+        // ln 2 and ln 8, each known to 0.1: half their sum is ln 4, known to 0.1 / √2.
+        let numbers = [2.0, 8.0].map(|value| Measured { value, error: 0.1 * value });
+        let Measured { value, error } = Measured::geometric_mean(&numbers);
+        assert!((value - 4.0).abs() < 1e-12 && (error / value - 0.1 / 2f64.sqrt()).abs() < 1e-12);
     }
 }
