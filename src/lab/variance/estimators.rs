@@ -148,8 +148,8 @@ impl Estimators {
         })
     }
 
-    /// Goes back to weights that have learned nothing.
-    pub(super) fn forget(&self) -> Result<(), LabError> {
+    /// Sets the weights to their initial values, which have learned nothing.
+    pub(super) fn reset_weights(&self) -> Result<(), LabError> {
         Ok(self.store.write(&self.weights, &self.unet.parameters.initial(self.seed))?)
     }
 

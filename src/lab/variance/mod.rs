@@ -140,7 +140,7 @@ impl Comparison {
 /// The mean gradient at weights that have learned nothing, where it is not near zero, in standard errors: the largest
 /// deviation of the estimators from each other, and how far that of the nearest is from zero.
 fn untrained(lab: &Lab, estimators: &Estimators) -> Result<(f64, f64), LabError> {
-    estimators.forget()?;
+    estimators.reset_weights()?;
     let (mut same_mean, mut resolved): (f64, f64) = (0.0, f64::INFINITY);
     for t in UNTRAINED_TIMES {
         (lab.progress)(&format!("t = {t}, untrained"));
