@@ -7,9 +7,13 @@ fn stage(base: u32, first: u32, lane: u32) {}
 
 fn release() {}
 
-// Vector c of row `row` of the tile at `first`, on side A or B.
-fn streamed(side: u32, base: u32, first: u32, row: u32, c: u32) -> Vector {
-    let at = base + min(first + row, params.length - 1u) * params.row_vectors + c;
+// Where row `row` of the tile at `first` begins.
+fn streamed_row(base: u32, first: u32, row: u32) -> u32 {
+    return base + min(first + row, params.length - 1u) * params.row_vectors;
+}
+
+// The Vector there, on side A or B.
+fn streamed(side: u32, at: u32) -> Vector {
     if side == A {
         return Vector(streamed_a[at]);
     }

@@ -21,8 +21,11 @@ fn release() {
     workgroupBarrier();
 }
 
-fn streamed(side: u32, base: u32, first: u32, row: u32, c: u32) -> Vector {
-    let at = row * HEAD_VECTORS + c;
+fn streamed_row(base: u32, first: u32, row: u32) -> u32 {
+    return row * HEAD_VECTORS;
+}
+
+fn streamed(side: u32, at: u32) -> Vector {
     if side == A {
         return tile_a[at];
     }
