@@ -4,11 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use inkwash::diffusion::{Preset, UNet, UNetConfig};
-use inkwash::graph::{Graph, ValueId, interpret, rewrite};
+use inkwash::graph::{Graph, State, ValueId, interpret, rewrite};
 use inkwash::nn::Size;
-use inkwash::ops::{self, Add, Case, Silu};
+use inkwash::ops::{self, Accumulate, Add, Case, STEP_WORDS, Silu, View};
 use inkwash::rng::{Philox, Stream};
-use inkwash::tensor::{Array, Spec};
+use inkwash::tensor::{Array, Shape, Spec};
 use std::collections::HashMap;
 
 type Given = HashMap<ValueId, Array>;
@@ -58,6 +58,28 @@ fn the_catalogues_graphs_keep_their_numbers() {
     }
     println!("{graphs} graphs, {removed} nodes left out");
     assert!(graphs > 300 && removed > 2 * 300);
+}
+
+/// A state that is overwritten in place is asked for by whoever reads it in a later run, though no node of this graph does:
+/// directly, or by a view of it.
+#[test]
+fn updates_of_states_in_place_are_kept() {
+    for of_a_view in [false, true] {
+        let mut graph = Graph::new();
+        let mut sum = graph.state(&State::new("sum", Spec::f32([64])));
+        let x = graph.input("x", Spec::f32([64]));
+        let step = graph.input("step", Spec::u32([STEP_WORDS]));
+        if of_a_view {
+            sum = graph.apply(View { offset: 0, shape: Shape::new([64]) }, &[sum]).unwrap();
+        }
+        let gradient = graph.apply(Silu, &[x]).unwrap();
+        let updated = graph.apply(Accumulate, &[sum, gradient, step]).unwrap();
+        graph.apply(Silu, &[x]).unwrap();
+        let rewritten = rewrite::without_dead_nodes(graph.clone());
+        assert_eq!(graph.nodes.len() - rewritten.nodes.len(), 1, "the last node alone is dead");
+        let given = HashMap::from([(x, Array::new([64], vec![1.5; 64]))]);
+        assert_eq!(interpret(&graph, &given)[updated.0], interpret(&rewritten, &given)[updated.0]);
+    }
 }
 
 #[test]

@@ -47,8 +47,8 @@ struct Facts {
     evaluates_twice: bool,
     /// See [`Sampler::has_constant_stride`].
     constant_stride: bool,
-    /// See [`Sampler::is_multistep`].
-    multistep: bool,
+    /// See [`Sampler::counts_as_dpm_solver`].
+    counts_as_dpm_solver: bool,
     /// First and last β, where nothing else is said.
     betas: (f64, f64),
 }
@@ -65,7 +65,7 @@ impl Facts {
             variance_exploding: false,
             evaluates_twice: false,
             constant_stride: false,
-            multistep: false,
+            counts_as_dpm_solver: false,
             betas: (1e-4, 0.02),
         }
     }
@@ -124,7 +124,7 @@ impl Sampler {
                     "rescale_betas_zero_snr",
                 ];
                 let facts = Facts::by_sigma("DPM-Solver++ 2M", "dpmpp", options);
-                Facts { order: Some(2), variance_exploding: false, multistep: true, ..facts }
+                Facts { order: Some(2), variance_exploding: false, counts_as_dpm_solver: true, ..facts }
             }
             Self::Euler => {
                 let options = &[
@@ -201,11 +201,11 @@ impl Sampler {
         self.facts().constant_stride
     }
 
-    /// Whether it is a multistep solver, whose classes in diffusers count timesteps in a way of their own: whole numbers,
-    /// from which "leading" and "linspace" leave out 0, and Karras' σ between the ends of the whole schedule. They have no
-    /// variance of their own either: `variance_type` is null where the network puts out none.
-    pub fn is_multistep(self) -> bool {
-        self.facts().multistep
+    /// Whether its class counts timesteps as diffusers' DPM-Solver does: whole numbers, from which "leading" and "linspace"
+    /// leave out 0, and Karras' σ between the ends of the whole schedule. `variance_type` is null there where the network
+    /// puts out no variance.
+    pub fn counts_as_dpm_solver(self) -> bool {
+        self.facts().counts_as_dpm_solver
     }
 }
 

@@ -148,7 +148,7 @@ pub(super) fn by_sigma(
     steps: usize,
 ) -> Result<Sigmas, ConfigError> {
     let table = sigma_table(config, schedule);
-    let multistep = config.sampler.is_multistep();
+    let multistep = config.sampler.counts_as_dpm_solver();
     let mut times =
         if multistep { multistep_timesteps(config, schedule, steps) } else { timesteps(config, steps) };
     let mut sigmas: Vec<f64> = times.iter().map(|&t| interpolated(&table, t)).collect();

@@ -127,7 +127,7 @@ pub(super) fn parse(
     let old = options.map.contains_key("predict_epsilon");
     options.must_be("predict_epsilon", &json!(true), predicts_noise)?;
     let learned = options.map.get("variance_type").is_some_and(|v| v == "learned_range");
-    if sampler.is_multistep() && !learned {
+    if sampler.counts_as_dpm_solver() && !learned {
         options.must_be(
             "variance_type",
             &Value::Null,
@@ -188,7 +188,7 @@ pub(super) fn to_json(config: &SchedulerConfig) -> serde_json::Result<Value> {
     }
     match config.variance_type {
         VarianceType::LearnedRange => value["variance_type"] = json!("learned_range"),
-        VarianceType::FixedSmall | VarianceType::FixedLarge if sampler.is_multistep() => {
+        VarianceType::FixedSmall | VarianceType::FixedLarge if sampler.counts_as_dpm_solver() => {
             value["variance_type"] = Value::Null;
         }
         VarianceType::FixedSmall | VarianceType::FixedLarge => {}
