@@ -18,7 +18,8 @@ use inkwash::ops::{Hyper, StepWords};
 use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::train::{
     Checkpoint, Diffusion, LearningRate, LogRow, ModelFolder, NetworkKind, RunOptions, TimestepSampling,
-    TrainConfig, TrainEvent, TrainStates, Trainer, Updater, open_classifier, open_model, read_config, train,
+    TrainConfig, TrainEvent, TrainStates, Trainer, Updater, open_classifier, open_data, open_model,
+    read_config, train,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,7 +54,7 @@ fn tiny() -> TrainConfig {
 
 /// Eight glyphs, (8, 8, 8, 1).
 fn pictures() -> Vec<f32> {
-    let options = Options { size: (8, 8), channels: 1, seed: 0, glyph_count: 8 };
+    let options = Options { glyph_count: 8, ..Options::new((8, 8), 1) };
     let data: Dataset = glyphs::dataset(&options).unwrap();
     (0..8).flat_map(|i| data.image(i).iter().map(|&b| to_unit(b)).collect::<Vec<_>>()).collect()
 }
@@ -205,7 +206,7 @@ fn run_config() -> TrainConfig {
 }
 
 fn run(device: &Arc<Device>, config: &TrainConfig, out: &Path, resume: bool, interrupted: bool) {
-    let options = RunOptions { out: out.into(), resume };
+    let options = RunOptions { resume, ..RunOptions::new(out) };
     train(|| Ok(device.clone()), config, &options, &AtomicBool::new(interrupted), |_| ()).unwrap();
 }
 
@@ -279,7 +280,7 @@ fn runs_leave_their_folder_and_resume_bit_for_bit() {
     assert!(end_of(&killed) == expected, "a killed run ends elsewhere");
 
     // 4. A folder with a run in it is not written over.
-    let options = RunOptions { out: straight.clone(), resume: false };
+    let options = RunOptions::new(&straight);
     let e = train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false), |_| ())
         .unwrap_err()
         .to_string();
@@ -295,7 +296,7 @@ fn an_observer_is_told_what_happens_in_order() {
     let out = folder.path().join("run");
     let told = |resume: bool, interrupted: bool| {
         let mut told = Vec::new();
-        let options = RunOptions { out: out.clone(), resume };
+        let options = RunOptions { resume, ..RunOptions::new(&out) };
         let flag = AtomicBool::new(interrupted);
         train(
             || Ok(device.clone()),
@@ -306,6 +307,9 @@ fn an_observer_is_told_what_happens_in_order() {
                 // What is told to be done is done.
                 let exists = |name: String| assert!(out.join(&name).is_file(), "{name}");
                 told.push(match *event {
+                    TrainEvent::DataOpened { report } => {
+                        format!("opened {} classes", report.classes.len())
+                    }
                     TrainEvent::Planned { training, held_out, plan, .. } => {
                         assert!(training > held_out && held_out > 0 && plan.bytes > 0);
                         assert_eq!(out.exists(), resume, "a plan was told after something was written");
@@ -341,10 +345,13 @@ fn an_observer_is_told_what_happens_in_order() {
         .unwrap();
         told.join(", ")
     };
-    assert_eq!(told(false, true), "planned, started 0/6, logged 1, step 1, checkpoint 1, interrupted 1");
+    assert_eq!(
+        told(false, true),
+        "opened 10 classes, planned, started 0/6, logged 1, step 1, checkpoint 1, interrupted 1"
+    );
     assert_eq!(
         told(true, false),
-        "planned, started 1/6, step 2, logged 2, step 3, held-out 3, grid 3, checkpoint 3, step 4, step 5, \
+        "opened 10 classes, planned, started 1/6, step 2, logged 2, step 3, held-out 3, grid 3, checkpoint 3, step 4, step 5, \
          logged 3, step 6, held-out 6, grid 6, checkpoint 6, finished 6"
     );
 }
@@ -493,7 +500,9 @@ fn a_classifier_learns_glyphs_and_resumes_bit_for_bit() {
 
     // 1. The folder says what it holds.
     let saved = read_config(&straight.join("config.toml")).unwrap();
-    assert_eq!(saved, config.with_network(10));
+    let class_names = open_data(&config).unwrap().0.class_names;
+    assert_eq!(class_names.len(), 10);
+    assert_eq!(saved, config.with_network(&class_names));
     let (classifier, weights) = open_classifier(&straight).unwrap();
     let end = |folder: &Path| ModelFolder::new(folder).load_checkpoint(&classifier.parameters).unwrap();
     let expected = end(&straight);
@@ -588,7 +597,7 @@ fn every_objective_trains_and_draws() {
             time_conditioning: objective != Objective::LastNoise,
             ..tiny()
         };
-        let options = RunOptions { out: folder.path().join("run"), resume: false };
+        let options = RunOptions::new(folder.path().join("run"));
         train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false), |_| ()).unwrap();
         assert!(options.out.join("samples/step-000030.png").is_file());
         let losses: Vec<f64> = losses(&options.out).into_iter().map(|(_, loss)| loss).collect();
@@ -644,7 +653,7 @@ fn improvements_combine() {
     for config in combinations {
         let what = format!("{:?} {:?} {:?}", config.noise_schedule, config.prediction, config.weighting);
         let folder = tempfile::tempdir().unwrap();
-        let options = RunOptions { out: folder.path().join("run"), resume: false };
+        let options = RunOptions::new(folder.path().join("run"));
         train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false), |_| ()).unwrap();
         let losses: Vec<f64> = losses(&options.out).into_iter().map(|(_, loss)| loss).collect();
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
@@ -684,7 +693,7 @@ fn labels_left_out_need_a_label_of_their_own() {
         ..tiny()
     };
     let folder = tempfile::tempdir().unwrap();
-    let options = RunOptions { out: folder.path().join("run"), resume: false };
+    let options = RunOptions::new(folder.path().join("run"));
     let error = train(|| Ok(device.clone()), &config, &options, &AtomicBool::new(false), |_| ())
         .unwrap_err()
         .to_string();

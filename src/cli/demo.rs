@@ -40,7 +40,7 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
         ..TrainConfig::default()
     };
     let interrupted = interruption("ending, with a checkpoint if the training is still under way");
-    let options = RunOptions { out: args.out.clone(), resume: false };
+    let options = RunOptions::new(&args.out);
     let mut progress = TrainProgress::new();
     train(|| Ok(device.clone()), &config, &options, &interrupted, |event| progress.show(event))?;
     if interrupted.load(Ordering::Relaxed) {

@@ -15,6 +15,11 @@ impl TrainProgress {
 
     pub fn show(&mut self, event: &TrainEvent) {
         match *event {
+            TrainEvent::DataOpened { report } => {
+                for class in &report.classes {
+                    println!("class           {} ({})", class.name, class.pictures);
+                }
+            }
             TrainEvent::Planned { device, training, held_out, config, plan } => {
                 println!("device          {} ({}, {})", device.name, device.backend, device.driver);
                 println!(

@@ -233,7 +233,7 @@ fn initial_noise(path: &Path, n: usize, [h, w, c]: [usize; 3]) -> Result<Vec<f32
 
 /// A picture file as `n` copies (N, H, W, C) in [-1, 1].
 fn copies(path: &Path, n: usize, [height, width, channels]: [usize; 3]) -> Result<Vec<f32>, Failure> {
-    let options = Options { size: (height, width), channels, seed: 0, glyph_count: 0 };
+    let options = Options::new((height, width), channels);
     let picture = read_picture(path, &options)?;
     Ok(std::iter::repeat_n(picture.into_iter().map(to_unit), n).flatten().collect())
 }
@@ -260,7 +260,7 @@ fn between(seeds: [u64; 2], n: usize, item: usize) -> Vec<f32> {
 
 pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     // 1. Refuse before anything is written.
-    let Model { unet, weights, scheduler, null_label, warnings } = match &args.model {
+    let Model { unet, weights, scheduler, null_label, warnings, .. } = match &args.model {
         Some(path) => open_model(path)?,
         None => built_in_model()?,
     };

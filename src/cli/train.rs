@@ -67,7 +67,7 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         (None, None) => return Err("give --out DIR or --resume DIR".into()),
     };
     let interrupted = interruption("writing a checkpoint");
-    let options = RunOptions { out: out.clone(), resume };
+    let options = RunOptions { resume, ..RunOptions::new(&out) };
     let mut progress = (!args.quiet).then(TrainProgress::new);
     train(
         || device.open(),
@@ -97,12 +97,8 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
 /// The plan at WebGPU's default limits, without a device.
 fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     // Only the number of classes depends on the pictures.
-    let classes = if config.class_conditional || config.network.needs_classes() {
-        open_data(config)?.0.class_names.len()
-    } else {
-        0
-    };
-    let config = config.with_network(classes);
+    let class_names = if config.learns_classes() { open_data(config)?.0.class_names } else { Vec::new() };
+    let config = config.with_network(&class_names);
     let kernels = match device.kernels {
         Some(super::KernelsArg::Registers) => Kernels::Registers,
         Some(super::KernelsArg::Workgroup) | None => Kernels::Workgroup,

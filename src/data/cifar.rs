@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{DataError, Dataset, Options, picture, read_head};
+use super::{DataError, Dataset, Opening, Options, picture, read_head};
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -20,7 +20,9 @@ pub(super) fn find_batches(folder: &Path, names: &[String]) -> Vec<PathBuf> {
 
 /// Reads binary files one after another; class names are those of `batches.meta.txt` beside the first,
 /// or the published ones if there is none.
-pub(super) fn dataset(files: &[PathBuf], options: &Options) -> Result<Dataset, DataError> {
+pub(super) fn dataset(files: &[PathBuf], opening: &mut Opening) -> Result<Dataset, DataError> {
+    let options = opening.options;
+    opening.report.layout = "CIFAR-10".into();
     let mut records = 0;
     for path in files {
         let bytes =

@@ -6,10 +6,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::{DataError, Dataset, Options, picture};
+use super::picture::{self, Kind};
+use super::{DataError, Dataset, Opening, Options, Progress, Unused, read_head};
 
 /// Reads every picture below `root`, in the order of their paths.
-pub(super) fn dataset(root: &Path, options: &Options) -> Result<Dataset, DataError> {
+pub(super) fn dataset(root: &Path, opening: &mut Opening) -> Result<Dataset, DataError> {
+    let options = opening.options;
+    opening.report.layout = "folder of pictures".into();
     let mut files = Vec::new();
     walk(root, &mut Vec::new(), &mut files)?;
     if files.is_empty() {
@@ -18,8 +21,15 @@ pub(super) fn dataset(root: &Path, options: &Options) -> Result<Dataset, DataErr
     files.sort_unstable();
     let mut pictures = Vec::new();
     for file in &files {
-        if picture::is_picture(file)? {
-            pictures.push(file.clone());
+        match picture::kind(file, &read_head(file, picture::HEAD)?) {
+            Kind::Picture(format) => {
+                *opening.report.formats.entry(format).or_default() += 1;
+                pictures.push(file.clone());
+            }
+            Kind::Unread { kind, remedy } => {
+                opening.report.unused.push(Unused { path: file.clone(), kind, remedy });
+            }
+            Kind::Other => {}
         }
     }
     if pictures.is_empty() {
@@ -27,7 +37,7 @@ pub(super) fn dataset(root: &Path, options: &Options) -> Result<Dataset, DataErr
     }
     let (class_names, labels) = classes(root, &pictures)?;
     options.check_memory(&root.display().to_string(), pictures.len() as u64)?;
-    Ok(Dataset::from_parts(options, class_names, decode_all(&pictures, options)?, labels))
+    Ok(Dataset::from_parts(options, class_names, decode_all(&pictures, options, opening.progress)?, labels))
 }
 
 /// Collects the files below `folder`, following links, except hidden ones (`.DS_Store`, `._a.jpg`).
@@ -90,7 +100,7 @@ fn classes(root: &Path, pictures: &[PathBuf]) -> Result<(Vec<String>, Vec<u32>),
 
 /// Decodes every picture into its row of `[N, H, W, C]`. If several fail, the first in order is
 /// reported, whatever the threads do: work is taken in order, so all before it were taken too.
-fn decode_all(pictures: &[PathBuf], options: &Options) -> Result<Vec<u8>, DataError> {
+fn decode_all(pictures: &[PathBuf], options: &Options, progress: &Progress) -> Result<Vec<u8>, DataError> {
     let mut pixels = vec![0; pictures.len() * options.stride()];
     let work = Mutex::new(pictures.iter().zip(pixels.chunks_exact_mut(options.stride())).enumerate());
     let failures = Mutex::new(Vec::new());
@@ -98,7 +108,8 @@ fn decode_all(pictures: &[PathBuf], options: &Options) -> Result<Vec<u8>, DataEr
     let decode = || {
         while !stop.load(Ordering::Relaxed) {
             let Some((i, (path, row))) = lock(&work).next() else { break };
-            match picture::load(path, options) {
+            progress(i, pictures.len());
+            match read_file(path, options).and_then(|bytes| picture::load(path, &bytes, options)) {
                 Ok(decoded) => row.copy_from_slice(&decoded),
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
@@ -123,4 +134,14 @@ fn decode_all(pictures: &[PathBuf], options: &Options) -> Result<Vec<u8>, DataEr
 /// Locks whether or not another thread panicked; the panic itself ends the scope.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poison| poison.into_inner())
+}
+
+/// The bytes of a file that may be a picture.
+pub(super) fn read_file(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
+    let unreadable = |source| DataError::Read { path: path.into(), source };
+    let bytes = fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > options.max_picture_bytes {
+        return Err(DataError::PictureFileTooLarge { path: path.into(), bytes });
+    }
+    fs::read(path).map_err(unreadable)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{DataError, Dataset, MAX_SIDE, Options, picture, read_head};
+use super::{DataError, Dataset, MAX_SIDE, Opening, Options, picture, read_head};
 
 /// Unsigned bytes, of the rank in the lowest byte.
 const MAGIC: u32 = 0x0000_0800;
@@ -50,7 +50,9 @@ fn find_labels(images: &Path) -> Option<PathBuf> {
 }
 
 /// Reads an images file and, if there is one beside it, its labels file.
-pub(super) fn dataset(path: &Path, options: &Options) -> Result<Dataset, DataError> {
+pub(super) fn dataset(path: &Path, opening: &mut Opening) -> Result<Dataset, DataError> {
+    let options = opening.options;
+    opening.report.layout = "IDX".into();
     let spec = path.display().to_string();
     let idx = read(path, 3, |shape| {
         let (count, height, width) = (shape[0], shape[1], shape[2]);

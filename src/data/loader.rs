@@ -198,7 +198,7 @@ mod tests {
     const AUGMENT: AugmentOptions = AugmentOptions { flip: true, crop_padding: 2 };
 
     fn glyphs(glyph_count: usize) -> Arc<Dataset> {
-        let options = Options { size: (8, 12), channels: 3, seed: 1, glyph_count };
+        let options = Options { seed: 1, glyph_count, ..Options::new((8, 12), 3) };
         Arc::new(Dataset::open("builtin:glyphs", &options).unwrap())
     }
 

@@ -8,6 +8,7 @@ pub mod glyphs;
 mod idx;
 mod loader;
 mod picture;
+mod report;
 
 use std::fs;
 use std::io::{self, Read};
@@ -16,8 +17,10 @@ use std::sync::Arc;
 
 pub use error::DataError;
 pub use loader::{AugmentOptions, Batch, Loader, batch_at};
+pub use report::{ClassCount, DamagedPicture, PassedOver, Report, Unused};
 
 use crate::rng::{Philox, Stream};
+use serde::{Deserialize, Serialize};
 
 /// The most bytes a decoded data set may take in memory: 8 GiB.
 pub const MAX_BYTES: u64 = 8 << 30;
@@ -30,6 +33,31 @@ pub const MAX_PICTURE_BYTES: u64 = 512 << 20;
 /// and do not reach it.
 const SPLIT_STEP: u32 = u32::MAX;
 
+/// Called now and then while pictures are read, with how many are done and how many there are.
+pub type Progress<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// What becomes of pictures that are damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Damaged {
+    /// They refuse the data set, all of them named at once.
+    Refuse,
+    /// They are left out, counted and named.
+    Skip,
+}
+
+/// Which of CIFAR-100's two labels are the classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum ClassLabels {
+    /// 100 classes.
+    Fine,
+    /// 20 classes of five fine ones each.
+    Coarse,
+}
+
 /// What to make of the pictures of a data set.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -41,9 +69,31 @@ pub struct Options {
     pub seed: u64,
     /// How many glyphs `builtin:glyphs` draws.
     pub glyph_count: usize,
+    /// What becomes of damaged pictures.
+    pub damaged: Damaged,
+    /// Which split, where there are several.
+    pub split: Option<String>,
+    /// Which labels of CIFAR-100.
+    pub class_labels: ClassLabels,
+    /// The most bytes one picture may take, encoded or decoded.
+    pub max_picture_bytes: u64,
 }
 
 impl Options {
+    /// Pictures of this height and width, with the defaults of everything else.
+    pub fn new(size: (usize, usize), channels: usize) -> Self {
+        Self {
+            size,
+            channels,
+            seed: 0,
+            glyph_count: 20_000,
+            damaged: Damaged::Refuse,
+            split: None,
+            class_labels: ClassLabels::Fine,
+            max_picture_bytes: MAX_PICTURE_BYTES,
+        }
+    }
+
     /// Bytes of one decoded picture: height · width · channels.
     fn stride(&self) -> usize {
         self.size.0 * self.size.1 * self.channels
@@ -71,6 +121,13 @@ impl Options {
         let (height, width) = self.size;
         Err(DataError::TooLarge { spec: spec.into(), count, height, width, channels: self.channels, bytes })
     }
+}
+
+/// A data set that is being opened: what is asked for, and where what is found goes.
+struct Opening<'a> {
+    options: &'a Options,
+    report: &'a mut Report,
+    progress: &'a Progress<'a>,
 }
 
 /// Decoded pictures, u8, channels-last, all of one size, held in memory.
@@ -109,6 +166,23 @@ impl Dataset {
     /// [`DataError`] names the file, what is wrong with it and the remedy. One bad picture refuses the
     /// whole folder, so that no data set is silently smaller than it looks.
     pub fn open(spec: &str, options: &Options) -> Result<Self, DataError> {
+        Self::open_reporting(spec, options, &mut Report::default(), &|_, _| ())
+    }
+
+    /// As [`Dataset::open`], with what was found, as far as it got, in `report`.
+    pub fn open_reporting(
+        spec: &str,
+        options: &Options,
+        report: &mut Report,
+        progress: &Progress,
+    ) -> Result<Self, DataError> {
+        let dataset = Self::read(spec, &mut Opening { options, report, progress })?;
+        report.count_classes(&dataset);
+        Ok(dataset)
+    }
+
+    fn read(spec: &str, opening: &mut Opening) -> Result<Self, DataError> {
+        let options = opening.options;
         options.check()?;
         if let Some(name) = spec.strip_prefix("builtin:") {
             return match name {
@@ -124,18 +198,18 @@ impl Dataset {
         if metadata.is_dir() {
             let names = file_names(path)?;
             if let Some(images) = idx::find_images(&names) {
-                idx::dataset(&path.join(images), options)
+                idx::dataset(&path.join(images), opening)
             } else if let batches = cifar::find_batches(path, &names)
                 && !batches.is_empty()
             {
-                cifar::dataset(&batches, options)
+                cifar::dataset(&batches, opening)
             } else {
-                folder::dataset(path, options)
+                folder::dataset(path, opening)
             }
         } else if metadata.is_file() && path.extension().is_some_and(|e| e == "bin") {
-            cifar::dataset(&[path.into()], options)
+            cifar::dataset(&[path.into()], opening)
         } else if metadata.is_file() && idx::looks_like(path)? {
-            idx::dataset(path, options)
+            idx::dataset(path, opening)
         } else {
             Err(DataError::UnknownFile { path: path.into() })
         }
@@ -199,7 +273,7 @@ impl Dataset {
 /// A size out of range, or whatever is wrong with the file.
 pub fn read_picture(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
     options.check()?;
-    picture::load(path, options)
+    picture::load(path, &folder::read_file(path, options)?, options)
 }
 
 /// A colour byte 0..=255 as a network input in [-1, 1].

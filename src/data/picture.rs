@@ -1,6 +1,5 @@
 //! One picture file to one row of pixels.
 
-use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
@@ -8,21 +7,41 @@ use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
-use super::{DataError, MAX_PICTURE_BYTES, MAX_SIDE, Options, read_head};
+use super::{DataError, MAX_PICTURE_BYTES, MAX_SIDE, Options};
 
 const EXTENSIONS: [&str; 15] = [
     "png", "jpg", "jpeg", "jfif", "bmp", "dib", "gif", "webp", "pnm", "pbm", "pgm", "ppm", "pam", "tif",
     "tiff",
 ];
 
-/// Whether a file is meant as a picture: its content or its name says so. A damaged `a.png` counts, so
-/// that it is reported; notes and label files do not.
-pub(super) fn is_picture(path: &Path) -> Result<bool, DataError> {
+/// What a file is to a data set of pictures.
+pub(super) enum Kind {
+    /// A picture that is read, by the name of its format.
+    Picture(&'static str),
+    /// A picture or film that is not read: what it is, and what converts it.
+    Unread { kind: &'static str, remedy: &'static str },
+    /// Neither: a text, a label file.
+    Other,
+}
+
+/// Bytes from the start of a file that tell its kind.
+pub(super) const HEAD: u64 = 64;
+
+/// What a file is, by its first [`HEAD`] bytes, or else by its name: a damaged `a.png` is a picture, so that it is
+/// reported; notes and label files are not.
+pub(super) fn kind(path: &Path, head: &[u8]) -> Kind {
     let named = path
         .extension()
         .and_then(|e| e.to_str())
         .is_some_and(|e| EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()));
-    Ok(named || format(&read_head(path, 16)?).is_some())
+    match format(head) {
+        Some(format) => Kind::Picture(format.extensions_str().first().copied().unwrap_or("picture")),
+        None if named => Kind::Picture("damaged"),
+        None if head.get(4..8) == Some(b"ftyp") => {
+            Kind::Unread { kind: "HEIC, AVIF or film", remedy: "convert it to JPEG or PNG" }
+        }
+        None => Kind::Other,
+    }
 }
 
 /// The picture format of a file's first bytes, if it is one that is read. The two-letter magics of BMP
@@ -35,22 +54,16 @@ fn format(head: &[u8]) -> Option<ImageFormat> {
     }
 }
 
-/// Reads, checks and decodes a picture and fits it to `options`: `[H, W, C]`.
-pub(super) fn load(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
-    let unreadable = |source| DataError::Read { path: path.into(), source };
-    let bytes = fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > MAX_PICTURE_BYTES {
-        return Err(DataError::PictureFileTooLarge { path: path.into(), bytes });
-    }
-    let encoded = fs::read(path).map_err(unreadable)?;
-    let Some(format) = format(&encoded) else {
-        return Err(DataError::NotAPicture { path: path.into(), bytes });
+/// Checks and decodes a picture and fits it to `options`: `[H, W, C]`. `path` is for messages.
+pub(super) fn load(path: &Path, encoded: &[u8], options: &Options) -> Result<Vec<u8>, DataError> {
+    let Some(format) = format(encoded) else {
+        return Err(DataError::NotAPicture { path: path.into(), bytes: encoded.len() as u64 });
     };
     // The JPEG decoder fills what is missing with grey and reports success.
-    if format == ImageFormat::Jpeg && !jpeg_has_end(&encoded) {
+    if format == ImageFormat::Jpeg && !jpeg_has_end(encoded) {
         return Err(DataError::TruncatedJpeg { path: path.into(), bytes: encoded.len() });
     }
-    Ok(fit(decode(path, &encoded, format)?, options))
+    Ok(fit(decode(path, encoded, format)?, options))
 }
 
 /// Whether the marker segments and the entropy-coded data of a JPEG lead to an end-of-image marker.

@@ -8,7 +8,7 @@ use tempfile::{TempDir, tempdir};
 use super::*;
 
 fn options(side: usize, channels: usize) -> Options {
-    Options { size: (side, side), channels, seed: 3, glyph_count: 40 }
+    Options { seed: 3, glyph_count: 40, ..Options::new((side, side), channels) }
 }
 
 fn open(path: &Path, options: &Options) -> Result<Dataset, DataError> {
@@ -343,7 +343,7 @@ fn glyphs_depend_on_seed_and_index_only() {
 #[test]
 fn glyph_classes_are_distinct() {
     for (size, channels) in [((8, 8), 1), ((16, 16), 1), ((16, 16), 3), ((24, 40), 1), ((64, 64), 3)] {
-        let options = Options { size, channels, seed: 1, glyph_count: 600 };
+        let options = Options { seed: 1, glyph_count: 600, ..Options::new(size, channels) };
         let data = Dataset::open("builtin:glyphs", &options).unwrap();
         let mut means = vec![vec![0.0; options.stride()]; 10];
         for i in 0..300 {

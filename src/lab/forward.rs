@@ -141,7 +141,7 @@ fn histogram(sorted: &[f32], width: f32) -> Vec<(f64, f64)> {
 
 fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     // 1. A few pictures, many times over.
-    let options = Options { size: (SIDE, SIDE), channels: 1, seed: lab.seed, glyph_count: 10 };
+    let options = Options { seed: lab.seed, glyph_count: 10, ..Options::new((SIDE, SIDE), 1) };
     let glyphs = Dataset::open("builtin:glyphs", &options)?;
     let x_0: Vec<f32> = CLASSES.iter().flat_map(|&i| glyphs.image(i)).map(|&byte| to_unit(byte)).collect();
     let start = x_0.repeat(COPIES);

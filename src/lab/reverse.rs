@@ -112,7 +112,7 @@ pub(super) fn spread(pictures: &[f32], copies: usize, elements: usize) -> f64 {
 
 /// The built-in glyphs of the classes, class after class.
 fn data(side: (usize, usize)) -> Result<Vec<f32>, LabError> {
-    let options = Options { size: side, channels: 1, seed: 0, glyph_count: 10 * GLYPHS_OF_EACH };
+    let options = Options { glyph_count: 10 * GLYPHS_OF_EACH, ..Options::new(side, 1) };
     let glyphs = Dataset::open("builtin:glyphs", &options)?;
     let mut pictures = Vec::new();
     for class in CLASSES {

@@ -78,7 +78,7 @@ pub fn open(path: &Path) -> Result<Model, ModelError> {
     check_variance(&scheduler_path, &config, &scheduler)?;
     // 4. The weights.
     let (unet, weights) = read_weights(&folder, &config_path, &config)?;
-    Ok(Model { unet, weights, scheduler, null_label: None, warnings })
+    Ok(Model { unet, weights, scheduler, null_label: None, class_names: Vec::new(), warnings })
 }
 
 /// A scheduler's configuration that is part of the file at `path`; its `_class_name` says which.

@@ -25,6 +25,8 @@ pub struct Model {
     pub scheduler: SchedulerConfig,
     /// The label that stands for none, if the network was trained to draw without a class too.
     pub null_label: Option<u32>,
+    /// The classes by name, in the order of their labels; empty if there are none or their names are not known.
+    pub class_names: Vec<String>,
     /// What its files ask for and diffusers does not do either, one sentence each.
     pub warnings: Vec<String>,
 }

@@ -295,7 +295,14 @@ fn counts(file: &TensorFile, named: u32) -> Result<(u32, u32), String> {
 /// A run's network with DDIM and what it was trained with.
 fn model(config: &TrainConfig, unet: UNet, weights: Vec<f32>) -> Model {
     let scheduler = config.scheduler(Sampler::Ddim);
-    Model { unet, weights, scheduler, null_label: config.null_label(), warnings: Vec::new() }
+    Model {
+        unet,
+        weights,
+        scheduler,
+        null_label: config.null_label(),
+        class_names: config.class_names.clone(),
+        warnings: Vec::new(),
+    }
 }
 
 /// Opens a run folder (its averaged weights) or a folder of diffusers.

@@ -2,22 +2,13 @@
 
 use super::StepOptions;
 use crate::classifier::ClassifierConfig;
+use crate::data::{ClassLabels, Damaged};
 use crate::diffusion::{
     Objective, Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing, UNetConfig,
     Weighting,
 };
-use crate::nn::ConfigError;
 use crate::ops::{AdamW, Hyper};
 use serde::{Deserialize, Serialize};
-
-/// A field's value as a configuration file has it.
-fn shown(value: &impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(text)) => text,
-        Ok(value) => value.to_string(),
-        Err(e) => e.to_string(),
-    }
-}
 
 /// How the learning rate runs after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +93,22 @@ pub struct TrainConfig {
         arg(long, default_value_t = Self::default().data, value_name = "PATH|builtin:NAME")
     )]
     pub data: String,
+    /// What becomes of pictures that are damaged
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().damaged))]
+    pub damaged: Damaged,
+    /// Which split to learn, where the data has several: train, val, test, or the name of an EMNIST split
+    #[cfg_attr(feature = "cli", arg(long, value_name = "NAME"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Which classes of CIFAR-100: 100 fine ones or 20 coarse ones
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().class_labels))]
+    pub class_labels: ClassLabels,
+    /// The most MiB that one picture may take in memory
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, default_value_t = Self::default().max_picture_mib, value_name = "MIB")
+    )]
+    pub max_picture_mib: u64,
     /// What is trained: a U-Net that draws pictures, or a classifier of pictures
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().network))]
     pub network: NetworkKind,
@@ -240,6 +247,10 @@ pub struct TrainConfig {
         arg(long, default_value_t = Self::default().checkpoint_every, value_name = "N")
     )]
     pub checkpoint_every: u32,
+    /// The classes by name, in the order of their labels, where the run learns classes. Not a flag: the data has them.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// The network in full. Not a flag: `[unet]` in a configuration file.
     #[cfg_attr(feature = "cli", arg(skip))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -255,6 +266,10 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             data: "builtin:glyphs".into(),
+            damaged: Damaged::Refuse,
+            split: None,
+            class_labels: ClassLabels::Fine,
+            max_picture_mib: 512,
             network: NetworkKind::Unet,
             preset: Preset::TinyGray,
             steps: 2000,
@@ -294,6 +309,7 @@ impl Default for TrainConfig {
             sample_count: 25,
             sample_steps: 50,
             checkpoint_every: 500,
+            class_names: Vec::new(),
             unet: None,
             classifier: None,
         }
@@ -347,14 +363,34 @@ impl TrainConfig {
         self.classifier.clone().unwrap_or_else(preset)
     }
 
-    /// The configuration of the network in full, for pictures of so many classes.
+    /// Whether the run learns the classes of its pictures.
+    pub fn learns_classes(&self) -> bool {
+        self.class_conditional || self.network.needs_classes()
+    }
+
+    /// The configuration of the network in full, for pictures of these classes, whose names it keeps.
     #[must_use]
-    pub fn with_network(&self, classes: usize) -> Self {
+    pub fn with_network(&self, class_names: &[String]) -> Self {
+        let classes = class_names.len();
+        let class_names = if self.learns_classes() { class_names.to_vec() } else { Vec::new() };
+        let own = Self { class_names, ..self.clone() };
         match self.network {
-            NetworkKind::Unet => Self { unet: Some(self.unet_config(classes)), ..self.clone() },
-            NetworkKind::Classifier => {
-                Self { classifier: Some(self.classifier_config(classes)), ..self.clone() }
-            }
+            NetworkKind::Unet => Self { unet: Some(self.unet_config(classes)), ..own },
+            NetworkKind::Classifier => Self { classifier: Some(self.classifier_config(classes)), ..own },
+        }
+    }
+
+    /// How its pictures are read.
+    pub fn data_options(&self) -> crate::data::Options {
+        let [height, width, channels] = self.picture_shape();
+        crate::data::Options {
+            seed: self.seed,
+            glyph_count: self.glyph_count,
+            damaged: self.damaged,
+            split: self.split.clone(),
+            class_labels: self.class_labels,
+            max_picture_bytes: self.max_picture_mib.saturating_mul(1 << 20),
+            ..crate::data::Options::new((height, width), channels)
         }
     }
 
@@ -383,202 +419,6 @@ impl TrainConfig {
     /// Pictures per optimizer step.
     pub fn effective_batch(&self) -> usize {
         self.batch * self.accumulate as usize
-    }
-
-    /// Checks every number that has a range. The network is checked when it is built.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let fail = |field, message: String| Err(ConfigError { field, message });
-        let at_least_one = [
-            ("steps", u64::from(self.steps)),
-            ("batch", self.batch as u64),
-            ("accumulate", self.accumulate.into()),
-            ("timesteps", self.timesteps as u64),
-            ("log_every", self.log_every.into()),
-            ("sample_count", self.sample_count as u64),
-            ("sample_steps", self.sample_steps as u64),
-            ("glyph_count", self.glyph_count as u64),
-        ];
-        for (field, value) in at_least_one {
-            if value == 0 || value > 1 << 30 {
-                return fail(field, format!("found {value}; it must be between 1 and 2^30"));
-            }
-        }
-        match self.network {
-            NetworkKind::Unet => self.validate_diffusion()?,
-            NetworkKind::Classifier => self.refuse_diffusion()?,
-        }
-        if self.log_every > 4096 {
-            return fail("log_every", format!("found {}; it must be at most 4096", self.log_every));
-        }
-        let within = |low: f64, value: f64, high: f64| value.is_finite() && low <= value && value < high;
-        let ranges = [
-            ("learning_rate", self.learning_rate, 1e6),
-            ("weight_decay", self.weight_decay.into(), 1e6),
-            ("beta1", self.beta1.into(), 1.0),
-            ("beta2", self.beta2.into(), 1.0),
-            ("clip_norm", self.clip_norm.into(), 1e30),
-            ("ema_decay", self.ema_decay, 1.0),
-            ("held_out", self.held_out, 1.0),
-            ("label_dropout", self.label_dropout, 1.0),
-        ];
-        for (field, value, high) in ranges {
-            if !within(0.0, value, high) {
-                return fail(field, format!("found {value}; it must be at least 0 and below {high}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks what only a U-Net has.
-    fn validate_diffusion(&self) -> Result<(), ConfigError> {
-        let fail = |field, message: String| Err(ConfigError { field, message });
-        if self.classifier.is_some() {
-            return fail(
-                "classifier",
-                "found a [classifier] with network = unet, which it says nothing of; leave it out, or choose \
-                 --network classifier"
-                    .into(),
-            );
-        }
-        let unet = self.unet_config(0);
-        if unet.in_channels != unet.out_channels {
-            return fail(
-                "out_channels",
-                format!(
-                    "found {}, but the loss compares the prediction with a picture of in_channels = {}; make them equal",
-                    unet.out_channels, unet.in_channels
-                ),
-            );
-        }
-        if self.timesteps > 1_000_000 {
-            return fail("timesteps", format!("found {}; it must be at most 1000000", self.timesteps));
-        }
-        self.scheduler(Sampler::Ddim).validate()?;
-        self.validate_combination()?;
-        if self.sample_steps > self.timesteps {
-            return fail(
-                "sample_steps",
-                format!("found {}, but there are only {} timesteps", self.sample_steps, self.timesteps),
-            );
-        }
-        Ok(())
-    }
-
-    /// Refuses what only a U-Net has and a classifier was given all the same.
-    fn refuse_diffusion(&self) -> Result<(), ConfigError> {
-        if self.unet.is_some() {
-            return Err(ConfigError {
-                field: "unet",
-                message:
-                    "found a [unet] with network = classifier, which it says nothing of; leave it out, or \
-                          choose --network unet"
-                        .into(),
-            });
-        }
-        let defaults = Self::default();
-        macro_rules! options {
-            ($($field:ident),*) => {
-                [$((stringify!($field), shown(&self.$field), shown(&defaults.$field))),*]
-            };
-        }
-        let options = options![
-            prediction,
-            objective,
-            time_conditioning,
-            noise_schedule,
-            beta_start,
-            beta_end,
-            timesteps,
-            zero_terminal_snr,
-            weighting,
-            min_snr_gamma,
-            timestep_sampling,
-            logit_mean,
-            logit_deviation,
-            class_conditional,
-            label_dropout,
-            sample_count,
-            sample_steps
-        ];
-        match options.into_iter().find(|(_, found, default)| found != default) {
-            None => Ok(()),
-            Some((field, found, default)) => Err(ConfigError {
-                field,
-                message: format!(
-                    "found {found} with network = classifier, which has neither noise nor samples; expected the \
-                     default, {default}: leave it out, or choose --network unet"
-                ),
-            }),
-        }
-    }
-
-    /// Refuses what cannot be combined, with the reason.
-    fn validate_combination(&self) -> Result<(), ConfigError> {
-        let fail = |field, message: String| Err(ConfigError { field, message });
-        let (schedule, objective) = (self.noise_schedule.name(), self.objective.name());
-        let ends_in_noise = self.zero_terminal_snr || self.noise_schedule.ends_in_noise();
-        if self.objective.is_of_last_step() {
-            let other = [
-                (self.zero_terminal_snr, "zero_terminal_snr", "true".to_string()),
-                (self.weighting != Weighting::Uniform, "weighting", self.weighting.name()),
-                (
-                    self.timestep_sampling != TimestepSampling::Uniform,
-                    "timestep_sampling",
-                    "logit-normal".into(),
-                ),
-            ];
-            if let Some((_, field, found)) = other.into_iter().find(|(is, ..)| *is) {
-                return fail(
-                    field,
-                    format!(
-                        "found {found} with the objective {objective}, one of the article's, which has a table of \
-                         its own for the last step of the chain; leave it out, or choose merged-noise"
-                    ),
-                );
-            }
-        } else if ends_in_noise && self.prediction.needs_signal() {
-            let why = if self.zero_terminal_snr { "zero_terminal_snr".to_string() } else { schedule };
-            return fail(
-                "prediction",
-                format!(
-                    "found epsilon with {why}, which ends in noise alone: there the noise is the input, and tells \
-                     nothing of the picture to begin with; choose v_prediction, sample, edm or flow"
-                ),
-            );
-        }
-        if self.noise_schedule.is_a_distribution() && self.timestep_sampling != TimestepSampling::Uniform {
-            let schedule = self.noise_schedule.name();
-            return fail(
-                "timestep_sampling",
-                format!(
-                    "found logit-normal with {schedule}, which says itself how often each σ is drawn; leave it out"
-                ),
-            );
-        }
-        if !(self.min_snr_gamma > 0.0 && self.min_snr_gamma.is_finite()) {
-            return fail("min_snr_gamma", format!("found {}; it must be positive", self.min_snr_gamma));
-        }
-        if !(self.logit_mean.abs() <= 100.0 && self.logit_deviation > 0.0 && self.logit_deviation <= 100.0) {
-            return fail(
-                "logit_mean",
-                format!(
-                    "found mean {} and deviation {}; give a mean between -100 and 100 and a deviation above 0 and at \
-                     most 100",
-                    self.logit_mean, self.logit_deviation
-                ),
-            );
-        }
-        if self.label_dropout > 0.0 && !self.class_conditional {
-            return fail(
-                "label_dropout",
-                format!(
-                    "found {} without class_conditional, so that there is no label to leave out; give \
-                     --class-conditional too",
-                    self.label_dropout
-                ),
-            );
-        }
-        Ok(())
     }
 
     /// The learning rate of a step (from 0), by the rules of diffusers' `get_scheduler`: at step 0 of a warm-up it
@@ -672,35 +512,5 @@ mod tests {
         assert_eq!(c.ema_decay_at(100_000), 0.999);
         let c = TrainConfig { ema_warmup: EmaWarmup::Power, ..c };
         assert_eq!([0, 15].map(|n| c.ema_decay_at(n)), [0.0, 0.875]);
-    }
-
-    #[test]
-    fn out_of_range_numbers_are_named() {
-        let c = TrainConfig { beta2: 1.5, ..TrainConfig::default() };
-        assert!(c.validate().unwrap_err().to_string().starts_with("beta2: found 1.5"));
-        assert!(TrainConfig::default().validate().is_ok());
-        let c = TrainConfig {
-            objective: Objective::Previous,
-            prediction: Prediction::VPrediction,
-            ..TrainConfig::default()
-        };
-        assert!(c.validate().unwrap_err().to_string().starts_with("objective: found previous with"));
-    }
-
-    #[test]
-    fn a_classifier_refuses_what_only_a_unet_has() {
-        let classifier = || TrainConfig { network: NetworkKind::Classifier, ..TrainConfig::default() };
-        assert!(classifier().validate().is_ok());
-        let e = TrainConfig { prediction: Prediction::VPrediction, ..classifier() };
-        let e = e.validate().unwrap_err().to_string();
-        for words in ["prediction: found v_prediction", "network = classifier", "epsilon", "--network unet"] {
-            assert!(e.contains(words), "{e}");
-        }
-        let refused = |config: TrainConfig| config.validate().unwrap_err().field;
-        assert_eq!(refused(TrainConfig { sample_steps: 7, ..classifier() }), "sample_steps");
-        assert_eq!(refused(TrainConfig { class_conditional: true, ..classifier() }), "class_conditional");
-        assert_eq!(refused(TrainConfig { unet: Some(UNetConfig::default()), ..classifier() }), "unet");
-        let other = TrainConfig { classifier: Some(ClassifierConfig::default()), ..TrainConfig::default() };
-        assert_eq!(refused(other), "classifier");
     }
 }

@@ -16,6 +16,7 @@ mod loss_curve;
 mod run;
 mod states;
 mod step;
+mod validate;
 
 pub use checkpoint::{
     Checkpoint, FolderError, ModelFolder, built_in_model, open_classifier, open_model, read_config,
@@ -28,7 +29,7 @@ pub use grid::grid_columns;
 #[cfg(feature = "charts")]
 pub use loss_curve::loss_curve;
 #[cfg(not(target_arch = "wasm32"))]
-pub use run::{RunOptions, RunPlan, TrainError, TrainEvent, open_data, train};
+pub use run::{RunOptions, RunPlan, TrainError, TrainEvent, open_data, open_data_reporting, train};
 pub use states::TrainStates;
 pub use step::{
     LogRow, LossGraph, StepOptions, Task, TrainPlans, Trainer, UpdateInputs, Updater, gradient_graph,

@@ -7,7 +7,7 @@ use super::grid::GridSampler;
 use super::step::{LogRow, Task, TrainPlans, Trainer};
 use super::{Classification, Diffusion, NetworkKind, PictureBatch, TrainConfig, TrainStates};
 use crate::classifier::Classifier;
-use crate::data::{AugmentOptions, DataError, Dataset, Loader, Options};
+use crate::data::{self, AugmentOptions, DataError, Dataset, Loader, Report};
 use crate::diffusion::UNet;
 use crate::gpu::{Blocking as _, Device, GpuError, Info, RunError};
 use crate::graph::{Caps, Plan};
@@ -59,16 +59,30 @@ pub enum TrainError {
 }
 
 /// What is asked of a run beside its configuration.
-#[derive(Clone, Debug)]
-pub struct RunOptions {
+#[derive(Clone)]
+pub struct RunOptions<'a> {
     /// Where the run folder is made, or lies.
     pub out: PathBuf,
     /// Go on from the folder's newest checkpoint.
     pub resume: bool,
+    /// Called while the pictures are read, from several threads.
+    pub data_progress: &'a data::Progress<'a>,
+}
+
+impl RunOptions<'_> {
+    /// A new run in this folder.
+    pub fn new(out: impl Into<PathBuf>) -> Self {
+        Self { out: out.into(), resume: false, data_progress: &|_, _| () }
+    }
 }
 
 /// An event of a run, in the order in which they happen. Steps are counts of optimizer steps done.
 pub enum TrainEvent<'a> {
+    /// The pictures were read; this was found where they lie.
+    DataOpened {
+        /// Also of what is not used.
+        report: &'a Report,
+    },
     /// Pictures, configuration and device fit together. Nothing is allocated or written yet.
     Planned {
         /// The device.
@@ -136,10 +150,17 @@ pub enum TrainEvent<'a> {
 
 /// Pictures of a configuration, split into training and held-out parts.
 pub fn open_data(config: &TrainConfig) -> Result<(Dataset, Dataset), TrainError> {
-    let [height, width, channels] = config.picture_shape();
-    let options =
-        Options { size: (height, width), channels, seed: config.seed, glyph_count: config.glyph_count };
-    let all = Dataset::open(&config.data, &options)?;
+    open_data_reporting(config, &mut Report::default(), &|_, _| ())
+}
+
+/// As [`open_data`], with what was found, as far as it got, in `report`. `progress` is called now and then with the
+/// pictures read and those there are.
+pub fn open_data_reporting(
+    config: &TrainConfig,
+    report: &mut Report,
+    progress: &data::Progress,
+) -> Result<(Dataset, Dataset), TrainError> {
+    let all = Dataset::open_reporting(&config.data, &config.data_options(), report, progress)?;
     if config.class_conditional && all.class_names.is_empty() {
         return Err(TrainError::Mismatch(format!(
             "--class-conditional needs classes, but {} has none; put the pictures of each class into a subfolder \
@@ -260,7 +281,7 @@ pub fn train(
     mut observe: impl FnMut(&TrainEvent),
 ) -> Result<ModelFolder, TrainError> {
     let observe = &mut observe;
-    let accepted = Accepted::new(config, options)?;
+    let accepted = Accepted::new(config, options, observe)?;
     match accepted.config.network {
         NetworkKind::Unet => {
             let task = diffusion(&accepted.config)?;
@@ -284,15 +305,21 @@ struct Accepted {
 }
 
 impl Accepted {
-    fn new(config: &TrainConfig, options: &RunOptions) -> Result<Self, TrainError> {
+    fn new(
+        config: &TrainConfig,
+        options: &RunOptions,
+        observe: &mut dyn FnMut(&TrainEvent),
+    ) -> Result<Self, TrainError> {
         config.validate()?;
         let folder = ModelFolder::new(&options.out);
         let taken = std::fs::read_dir(&options.out).is_ok_and(|mut entries| entries.next().is_some());
         if taken && !options.resume {
             return Err(TrainError::OutputTaken(options.out.clone()));
         }
-        let (training, held_out) = open_data(config)?;
-        let config = config.with_network(training.class_names.len());
+        let mut report = Report::default();
+        let (training, held_out) = open_data_reporting(config, &mut report, options.data_progress)?;
+        observe(&TrainEvent::DataOpened { report: &report });
+        let config = config.with_network(&training.class_names);
         check_labels(&config, &training)?;
         Ok(Self { config, training, held_out, folder, resume: options.resume })
     }

@@ -43,7 +43,7 @@ fn mean_square(pictures: &[Vec<f64>]) -> f64 {
 
 /// How well x tells its noise, by the number of its pixels.
 fn narrowing(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
-    let options = Options { size: (SIDE, SIDE), channels: 1, seed: lab.seed, glyph_count: 1000 };
+    let options = Options { seed: lab.seed, glyph_count: 1000, ..Options::new((SIDE, SIDE), 1) };
     let glyphs = in_turn(&Dataset::open("builtin:glyphs", &options)?, OF_EACH);
     let mut chart = Chart {
         title: "How well a noisy picture tells its noise, at SNR = 1".into(),

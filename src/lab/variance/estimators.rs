@@ -125,8 +125,11 @@ impl Estimators {
         let Model { unet, weights, scheduler, .. } = built_in_model()?;
         let (height, width) = unet.config.sample_size.get();
         let channels = unet.config.in_channels;
-        let pictures =
-            glyphs::dataset(&Options { size: (height, width), channels, seed: !seed, glyph_count: 2000 })?;
+        let pictures = glyphs::dataset(&Options {
+            seed: !seed,
+            glyph_count: 2000,
+            ..Options::new((height, width), channels)
+        })?;
         let latent = Latent::new(&Shape::new([BATCH, height, width, channels]));
         let state = unet.parameters.state("weights");
         let store = Store::new(device);
