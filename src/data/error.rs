@@ -5,7 +5,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{MAX_BYTES, MAX_PICTURE_BYTES, MAX_SIDE, glyphs};
+use super::picture::PictureError;
+use super::{MAX_BYTES, MAX_SIDE, glyphs};
 
 /// Why a data set could not be opened. Each message is one paragraph; the cause, where there is one,
 /// is the `source`.
@@ -62,40 +63,8 @@ pub enum DataError {
     )]
     MixedFolder { path: PathBuf, stray: PathBuf },
 
-    #[error(
-        "{path}: {bytes} bytes that are no picture, though the name says so; expected PNG, JPEG, BMP, GIF, \
-         WebP, PNM or TIFF content; replace the file or take it out of the folder",
-        path = .path.display()
-    )]
-    NotAPicture { path: PathBuf, bytes: u64 },
-
-    #[error(
-        "{path}: the picture does not decode; expected a whole and valid file; replace it or take it out \
-         of the folder",
-        path = .path.display()
-    )]
-    Decode { path: PathBuf, source: image::ImageError },
-
-    #[error(
-        "{path}: the JPEG is cut short: its {bytes} bytes have no end-of-image marker (FF D9), so its lower \
-         part would be grey; copy or download it again, or take it out of the folder",
-        path = .path.display()
-    )]
-    TruncatedJpeg { path: PathBuf, bytes: usize },
-
-    #[error(
-        "{path}: the picture is {width} x {height} pixels, {decoded} bytes decoded; the limits are {side} \
-         pixels a side and {limit} bytes; shrink it or take it out of the folder",
-        path = .path.display(), side = MAX_SIDE, limit = MAX_PICTURE_BYTES
-    )]
-    PictureTooLarge { path: PathBuf, width: u32, height: u32, decoded: u64 },
-
-    #[error(
-        "{path}: the file has {bytes} bytes, more than the {limit} a picture file may have; shrink it or \
-         take it out of the folder",
-        path = .path.display(), limit = MAX_PICTURE_BYTES
-    )]
-    PictureFileTooLarge { path: PathBuf, bytes: u64 },
+    #[error("{path}: {reason}", path = .path.display())]
+    Picture { path: PathBuf, reason: PictureError },
 
     #[error(
         "{path}: found the IDX magic 0x{found:08x}, expected 0x{expected:08x} (unsigned bytes of rank \

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::picture::{self, Kind};
+use super::picture::{self, Kind, PictureError};
 use super::{DataError, Dataset, Opening, Options, Progress, Unused, read_head};
 
 /// Reads every picture below `root`, in the order of their paths.
@@ -109,7 +109,10 @@ fn decode_all(pictures: &[PathBuf], options: &Options, progress: &Progress) -> R
         while !stop.load(Ordering::Relaxed) {
             let Some((i, (path, row))) = lock(&work).next() else { break };
             progress(i, pictures.len());
-            match read_file(path, options).and_then(|bytes| picture::load(path, &bytes, options)) {
+            match read_file(path, options).and_then(|bytes| {
+                picture::load(path, &bytes, options)
+                    .map_err(|reason| DataError::Picture { path: path.clone(), reason })
+            }) {
                 Ok(decoded) => row.copy_from_slice(&decoded),
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
@@ -141,7 +144,8 @@ pub(super) fn read_file(path: &Path, options: &Options) -> Result<Vec<u8>, DataE
     let unreadable = |source| DataError::Read { path: path.into(), source };
     let bytes = fs::metadata(path).map_err(unreadable)?.len();
     if bytes > options.max_picture_bytes {
-        return Err(DataError::PictureFileTooLarge { path: path.into(), bytes });
+        let reason = PictureError::FileTooLarge { bytes, limit: options.max_picture_bytes };
+        return Err(DataError::Picture { path: path.into(), reason });
     }
     fs::read(path).map_err(unreadable)
 }

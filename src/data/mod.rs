@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 pub use error::DataError;
 pub use loader::{AugmentOptions, Batch, Loader, batch_at};
+pub use picture::PictureError;
 pub use report::{ClassCount, DamagedPicture, PassedOver, Report, Unused};
 
 use crate::rng::{Philox, Stream};
@@ -274,6 +275,7 @@ impl Dataset {
 pub fn read_picture(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
     options.check()?;
     picture::load(path, &folder::read_file(path, options)?, options)
+        .map_err(|reason| DataError::Picture { path: path.into(), reason })
 }
 
 /// A colour byte 0..=255 as a network input in [-1, 1].

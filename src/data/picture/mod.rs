@@ -1,5 +1,7 @@
 //! One picture file to one row of pixels.
 
+mod error;
+
 use std::io::Cursor;
 use std::path::Path;
 
@@ -7,7 +9,12 @@ use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
-use super::{DataError, MAX_PICTURE_BYTES, MAX_SIDE, Options};
+pub use error::PictureError;
+
+use super::{MAX_SIDE, Options};
+
+/// The formats that are read, for messages.
+const READ: &str = "PNG, JPEG, BMP, GIF, WebP, PNM or TIFF";
 
 const EXTENSIONS: [&str; 15] = [
     "png", "jpg", "jpeg", "jfif", "bmp", "dib", "gif", "webp", "pnm", "pbm", "pgm", "ppm", "pam", "tif",
@@ -55,15 +62,16 @@ fn format(head: &[u8]) -> Option<ImageFormat> {
 }
 
 /// Checks and decodes a picture and fits it to `options`: `[H, W, C]`. `path` is for messages.
-pub(super) fn load(path: &Path, encoded: &[u8], options: &Options) -> Result<Vec<u8>, DataError> {
+pub(super) fn load(_path: &Path, encoded: &[u8], options: &Options) -> Result<Vec<u8>, PictureError> {
     let Some(format) = format(encoded) else {
-        return Err(DataError::NotAPicture { path: path.into(), bytes: encoded.len() as u64 });
+        return Err(PictureError::NotAPicture { bytes: encoded.len() as u64 });
     };
     // The JPEG decoder fills what is missing with grey and reports success.
     if format == ImageFormat::Jpeg && !jpeg_has_end(encoded) {
-        return Err(DataError::TruncatedJpeg { path: path.into(), bytes: encoded.len() });
+        let what = format!("its {} bytes have no end-of-image marker (FF D9)", encoded.len());
+        return Err(PictureError::Damaged { format: "JPEG", what });
     }
-    Ok(fit(decode(path, encoded, format)?, options))
+    Ok(fit(decode(encoded, format, options)?, options))
 }
 
 /// Whether the marker segments and the entropy-coded data of a JPEG lead to an end-of-image marker.
@@ -87,18 +95,20 @@ fn jpeg_has_end(bytes: &[u8]) -> bool {
 }
 
 /// Decodes within the limits and turns the picture upright.
-fn decode(path: &Path, encoded: &[u8], format: ImageFormat) -> Result<DynamicImage, DataError> {
-    let undecodable = |source| DataError::Decode { path: path.into(), source };
+fn decode(encoded: &[u8], format: ImageFormat, options: &Options) -> Result<DynamicImage, PictureError> {
+    let undecodable =
+        |source: image::ImageError| PictureError::Damaged { format: "picture", what: source.to_string() };
     let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_PICTURE_BYTES);
+    limits.max_alloc = Some(options.max_picture_bytes);
     let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(undecodable)?;
     // Checked here because no decoder counts the output buffer, and to say which limit it is.
     let (width, height) = decoder.dimensions();
     let decoded = decoder.total_bytes();
-    if width.max(height) > MAX_SIDE || decoded > MAX_PICTURE_BYTES {
-        return Err(DataError::PictureTooLarge { path: path.into(), width, height, decoded });
+    let limit = options.max_picture_bytes;
+    if width.max(height) > MAX_SIDE || decoded > limit {
+        return Err(PictureError::TooLarge { width, height, bytes: decoded, limit });
     }
     // Damaged metadata of a sound picture is no reason to refuse it.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
