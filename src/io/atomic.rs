@@ -4,6 +4,8 @@ use std::fs::{File, TryLockError};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use super::FileError;
 
 const PREFIX: &str = ".inkwash-";
@@ -17,6 +19,22 @@ const RANDOM: usize = 12;
 pub(crate) fn write_atomic(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+) -> Result<(), FileError> {
+    write(path, fill, |temporary| temporary.persist(path).map_err(|failed| failed.error))
+}
+
+/// As [`write_atomic`], but whatever is at `path` stays, and is an error: also what appears there in the meantime.
+pub(crate) fn write_new(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+) -> Result<(), FileError> {
+    write(path, fill, |temporary| temporary.persist_noclobber(path).map_err(|failed| failed.error))
+}
+
+fn write(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+    rename: impl FnOnce(NamedTempFile<File>) -> std::io::Result<File>,
 ) -> Result<(), FileError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -33,7 +51,7 @@ pub(crate) fn write_atomic(
     fill(&mut writer).and_then(|()| writer.flush()).map_err(FileError::io("write", path))?;
     drop(writer);
     temporary.as_file().sync_all().map_err(FileError::io("flush to disk", path))?;
-    temporary.persist(path).map_err(|failed| FileError::io("rename into place", path)(failed.error))?;
+    rename(temporary).map_err(FileError::io("rename into place", path))?;
 
     // The rename itself is only durable once the folder is on the disk, which only Unix lets us ask for.
     #[cfg(unix)]
@@ -157,6 +175,25 @@ mod tests {
         assert!(error.to_string().contains("the plug was pulled"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_file_replaces_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("picture");
+        let error = write_new(&path, |out| {
+            // Another program is faster.
+            std::fs::write(&path, "mine")?;
+            out.write_all(b"new")
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(error.contains("picture") && error.contains("left as it is"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+        assert_eq!(names(folder.path()), ["picture"]);
+        std::fs::remove_file(&path).unwrap();
+        write_new(&path, |out| out.write_all(b"new")).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
     }
 
     #[test]

@@ -62,6 +62,9 @@ impl FileError {
             remedy: match source.kind() {
                 io::ErrorKind::NotFound => "Check the spelling, and that the folder exists.",
                 io::ErrorKind::PermissionDenied => "Check who owns the file and its folder.",
+                io::ErrorKind::AlreadyExists => {
+                    "A file of this name was there already and was left as it is: move it away, or choose another name."
+                }
                 io::ErrorKind::StorageFull => "Free some disk space and try again.",
                 io::ErrorKind::IsADirectory => "Name a file, not a folder.",
                 _ => "Check the disk and the path, and try again.",

@@ -3,12 +3,14 @@
 //! Pictures are f32 in [-1, 1], row-major and channels-last: `count × height × width × channels`, with one
 //! channel (grey) or three (red, green, blue). Values beyond the range are drawn as its ends.
 
+use std::io::Write;
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
 
 use super::FileError;
-use super::png::save_png;
+use super::atomic::{write_atomic, write_new};
+use super::png::encode_png;
 
 /// Pixels around each picture.
 pub(super) const BORDER: u32 = 2;
@@ -17,8 +19,52 @@ pub(super) const BACKGROUND: Rgb<u8> = Rgb([228, 228, 228]);
 /// The most pixels a side of a drawing may have: larger ones are a mistake, and few viewers open them.
 const MAX_SIDE: u32 = 16_384;
 
+/// The most pixels a side of a grid that may show fewer pictures than there are: every viewer opens it.
+const GRID_SIDE: u32 = 4096;
+/// The longer side up to which a picture is enlarged: a narrow strip would otherwise become longer than any drawing.
+const ENLARGED_SIDE: u32 = 512;
+
+/// What a grid shows of many pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GridExtent {
+    /// Pictures a row.
+    pub columns: usize,
+    /// Pictures in all: the first so many. None if a single one is too large for a drawing.
+    pub shown: usize,
+}
+
+impl GridExtent {
+    /// For [`save_grid`] of `count` pictures with the same sizes and the same `min_side`: narrower than `columns` and of
+    /// fewer pictures where the drawing would have more than 4096 pixels a side.
+    pub fn new(count: usize, columns: usize, height: usize, width: usize, min_side: usize) -> Self {
+        let Some((height, width)) = sides(height, width) else { return Self { columns: 1, shown: 0 } };
+        let scale = scale(height, width, min_side);
+        let fit = |side: u32| -> usize {
+            let cell = side * scale + BORDER;
+            let alone = u32::from(cell + BORDER <= MAX_SIDE);
+            ((GRID_SIDE - BORDER) / cell).max(alone) as usize
+        };
+        let columns = columns.clamp(1, fit(width).max(1));
+        Self { columns, shown: count.min(fit(height).saturating_mul(columns.min(fit(width)))) }
+    }
+}
+
+/// The sides of pictures that can be drawn.
+fn sides(height: usize, width: usize) -> Option<(u32, u32)> {
+    let side = |side: usize| u32::try_from(side).ok().filter(|side| (1..=MAX_SIDE).contains(side));
+    Some((side(height)?, side(width)?))
+}
+
+/// By which whole factor pictures are enlarged so that both sides have at least `min_side` pixels, and neither more than
+/// [`ENLARGED_SIDE`].
+fn scale(height: u32, width: u32, min_side: usize) -> u32 {
+    let wanted = u32::try_from(min_side).unwrap_or(u32::MAX).div_ceil(height.min(width));
+    wanted.min(ENLARGED_SIDE / height.max(width)).max(1)
+}
+
 /// Saves `images` as a grid of `columns` pictures a row on a light ground, each enlarged by a whole factor so that
-/// both its sides have at least `min_side` pixels.
+/// both its sides have at least `min_side` pixels, but neither more than 512. [`GridExtent`] says beforehand how many
+/// pictures make a drawing of a sensible size.
 ///
 /// # Errors
 /// Sizes that do not fit `images`, no pictures, a value that is not finite, or whatever the disk says.
@@ -31,6 +77,23 @@ pub fn save_grid(
     columns: usize,
     min_side: usize,
 ) -> Result<(), FileError> {
+    let bytes = encode_grid(path, images, height, width, channels, columns, min_side)?;
+    write_atomic(path, |out| out.write_all(&bytes))
+}
+
+/// The bytes of the file that [`save_grid`] writes. `path` is for messages.
+///
+/// # Errors
+/// As [`save_grid`], but for those of the disk.
+pub fn encode_grid(
+    path: &Path,
+    images: &[f32],
+    height: usize,
+    width: usize,
+    channels: usize,
+    columns: usize,
+    min_side: usize,
+) -> Result<Vec<u8>, FileError> {
     let layout = Layout::new(path, height, width, channels, min_side)?;
     let pictures = layout.split(images)?;
     let columns = columns.clamp(1, pictures.len().max(1));
@@ -39,13 +102,14 @@ pub fn save_grid(
     for (top, row) in layout.positions(0, layout.cell_height()).zip(rows) {
         layout.draw_row(&mut canvas, row, 0, top);
     }
-    save_png(path, &canvas)
+    encode_png(path, &canvas)
 }
 
-/// Saves one picture as it is: `height × width × channels`, one pixel for each, without a border.
+/// Saves one picture as it is: `height × width × channels`, one pixel for each, without a border. A file that is there
+/// is not replaced.
 ///
 /// # Errors
-/// As [`save_grid`].
+/// As [`save_grid`], and a file of that name.
 pub fn save_single(
     path: &Path,
     image: &[f32],
@@ -59,7 +123,8 @@ pub fn save_single(
     };
     let mut canvas = RgbImage::new(layout.width, layout.height);
     layout.draw(&mut canvas, picture, 0, 0);
-    save_png(path, &canvas)
+    let bytes = encode_png(path, &canvas)?;
+    write_new(path, |out| out.write_all(&bytes))
 }
 
 /// The size of the pictures, and how much they are enlarged.
@@ -81,15 +146,12 @@ impl<'a> Layout<'a> {
         channels: usize,
         min_side: usize,
     ) -> Result<Self, FileError> {
-        let side = |side: usize| u32::try_from(side).ok().filter(|side| (1..=MAX_SIDE).contains(side));
-        let (Some(rows), Some(columns), 1 | 3) = (side(height), side(width), channels) else {
+        let (Some((rows, columns)), 1 | 3) = (sides(height, width), channels) else {
             let found = format!("pictures of {height} × {width} × {channels}");
             let expected = format!("1 to {MAX_SIDE} pixels a side and 1 or 3 channels");
             return Err(FileError::unwritable(path, found, expected, CHECK_SIZES));
         };
-        // An absurd `min_side` is caught where the canvas is made.
-        let min_side = u32::try_from(min_side).unwrap_or(u32::MAX);
-        let scale = min_side.div_ceil(rows.min(columns)).max(1);
+        let scale = scale(rows, columns, min_side);
         Ok(Layout { path, height: rows, width: columns, channels, values: height * width * channels, scale })
     }
 
@@ -217,6 +279,48 @@ mod tests {
         assert_eq!(image[(13, 10)], BACKGROUND);
     }
 
+    #[test]
+    fn a_single_picture_replaces_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("00000.png");
+        std::fs::write(&path, "mine").unwrap();
+        let message = save_single(&path, &[0.0], 1, 1, 1).unwrap_err().to_string();
+        assert!(message.contains("00000.png"), "{message}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_narrow_strip_is_enlarged_no_further_than_fits() {
+        let image = saved(|path| save_grid(path, &[0.0; 200], 2, 100, 1, 1, 64));
+        assert_eq!(image.dimensions(), (2 + 500 + 2, 2 + 10 + 2));
+        let image = saved(|path| save_grid(path, &[0.0; 4], 2, 2, 1, 2, usize::MAX));
+        assert_eq!(image.dimensions(), (2 + 512 + 2, 2 + 512 + 2));
+    }
+
+    #[test]
+    fn a_grid_shows_as_many_as_fit() {
+        let extent = |count, columns, height, width, min_side| {
+            let GridExtent { columns, shown } = GridExtent::new(count, columns, height, width, min_side);
+            (columns, shown)
+        };
+        assert_eq!(extent(25, 5, 16, 16, 64), (5, 25));
+        // 4 times enlarged: 66 pixels from one to the next, 62 of them in 4094.
+        assert_eq!(extent(2500, 10, 16, 16, 64), (10, 620));
+        assert_eq!(extent(10_000, 100, 16, 16, 64), (62, 62 * 62));
+        assert_eq!(extent(1000, 1000, 16, 16, 64), (62, 1000));
+        assert_eq!(extent(9, 3, 3000, 3000, 64), (1, 1));
+        assert_eq!(extent(9, 3, 5000, 100, 64), (3, 3));
+        for (height, width) in [(16_384, 1), (1, 16_384), (0, 1), (1, usize::MAX)] {
+            assert_eq!(extent(9, 3, height, width, 64).1, 0, "{height} x {width}");
+        }
+        for (count, columns, height, width) in [(2500, 10, 28, 28), (10_000, 100, 3, 41), (7, 3, 5000, 100)] {
+            let extent = GridExtent::new(count, columns, height, width, 64);
+            let pictures = vec![0.0; extent.shown * height * width];
+            let image = saved(|path| save_grid(path, &pictures, height, width, 1, extent.columns, 64));
+            assert!(image.width().max(image.height()) <= GRID_SIDE.max(5000 + 4), "{:?}", image.dimensions());
+        }
+    }
+
     /// For looking at: `INKWASH_SAMPLES=folder cargo test --lib io -- samples`.
     #[test]
     fn samples() {
@@ -246,7 +350,6 @@ mod tests {
         refuses(save_grid(path, &[0.0; 8], 2, 2, 2, 2, 1), "2 × 2 × 2");
         refuses(save_grid(path, &[0.0; 8], 0, 2, 1, 2, 1), "0 × 2 × 1");
         refuses(save_grid(path, &[0.0; 8], usize::MAX, usize::MAX, 3, 2, 1), "a side");
-        refuses(save_grid(path, &[0.0; 4], 2, 2, 1, 2, usize::MAX), "at most 16384");
         refuses(save_grid(path, &[0.0; 100_000], 1, 1, 1, 1, 1), "100000 rows");
         refuses(save_grid(path, &[0.0, 0.0, f32::NAN, 0.0], 1, 2, 1, 1, 1), "NaN in picture 1");
         refuses(save_single(path, &[0.0; 8], 2, 2, 1), "one picture");

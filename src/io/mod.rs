@@ -26,7 +26,7 @@ pub use atomic::remove_abandoned;
 pub use chart::{Chart, Series, Stroke, smooth};
 pub use error::FileError;
 pub(crate) use error::{quoted, shortened};
-pub use image_grid::{save_grid, save_single};
+pub use image_grid::{GridExtent, encode_grid, save_grid, save_single};
 pub use jsonl::{JsonLines, write_json};
 #[cfg(feature = "charts")]
 pub use labelled_rows::save_rows;
