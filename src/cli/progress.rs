@@ -1,16 +1,128 @@
-//! How a training run shows on the terminal.
+//! How far a long task has come, and how a training run shows on the terminal.
 
 use crate::train::{RunPlan, TrainConfig, TrainEvent};
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Lines on standard output, and a bar over the steps on standard error, which is hidden where that is no terminal.
-pub(super) struct TrainProgress {
+/// How far a task of a known length has come, on standard error: a bar in a terminal; in a pipe or a file a plain line after
+/// [`FIRST_LINE`] and then every [`LINE_EVERY`]. May be told from several threads.
+pub(super) struct Bar {
+    unit: &'static str,
     bar: ProgressBar,
+    /// None where a bar is drawn, and where nothing is.
+    lines: Option<Mutex<Lines>>,
+}
+
+/// When the first line is written: early, so that one sees what the speed is.
+const FIRST_LINE: Duration = Duration::from_secs(5);
+/// Between two lines: a night's log stays readable.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+impl Bar {
+    /// Over `length` items, each called `unit`, as in `step 3/10`.
+    pub fn new(length: u64, unit: &'static str) -> Self {
+        Self::begun_at(0, length, unit)
+    }
+
+    /// The same where `first` of them were done before: the time left is reckoned from the others.
+    pub fn begun_at(first: u64, length: u64, unit: &'static str) -> Self {
+        let template = format!("{{bar:32}} {unit} {{pos}}/{{len}}  {{msg}}  {{elapsed}} gone, {{eta}} left");
+        let style = ProgressStyle::with_template(&template);
+        let bar = ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_position(first);
+        bar.reset_eta();
+        let lines =
+            bar.is_hidden().then(|| Mutex::new(Lines { start: Instant::now(), first, next: FIRST_LINE }));
+        Self { unit, bar, lines }
+    }
+
+    /// One that shows nothing.
+    pub fn hidden() -> Self {
+        Self { unit: "", bar: ProgressBar::hidden(), lines: None }
+    }
+
+    /// Another number of items, once it is known.
+    pub fn set_length(&self, length: u64) {
+        self.bar.set_length(length);
+    }
+
+    /// What is told beside the count from now on.
+    pub fn set_message(&self, message: String) {
+        self.bar.set_message(message);
+    }
+
+    /// Items done. Later ones may come before earlier ones.
+    pub fn set_position(&self, position: u64) {
+        self.bar.set_position(position);
+        let Some(lines) = &self.lines else { return };
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = lines.start.elapsed();
+        if lines.are_due(elapsed) {
+            let (length, message) = (self.bar.length().unwrap_or(position), self.bar.message());
+            eprintln!("{}", line(self.unit, lines.first, position, length, &message, elapsed));
+        }
+    }
+
+    /// Prints something of its own while the bar is out of the way.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Also where an error ends the task.
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// When lines are written.
+struct Lines {
+    start: Instant,
+    /// Items that were done at the start.
+    first: u64,
+    /// The next line, from the start.
+    next: Duration,
+}
+
+impl Lines {
+    /// Whether it is time for a line; the next one is then due [`LINE_EVERY`] later.
+    fn are_due(&mut self, elapsed: Duration) -> bool {
+        let due = elapsed >= self.next;
+        if due {
+            self.next = elapsed + LINE_EVERY;
+        }
+        due
+    }
+}
+
+fn line(unit: &str, first: u64, position: u64, length: u64, message: &str, elapsed: Duration) -> String {
+    let message = if message.is_empty() { String::new() } else { format!("{message}  ") };
+    let done = position.saturating_sub(first);
+    let left = if done == 0 {
+        "an unknown time".to_string()
+    } else {
+        let seconds = elapsed.as_secs_f64() / done as f64 * length.saturating_sub(position) as f64;
+        let left = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        format!("{:#}", HumanDuration(left))
+    };
+    format!("{unit} {position}/{length}  {message}{:#} gone, {left} left", HumanDuration(elapsed))
+}
+
+/// Lines on standard output, and a [`Bar`] over the steps.
+pub(super) struct TrainProgress {
+    bar: Bar,
 }
 
 impl TrainProgress {
     pub fn new() -> Self {
-        Self { bar: ProgressBar::hidden() }
+        Self { bar: Bar::hidden() }
     }
 
     pub fn show(&mut self, event: &TrainEvent) {
@@ -32,9 +144,7 @@ impl TrainProgress {
             }
             TrainEvent::Started { step, steps, allocated_bytes } => {
                 println!("                {} allocated", HumanBytes(allocated_bytes));
-                self.bar = bar(steps);
-                self.bar.set_position(step.into());
-                self.bar.reset_eta();
+                self.bar = Bar::begun_at(step.into(), steps.into(), "step");
             }
             TrainEvent::Logged { rows, images_per_s } => {
                 if !rows.is_empty() {
@@ -48,15 +158,10 @@ impl TrainProgress {
                     accuracy.map_or_else(String::new, |share| format!(", accuracy {:.2} %", 100.0 * share));
                 self.bar.suspend(|| println!("step {step}: held-out loss {loss:.5}{accuracy}"));
             }
-            TrainEvent::Interrupted { .. } | TrainEvent::Finished { .. } => self.bar.finish_and_clear(),
+            TrainEvent::Interrupted { .. } | TrainEvent::Finished { .. } => self.bar.finish(),
             TrainEvent::GridSaved { .. } | TrainEvent::CheckpointSaved { .. } => {}
         }
     }
-}
-
-fn bar(steps: u32) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:32} step {pos}/{len}  {msg}  {elapsed} gone, {eta} left");
-    ProgressBar::new(steps.into()).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// Parameters, operations and memory of a run, in lines.
@@ -82,4 +187,29 @@ pub(super) fn describe(config: &TrainConfig, plan: &RunPlan) -> String {
         flops as f64 * config.effective_batch() as f64 * 1e-9,
         HumanBytes(*bytes),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_comes_early_and_then_every_half_minute_at_most() {
+        let mut lines = Lines { start: Instant::now(), first: 0, next: FIRST_LINE };
+        let due: Vec<u64> = (0..100).filter(|&s| lines.are_due(Duration::from_secs(s))).collect();
+        assert_eq!(due, [5, 35, 65, 95]);
+        // A step that takes minutes makes no lines up for.
+        assert!(lines.are_due(Duration::from_secs(400)) && !lines.are_due(Duration::from_secs(429)));
+    }
+
+    #[test]
+    fn a_line_says_how_long_it_will_take() {
+        let after =
+            |first, position| line("step", first, position, 2000, "loss 0.5", Duration::from_secs(60));
+        assert_eq!(after(0, 500), "step 500/2000  loss 0.5  60s gone, 3m left");
+        // Only what was done since then tells the speed.
+        assert_eq!(after(1000, 1500), "step 1500/2000  loss 0.5  60s gone, 60s left");
+        assert_eq!(after(7, 7), "step 7/2000  loss 0.5  60s gone, an unknown time left");
+        assert_eq!(line("picture", 0, 3, 3, "", Duration::from_secs(1)), "picture 3/3  1s gone, 0s left");
+    }
 }

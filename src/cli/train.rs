@@ -1,9 +1,11 @@
 //! `inkwash train`.
 
-use super::progress::{TrainProgress, describe};
+use super::progress::{Bar, TrainProgress, describe};
 use super::{DeviceArgs, Failure, interruption};
 use crate::graph::{Caps, Kernels, Limits};
-use crate::train::{ModelFolder, RunOptions, RunPlan, TrainConfig, open_data, read_config, train};
+use crate::train::{
+    ModelFolder, RunOptions, RunPlan, TrainConfig, TrainEvent, open_data, read_config, train,
+};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use std::path::PathBuf;
@@ -67,14 +69,22 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         (None, None) => return Err("give --out DIR or --resume DIR".into()),
     };
     let interrupted = interruption("writing a checkpoint");
-    let options = RunOptions { resume, ..RunOptions::new(&out) };
     let mut progress = (!args.quiet).then(TrainProgress::new);
+    let pictures = if args.quiet { Bar::hidden() } else { Bar::new(0, "picture") };
+    let data_progress = |done: usize, all: usize| {
+        pictures.set_length(all as u64);
+        pictures.set_position(done as u64);
+    };
+    let options = RunOptions { resume, data_progress: &data_progress, ..RunOptions::new(&out) };
     train(
         || device.open(),
         &config,
         &options,
         &interrupted,
         |event| {
+            if let TrainEvent::DataOpened { .. } = event {
+                pictures.finish();
+            }
             if let Some(progress) = &mut progress {
                 progress.show(event);
             }
