@@ -7,7 +7,7 @@ use crate::ops::{Case, CopyCeiling, FmaCeiling};
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
 use crate::tensor::Spec;
-use crate::train::{Diffusion, TrainConfig, TrainPlans, Trainer};
+use crate::train::{Diffusion, TrainConfig, TrainError, TrainPlans, Trainer};
 use cpu_time::ProcessTime;
 use serde::Serialize;
 use std::sync::Arc;
@@ -123,7 +123,8 @@ pub fn measure_ceilings(device: &Arc<Device>) -> Result<Ceilings, RunError> {
         if best > 0.0 {
             Ok(best)
         } else {
-            Err(GpuError::Device(format!("{name}: the timer stood still")).into())
+            let device = device.info.name.clone();
+            Err(GpuError::Device { device, message: format!("{name}: the timer stood still") }.into())
         }
     };
     let flops = fma.flops() as f64;
@@ -269,10 +270,10 @@ pub fn bench_step(
     device: &Arc<Device>,
     config: &TrainConfig,
     repeats: Repeats,
-) -> Result<(StepReport, Trainer<Diffusion>), RunError> {
+) -> Result<(StepReport, Trainer<Diffusion>), TrainError> {
     let rss_before_model_bytes = host_memory("VmHWM:");
     let network = config.unet_config(0);
-    let unet = UNet::new(&network).map_err(|e| GpuError::Device(e.to_string()))?;
+    let unet = UNet::new(&network)?;
     let parameters = unet.parameters.count();
     let initial = unet.parameters.initial(config.seed);
     let (task, options) = (Diffusion::new(unet, config), config.step_options());
@@ -295,8 +296,7 @@ pub fn bench_step(
                 .block_on()
         })?;
 
-    let trajectory = Trajectory::new(&config.scheduler(Sampler::Ddim), config.timesteps.min(50), 0.0)
-        .map_err(|e| GpuError::Device(e.to_string()))?;
+    let trajectory = Trajectory::new(&config.scheduler(Sampler::Ddim), config.timesteps.min(50), 0.0)?;
     let half_way = trajectory.steps.len() / 2;
     let sampler = PictureSampler::new(
         &trainer.store,

@@ -80,7 +80,7 @@ fn a_forbidden_buffer_is_not_called_a_want_of_memory() {
     let device = Device::noop(&caps()).block_on().unwrap();
     let plan = Plan::new(graph, &wide).unwrap();
     let error = Executable::new(&Store::new(&device), plan).block_on().err().unwrap();
-    assert!(matches!(error, GpuError::Device(_)), "{error}");
+    assert!(matches!(error, GpuError::Device { .. }), "{error}");
 }
 
 /// However long the host goes on without reading anything, the device is not more than a few submissions behind.

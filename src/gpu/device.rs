@@ -1,6 +1,8 @@
 //! An open device: its queue, its compiled pipelines, and how many submissions it is behind.
 
 use super::adapter::{Info, adapters, describe, plan_features, plan_limits, remedy};
+use super::error::Failure;
+use super::faults::{Call, Faults};
 use super::{Choice, GpuError};
 use crate::graph::{Caps, Features, Kernels};
 use crate::shader::{self, Access, Interface, Source, Variant};
@@ -15,22 +17,16 @@ const SUBMISSIONS_AHEAD: usize = 8;
 /// An open device with its compiled pipelines.
 pub struct Device {
     device: wgpu::Device,
-    pub(super) queue: wgpu::Queue,
+    queue: wgpu::Queue,
     /// What plans for this device may ask for.
     pub caps: Caps,
     /// What the adapter says of itself.
     pub info: Info,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    /// The first failure that wgpu reported outside every error scope.
     failure: Arc<Mutex<Option<Failure>>>,
+    pub(super) faults: Faults,
     ahead: Mutex<VecDeque<Submission>>,
-}
-
-/// What wgpu reported outside every error scope. Its own errors may not cross threads in a browser.
-#[derive(Clone)]
-struct Failure {
-    /// Whether memory was wanting.
-    memory: bool,
-    message: String,
 }
 
 /// A submission that may still run, and what is sent when it is done.
@@ -153,9 +149,15 @@ impl Device {
         let failure = Arc::new(Mutex::new(None));
         let slot = failure.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
-            let memory = matches!(e, wgpu::Error::OutOfMemory { .. });
-            lock(&slot).get_or_insert(Failure { memory, message: e.to_string() });
+            lock(&slot).get_or_insert(e.into());
         }));
+        // No error scope and no other callback is told of a lost device.
+        let slot = failure.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            let message = if message.is_empty() { format!("{reason:?}") } else { message };
+            // Whatever else failed did so because of this.
+            *lock(&slot) = Some(Failure::other(&format!("it was lost ({message})")));
+        });
         Ok(Arc::new(Self {
             device,
             queue,
@@ -163,17 +165,37 @@ impl Device {
             info,
             pipelines: Mutex::default(),
             failure,
+            faults: Faults::default(),
             ahead: Mutex::default(),
         }))
     }
 
     /// Fails if wgpu has reported an error since the device was opened.
     pub fn check(&self) -> Result<(), GpuError> {
-        match lock(&self.failure).clone() {
-            Some(Failure { memory: true, message }) => Err(GpuError::OutOfMemory(message)),
-            Some(Failure { message, .. }) => Err(GpuError::Device(message)),
-            None => Ok(()),
-        }
+        let failure = lock(&self.failure).clone();
+        failure.map_or(Ok(()), |failure| Err(self.error(failure)))
+    }
+
+    /// Reports a failure as wgpu does.
+    pub(super) fn fail(&self, failure: Failure) {
+        lock(&self.failure).get_or_insert(failure);
+    }
+
+    /// Gives the device up, as a driver that is reset does.
+    pub(super) fn lose(&self) {
+        self.device.destroy();
+    }
+
+    /// The error for a failure; for the loss of the device if that is behind it.
+    fn error(&self, failure: Failure) -> GpuError {
+        // The loss is reported while the device is polled, and a device that is lost may hang.
+        let timeout = Some(std::time::Duration::from_secs(1));
+        let _ = self.device.poll(wgpu::PollType::Wait { submission_index: None, timeout });
+        lock(&self.failure).clone().unwrap_or(failure).of(&self.info.name)
+    }
+
+    fn failed(&self, words: &impl std::fmt::Display) -> GpuError {
+        self.error(Failure::other(words))
     }
 
     /// Waits until everything submitted has run.
@@ -181,8 +203,7 @@ impl Device {
         let submissions: Vec<Submission> = lock(&self.ahead).drain(..).collect();
         self.poll(None)?;
         for submission in submissions {
-            // A device that is lost drops the sender; `check` has the reason.
-            let _ = submission.done.await;
+            self.done(submission).await?;
         }
         self.check()
     }
@@ -190,8 +211,15 @@ impl Device {
     /// Blocks until a submission, or the last one, has run and its callbacks were called. A browser calls them by itself, and
     /// this does nothing there.
     pub(super) fn poll(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
+        self.before(Call::Wait);
         let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
-        self.device.poll(wait).map(drop).map_err(|e| GpuError::Device(e.to_string()))
+        self.device.poll(wait).map_err(|e| self.failed(&e))?;
+        self.check()
+    }
+
+    /// Waits for the word that a submission is done.
+    async fn done(&self, submission: Submission) -> Result<(), GpuError> {
+        submission.done.await.map_err(|_| self.failed(&"it gave up what it was to compute"))
     }
 
     pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
@@ -200,6 +228,7 @@ impl Device {
 
     /// Submits, and waits while more submissions are on their way than `SUBMISSIONS_AHEAD`.
     pub(super) async fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<(), GpuError> {
+        self.before(Call::Submit);
         let index = self.queue.submit([encoder.finish()]);
         let (sender, done) = oneshot::channel();
         self.queue.on_submitted_work_done(move || {
@@ -210,9 +239,9 @@ impl Device {
             ahead.push_back(Submission { index, done });
             if ahead.len() > SUBMISSIONS_AHEAD { ahead.pop_front() } else { None }
         };
-        if let Some(Submission { index, done }) = oldest {
-            self.poll(Some(index))?;
-            let _ = done.await;
+        if let Some(submission) = oldest {
+            self.poll(Some(submission.index.clone()))?;
+            self.done(submission).await?;
         }
         self.check()
     }
@@ -224,12 +253,24 @@ impl Device {
 
     /// A buffer. Errors reach the scopes that are open, or else [`Device::check`].
     pub(super) fn buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+        self.before(Call::Buffer);
         self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(name),
             size: bytes,
             usage,
             mapped_at_creation: false,
         })
+    }
+
+    /// Copies bytes to a buffer, before what is submitted next. Errors reach the same places.
+    pub(super) fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
+        self.before(Call::Write);
+        self.queue.write_buffer(buffer, offset, bytes);
+    }
+
+    /// Seconds of one tick of the device's timestamps.
+    pub(super) fn tick_seconds(&self) -> f64 {
+        f64::from(self.queue.get_timestamp_period()) * 1e-9
     }
 
     pub(super) fn query_set(&self, count: u32) -> wgpu::QuerySet {
@@ -246,15 +287,15 @@ impl Device {
         layout: &wgpu::BindGroupLayout,
         entries: &[wgpu::BindGroupEntry],
     ) -> wgpu::BindGroup {
+        self.before(Call::BindGroup);
         self.device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(label), layout, entries })
     }
 
     /// Begins to catch what goes wrong while buffers and bind groups are made.
-    pub(super) fn scopes(&self) -> Scopes {
-        Scopes {
-            memory: self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory),
-            validation: self.device.push_error_scope(wgpu::ErrorFilter::Validation),
-        }
+    pub(super) fn scopes(&self) -> Scopes<'_> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        Scopes { device: self, validation, memory }
     }
 
     /// Copies a range of a buffer to the host, once everything submitted has run.
@@ -272,13 +313,13 @@ impl Device {
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
         self.submit(encoder).await?;
         let (sender, mapped) = oneshot::channel();
+        self.before(Call::Map);
         staging.map_async(wgpu::MapMode::Read, .., move |result| {
             let _ = sender.send(result);
         });
         self.idle().await?;
-        let lost = |e: &dyn std::fmt::Display| GpuError::Device(e.to_string());
-        mapped.await.map_err(|e| lost(&e))?.map_err(|e| lost(&e))?;
-        let view = staging.get_mapped_range(..).map_err(|e| lost(&e))?;
+        mapped.await.map_err(|e| self.failed(&e))?.map_err(|e| self.failed(&e))?;
+        let view = staging.get_mapped_range(..).map_err(|e| self.failed(&e))?;
         Ok(bytemuck::pod_collect_to_vec(&view))
     }
 
@@ -295,6 +336,7 @@ impl Device {
         }
         let expanded = shader::expand(source, variant, shader::Target::Native)?;
         let interface = shader::interface(source, entry, variant)?;
+        self.before(Call::Pipeline);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let label = format!("{}:{entry}", source.name);
         // SAFETY: the text is one of the files embedded in this program, never a user's. Every loop in them
@@ -350,8 +392,9 @@ impl Device {
         });
         let failure = scope.pop();
         if let Some(e) = failure.await {
-            return Err(GpuError::Device(format!("{label} ({}): {e}", variant.describe())));
+            return Err(self.failed(&format!("{label} ({}): {e}", variant.describe())));
         }
+        self.check()?;
         let made = Arc::new(Pipeline { pipeline, layout, interface });
         lock(&self.pipelines).insert(key, made.clone());
         Ok(made)
@@ -359,19 +402,22 @@ impl Device {
 }
 
 /// Two error scopes.
-pub(super) struct Scopes {
-    memory: wgpu::ErrorScopeGuard,
+pub(super) struct Scopes<'a> {
+    device: &'a Device,
+    // In the order in which wgpu wants them ended, for whoever returns before their end: the last that began comes first.
     validation: wgpu::ErrorScopeGuard,
+    memory: wgpu::ErrorScopeGuard,
 }
 
-impl Scopes {
+impl Scopes<'_> {
     /// Ends them. Memory comes first: an allocation that failed leaves invalid buffers, and these more errors.
     pub(super) async fn end(self) -> Result<(), GpuError> {
-        let Self { memory, validation } = self;
+        let Self { device, validation, memory } = self;
         let (validation, memory) = (validation.pop(), memory.pop());
         match (memory.await, validation.await) {
-            (Some(e), _) | (None, Some(e)) => Err(e.into()),
-            (None, None) => Ok(()),
+            (Some(e), _) | (None, Some(e)) => Err(device.error(e.into())),
+            // What no scope is told of, such as a lost device.
+            (None, None) => device.check(),
         }
     }
 }

@@ -34,10 +34,15 @@ pub enum GpuError {
     },
     /// Not enough device memory.
     #[error(
-        "the device ran out of memory: {0}. Use a smaller batch (with --accumulate to keep the effective batch) or a \
-         narrower model"
+        "the device {device} ran out of memory: {message}. Use a smaller batch (with --accumulate to keep the effective \
+         batch) or a narrower model, or end other programs that use the device"
     )]
-    OutOfMemory(String),
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// The driver's words.
+        message: String,
+    },
     /// A shader that does not compile or does not fit its operator.
     #[error(transparent)]
     Shader(#[from] ShaderError),
@@ -45,8 +50,16 @@ pub enum GpuError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// wgpu rejected a call, or the device was lost.
-    #[error("the device failed: {0}")]
-    Device(String),
+    #[error(
+        "the device {device} failed: {message}. Give the command again (`inkwash train --resume` goes on from a run's last \
+         checkpoint); if it fails again, update the device's driver, or choose another device with --device"
+    )]
+    Device {
+        /// The device.
+        device: String,
+        /// wgpu's words.
+        message: String,
+    },
     /// A tensor whose memory others have taken by the end of the run.
     #[error("`{tensor}` is not kept: make it an output of the graph to read it")]
     NotKept {
@@ -79,13 +92,39 @@ pub enum RunError {
     Gpu(#[from] GpuError),
 }
 
-impl From<wgpu::Error> for GpuError {
-    /// wgpu's own words: memory is told from everything else, which is a defect or a lost device.
+/// What wgpu says went wrong. Its own errors may not cross threads in a browser.
+#[derive(Clone)]
+pub(super) struct Failure {
+    /// Whether memory was wanting; anything else is a defect or a lost device.
+    pub memory: bool,
+    /// wgpu's own words.
+    pub message: String,
+}
+
+impl Failure {
+    /// Neither a want of memory nor anything that is told apart.
+    pub fn other(message: &impl std::fmt::Display) -> Self {
+        Self { memory: false, message: message.to_string() }
+    }
+
+    /// The same as the error of a device with this name.
+    pub fn of(self, device: &str) -> GpuError {
+        // wgpu writes causes below each other, and a full stop may end them.
+        let message = self.message.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (device, message) = (device.into(), message.trim_end_matches('.').into());
+        match self.memory {
+            true => GpuError::OutOfMemory { device, message },
+            false => GpuError::Device { device, message },
+        }
+    }
+}
+
+impl From<wgpu::Error> for Failure {
     fn from(error: wgpu::Error) -> Self {
         match error {
-            wgpu::Error::OutOfMemory { source } => Self::OutOfMemory(source.to_string()),
+            wgpu::Error::OutOfMemory { source } => Self { memory: true, message: source.to_string() },
             wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
-                Self::Device(description)
+                Self::other(&description)
             }
         }
     }

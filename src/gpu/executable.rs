@@ -63,7 +63,7 @@ impl Executable {
         for (value, place) in plan.graph.values.iter().zip(&plan.placements) {
             if let (Origin::Constant(array), Some(place)) = (&value.origin, place) {
                 let data = padded(value.spec.dtype.encode(&array.data));
-                device.queue.write_buffer(&buffers[place.buffer], place.offset, &data);
+                device.write(&buffers[place.buffer], place.offset, &data);
             }
         }
 
@@ -84,7 +84,7 @@ impl Executable {
         let uniform_bytes = uniforms.len().max(UNIFORM_ALIGNMENT) as u64;
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniform_buffer = device.buffer("parameters of launches", uniform_bytes, usage);
-        device.queue.write_buffer(&uniform_buffer, 0, &uniforms);
+        device.write(&uniform_buffer, 0, &uniforms);
 
         let mut launches = Vec::with_capacity(plan.launches.len());
         for (i, (launch, pipeline)) in plan.launches.iter().zip(pipelines).enumerate() {
@@ -155,7 +155,7 @@ impl Executable {
         let whole = if spec.shape.elements() == 0 { 0 } else { spec.padded_bytes() };
         assert!(spec.dtype == dtype && bytes.len() as u64 == whole, "`{name}` is {spec:?}");
         if let Some(place) = self.plan.placements[value.0] {
-            self.device.queue.write_buffer(&self.buffers[place.buffer], place.offset, bytes);
+            self.device.write(&self.buffers[place.buffer], place.offset, bytes);
         }
     }
 
@@ -211,7 +211,7 @@ impl Executable {
             let words = self.device.read_words(&resolved, 0, bytes).await?;
             let ticks: Vec<u64> =
                 words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
-            let period = f64::from(self.device.queue.get_timestamp_period()) * 1e-9;
+            let period = self.device.tick_seconds();
             seconds.extend(ticks.chunks_exact(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period));
         }
         Ok(seconds)
@@ -273,7 +273,7 @@ impl Executable {
         for (planned, buffer) in self.plan.buffers.iter().zip(&self.buffers) {
             if matches!(planned.home, Home::Slot | Home::Output) {
                 let words = vec![word; usize::try_from(planned.bytes / 4).unwrap_or(0)];
-                self.device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&words));
+                self.device.write(buffer, 0, bytemuck::cast_slice(&words));
             }
         }
     }

@@ -7,12 +7,14 @@ mod adapter;
 mod device;
 mod error;
 mod executable;
+mod faults;
 mod store;
 
 pub use adapter::{Info, list};
 pub use device::Device;
 pub use error::{GpuError, RunError};
 pub use executable::Executable;
+pub use faults::{Call, Fault};
 /// Waits for a future by blocking the thread: for everything but browsers.
 #[cfg(not(target_arch = "wasm32"))]
 pub use pollster::FutureExt as Blocking;

@@ -78,7 +78,7 @@ impl Store {
             return Err(GpuError::StateSize { name: state.name.clone(), found, needed });
         }
         let buffer = self.state(&state.name, state.spec.padded_bytes())?;
-        self.device.queue.write_buffer(&buffer, 0, bytes);
+        self.device.write(&buffer, 0, bytes);
         self.device.check()
     }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod runs;
+
 use inkwash::gpu::{Blocking as _, Choice, Device};
 use inkwash::graph::Caps;
 use std::fmt::Display;

@@ -1,0 +1,95 @@
+//! A run that takes a second or two and writes everything that a run writes, and what it leaves behind.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use inkwash::diffusion::{DownBlock, UNetConfig, UpBlock};
+use inkwash::io::jsonl;
+use inkwash::nn::Size;
+use inkwash::train::{LearningRate, TrainConfig};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Steps of 8x8 pictures that take milliseconds, with checkpoints, grids, held-out losses and log lines all at different ones.
+pub fn short_run(steps: u32) -> TrainConfig {
+    let unet = UNetConfig {
+        sample_size: Size::Square(8),
+        in_channels: 1,
+        out_channels: 1,
+        block_out_channels: vec![8, 8],
+        layers_per_block: 1,
+        down_block_types: vec![DownBlock::DownBlock2D, DownBlock::AttnDownBlock2D],
+        up_block_types: vec![UpBlock::AttnUpBlock2D, UpBlock::UpBlock2D],
+        norm_num_groups: 4,
+        ..UNetConfig::default()
+    };
+    TrainConfig {
+        steps,
+        batch: 4,
+        learning_rate: 2e-3,
+        learning_rate_schedule: LearningRate::Cosine,
+        warmup_steps: 2,
+        glyph_count: 16,
+        held_out: 0.25,
+        flip: true,
+        crop_padding: 1,
+        checkpoint_every: 3,
+        sample_every: 4,
+        sample_count: 2,
+        sample_steps: 2,
+        log_every: 2,
+        unet: Some(unet),
+        ..TrainConfig::default()
+    }
+}
+
+/// Every file below a folder with its bytes, by its path in it.
+pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![folder.to_path_buf()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.insert(path.strip_prefix(folder).unwrap().into(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// Whether a run has come as far as its first checkpoint.
+pub fn has_checkpoint(folder: &Path) -> bool {
+    std::fs::read_dir(folder.join("checkpoints")).is_ok_and(|entries| {
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("step-"))
+    })
+}
+
+/// The records of a run's log, without the one number that depends on the clock.
+pub fn records(folder: &Path) -> Vec<Value> {
+    let mut records = jsonl::read(&folder.join("log.jsonl")).unwrap();
+    for record in &mut records {
+        record.as_object_mut().unwrap().remove("images_per_s");
+    }
+    records
+}
+
+/// That a run which was cut short, however often, left what the one that was not did: the same files with the same bytes,
+/// and the same log but for the clock. `theirs` are files that a user put into its folder.
+pub fn assert_same_run(expected: &Path, found: &Path, theirs: &BTreeMap<PathBuf, Vec<u8>>) {
+    let what = found.display();
+    let (mut expected_files, mut found_files) = (files(expected), files(found));
+    for (path, bytes) in theirs {
+        assert_eq!(found_files.remove(path).as_ref(), Some(bytes), "{what}: {} was changed", path.display());
+    }
+    let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&found_files), names(&expected_files), "{what}: other files");
+    let log = Path::new("log.jsonl");
+    assert!(expected_files.remove(log).is_some() && found_files.remove(log).is_some());
+    assert_eq!(records(found), records(expected), "{what}: another log");
+    for (path, bytes) in &expected_files {
+        assert!(&found_files[path] == bytes, "{what}: {} differs", path.display());
+    }
+}
