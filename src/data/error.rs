@@ -3,9 +3,10 @@
 #![expect(missing_docs, reason = "each variant's message says what it means")]
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::picture::PictureError;
+use super::report::{DamagedPicture, Report};
 use super::{MAX_BYTES, MAX_SIDE, glyphs};
 
 /// Why a data set could not be opened. Each message is one paragraph; the cause, where there is one,
@@ -43,25 +44,72 @@ pub enum DataError {
     UnknownFile { path: PathBuf },
 
     #[error(
-        "{path}: the folder holds no file, not even in its subfolders; expected pictures (PNG, JPEG, BMP, \
-         GIF, WebP, PNM or TIFF); put some there or give another folder",
-        path = .path.display()
+        "{path}: there is no file in it, not even in subfolders{but}; expected pictures; put some there or give another \
+         folder",
+        path = .path.display(), but = match .hidden {
+            0 => String::new(),
+            hidden => format!(", but {hidden} hidden ones (whose names begin with a dot)"),
+        }
     )]
-    EmptyFolder { path: PathBuf },
+    EmptyFolder { path: PathBuf, hidden: usize },
 
     #[error(
-        "{path}: none of the {files} files in the folder is a picture; expected PNG, JPEG, BMP, GIF, WebP, \
+        "{path}: none of the {files} files in it is a picture that is read{unused}; expected PNG, JPEG, BMP, GIF, WebP, \
          PNM or TIFF, told by content; convert the pictures or give another folder",
         path = .path.display()
     )]
-    NoPicture { path: PathBuf, files: usize },
+    NoPicture { path: PathBuf, files: usize, unused: String },
 
     #[error(
-        "{path}: found pictures both in subfolders and beside them (first {stray}); expected either no \
-         subfolders (no classes) or every picture in the subfolder of its class; move the stray ones",
-        path = .path.display(), stray = .stray.display()
+        "{path}: found {inside} pictures in subfolders (first {example}) and {strays} beside them (first {stray}); \
+         expected either no pictures in subfolders (no classes) or every picture in the subfolder of its class; move \
+         the stray ones",
+        path = .path.display(), stray = .stray.display(), example = .example.display()
     )]
-    MixedFolder { path: PathBuf, stray: PathBuf },
+    MixedFolder { path: PathBuf, strays: usize, stray: PathBuf, inside: usize, example: PathBuf },
+
+    #[error(
+        "{path}: this is a run folder of `inkwash train`, with the pictures that the run drew; give the folder that \
+         holds the pictures to learn",
+        path = .path.display()
+    )]
+    RunFolder { path: PathBuf },
+
+    #[error(
+        "{path}: the folders are splits: {found}; none or several of them are for training; choose one with --split \
+         NAME",
+        path = .path.display()
+    )]
+    SplitWanted { path: PathBuf, found: String },
+
+    #[error("{path}: there is no split `{split}`; found {found}; give one of these to --split", path = .path.display())]
+    UnknownSplit { path: PathBuf, split: String, found: String },
+
+    #[error(
+        "{path}: --split {split}: there are no splits here; expected folders such as train, val and test, beside which \
+         no other pictures lie; leave --split out, or give the folder of the split",
+        path = .path.display()
+    )]
+    NoSplits { path: PathBuf, split: String },
+
+    #[error("{message}")]
+    Damaged { message: String },
+
+    #[error(
+        "{path}: {found}; expected EDM's {{\"labels\": [[\"00000/a.png\", 6], ...]}} with a whole number from 0 to 65535 for \
+         every picture, or null for no labels; mend the file, or give it another name if it is not EDM's",
+        path = .path.display()
+    )]
+    Edm { path: PathBuf, found: String },
+
+    #[error(
+        "{path}: the zip file is damaged or cut short, or is none; copy or download it again",
+        path = .path.display()
+    )]
+    Zip { path: PathBuf, source: zip::result::ZipError },
+
+    #[error("{path}: the entry of the zip file {found}; {remedy}", path = .path.display())]
+    ZipEntry { path: PathBuf, found: String, remedy: &'static str },
 
     #[error("{path}: {reason}", path = .path.display())]
     Picture { path: PathBuf, reason: PictureError },
@@ -142,4 +190,34 @@ pub enum DataError {
         low = glyphs::MIN_SIDE, high = glyphs::MAX_SIDE
     )]
     GlyphSize { height: usize, width: usize },
+}
+
+impl DataError {
+    /// All damaged pictures of a report at once, the first ones by name. `left` is the number of sound ones.
+    pub(super) fn damaged(root: &Path, report: &Report, left: usize) -> Self {
+        const NAMED: usize = 10;
+        let skip = if left > 0 { ", or leave out what cannot be used with --damaged skip" } else { "" };
+        if let [one] = &report.damaged[..] {
+            return Self::Damaged { message: format!("{}: {}{skip}", one.path.display(), one.message) };
+        }
+        // Of each message, what is wrong; not what was expected and the remedy, which follow a semicolon.
+        let name = |one: &DamagedPicture| {
+            let path = one.path.strip_prefix(root).unwrap_or(&one.path);
+            format!("{} ({})", path.display(), one.message.split("; ").next().unwrap_or_default())
+        };
+        let damaged = report.damaged.len();
+        let named: Vec<String> = report.damaged.iter().take(NAMED).map(name).collect();
+        let more = match damaged.checked_sub(NAMED) {
+            Some(more @ 1..) => format!(", and {more} more, which `inkwash data check` lists"),
+            _ => String::new(),
+        };
+        Self::Damaged {
+            message: format!(
+                "{}: {damaged} of {} pictures cannot be used: {}{more}; replace them or take them out{skip}",
+                root.display(),
+                damaged + left,
+                named.join(", ")
+            ),
+        }
+    }
 }

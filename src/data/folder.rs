@@ -1,151 +1,178 @@
-//! A folder of pictures, decoded by several threads in a fixed order.
+//! Pictures in a folder or zip file: which files are pictures, what their folders mean, and all of them decoded by
+//! several threads in a fixed order.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::picture::{self, Kind, PictureError};
-use super::{DataError, Dataset, Opening, Options, Progress, Unused, read_head};
+use super::edm::{self, Edm};
+use super::listing::Listing;
+use super::parallel::{for_each, lock};
+use super::picture::{self, Kind};
+use super::report::{DamagedPicture, PassedOver, SourceFile, Unused};
+use super::{Damaged, DataError, Dataset, Opening, classes};
 
-/// Reads every picture below `root`, in the order of their paths.
-pub(super) fn dataset(root: &Path, opening: &mut Opening) -> Result<Dataset, DataError> {
-    let options = opening.options;
-    opening.report.layout = "folder of pictures".into();
-    let mut files = Vec::new();
-    walk(root, &mut Vec::new(), &mut files)?;
-    if files.is_empty() {
-        return Err(DataError::EmptyFolder { path: root.into() });
-    }
-    files.sort_unstable();
-    let mut pictures = Vec::new();
-    for file in &files {
-        match picture::kind(file, &read_head(file, picture::HEAD)?) {
-            Kind::Picture(format) => {
-                *opening.report.formats.entry(format).or_default() += 1;
-                pictures.push(file.clone());
-            }
-            Kind::Unread { kind, remedy } => {
-                opening.report.unused.push(Unused { path: file.clone(), kind, remedy });
-            }
-            Kind::Other => {}
-        }
-    }
-    if pictures.is_empty() {
-        return Err(DataError::NoPicture { path: root.into(), files: files.len() });
-    }
-    let (class_names, labels) = classes(root, &pictures)?;
-    options.check_memory(&root.display().to_string(), pictures.len() as u64)?;
-    Ok(Dataset::from_parts(options, class_names, decode_all(&pictures, options, opening.progress)?, labels))
-}
-
-/// Collects the files below `folder`, following links, except hidden ones (`.DS_Store`, `._a.jpg`).
-/// `above` holds the real paths of the folders above, where a link must not lead back to.
-fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
-    let unreadable = |source| DataError::Read { path: folder.into(), source };
-    let real = folder.canonicalize().map_err(unreadable)?;
-    if above.contains(&real) {
-        return Ok(());
-    }
-    above.push(real);
-    for entry in fs::read_dir(folder).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        let path = entry.path();
-        let metadata =
-            fs::metadata(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
-        if metadata.is_dir() {
-            walk(&path, above, files)?;
-        } else if metadata.is_file() {
-            files.push(path);
-        }
-    }
-    above.pop();
-    Ok(())
-}
-
-/// The class names and the label of each picture, by the first folder below `root`; both empty if all
-/// pictures lie in `root` itself. `pictures` is sorted, so a class is a run of neighbours.
-fn classes(root: &Path, pictures: &[PathBuf]) -> Result<(Vec<String>, Vec<u32>), DataError> {
-    let class = |picture: &Path| {
-        let mut parts = picture.strip_prefix(root).ok()?.components();
-        let first = parts.next()?.as_os_str().to_string_lossy().into_owned();
-        parts.next().map(|_| first)
+/// Reads every picture of a listing, in the order of their paths.
+pub(super) fn dataset(listing: &dyn Listing, opening: &mut Opening) -> Result<Dataset, DataError> {
+    let root = || listing.root().to_path_buf();
+    opening.report.layout = format!("{} of pictures", listing.what());
+    let outputs = outputs(listing, opening)?;
+    let left_out = |path: &Path| !outputs.is_empty() && path.ancestors().any(|above| outputs.contains(above));
+    let paths = &listing.tree().files;
+    let mut files: Vec<usize> = (0..paths.len()).filter(|&file| !left_out(&paths[file])).collect();
+    let edm = match files.iter().position(|&file| paths[file] == Path::new(edm::FILE)) {
+        Some(position) => Edm::read(listing, files.remove(position), opening)?,
+        None => None,
     };
-    let (mut names, mut labels, mut label) = (Vec::new(), Vec::new(), 0);
-    let mut stray = None;
-    for picture in pictures {
-        let Some(name) = class(picture) else {
-            stray = Some(picture);
+    if files.is_empty() {
+        return Err(DataError::EmptyFolder { path: root(), hidden: listing.tree().hidden });
+    }
+    let kinds = kinds(listing, &files);
+    let pictures = |files: &[usize], kinds: &[Kind]| -> Vec<usize> {
+        let is_picture = |kind: &Kind| matches!(kind, Kind::Picture(_));
+        files.iter().zip(kinds).filter(|(_, kind)| is_picture(kind)).map(|(&file, _)| file).collect()
+    };
+    let found = pictures(&files, &kinds);
+    let base = match (&edm, &opening.options.split) {
+        (None, _) => classes::choose_split(listing, &found, opening)?,
+        (Some(_), Some(split)) => return Err(DataError::NoSplits { path: root(), split: split.clone() }),
+        (Some(_), None) => PathBuf::new(),
+    };
+    let found: Vec<usize> = found.into_iter().filter(|&file| paths[file].starts_with(&base)).collect();
+    let files: Vec<_> =
+        files.into_iter().zip(kinds).filter(|(file, _)| paths[*file].starts_with(&base)).collect();
+    count_kinds(listing, &files, opening);
+    if found.is_empty() {
+        return Err(DataError::NoPicture {
+            path: root(),
+            files: files.len(),
+            unused: opening.report.unused_in_words(),
+        });
+    }
+    let (class_names, labels) = match edm {
+        Some(edm) => edm.labels(listing, &found, opening)?,
+        None => classes::by_folder(listing, &base, &found, left_out)?,
+    };
+    opening.options.check_memory(&root().display().to_string(), found.len() as u64)?;
+    let (pixels, kept) = decode(listing, &found, opening)?;
+    let labels = labels.into_iter().zip(&kept).filter(|(_, kept)| **kept).map(|(label, _)| label).collect();
+    Ok(Dataset::from_parts(opening.options, class_names, pixels, labels))
+}
+
+/// The folders that inkwash wrote: what it drew is not to be learned by mistake.
+fn outputs(listing: &dyn Listing, opening: &mut Opening) -> Result<BTreeSet<PathBuf>, DataError> {
+    let tree = listing.tree();
+    let mut outputs = BTreeSet::new();
+    for file in &tree.files {
+        let (Some(name), Some(folder)) = (file.file_name(), file.parent()) else { continue };
+        let is_root = folder.as_os_str().is_empty();
+        let reason = if name == "config.toml" && tree.folders.contains(&folder.join("checkpoints")) {
+            if is_root {
+                return Err(DataError::RunFolder { path: listing.root().into() });
+            }
+            "a run folder of `inkwash train`"
+        } else if name == "samples.json" && !is_root {
+            "pictures of `inkwash sample`"
+        } else {
             continue;
         };
-        if names.last().is_some_and(|last| *last != name) {
-            label += 1;
+        if outputs.insert(folder.to_path_buf()) {
+            let path = listing.root().join(folder);
+            opening.report.passed_over.push(PassedOver { path, reason: reason.into() });
         }
-        if names.last() != Some(&name) {
-            names.push(name);
-        }
-        labels.push(label);
     }
-    match stray {
-        Some(stray) if !names.is_empty() => {
-            Err(DataError::MixedFolder { path: root.into(), stray: stray.clone() })
-        }
-        _ => Ok((names, labels)),
-    }
+    Ok(outputs)
 }
 
-/// Decodes every picture into its row of `[N, H, W, C]`. If several fail, the first in order is
-/// reported, whatever the threads do: work is taken in order, so all before it were taken too.
-fn decode_all(pictures: &[PathBuf], options: &Options, progress: &Progress) -> Result<Vec<u8>, DataError> {
-    let mut pixels = vec![0; pictures.len() * options.stride()];
-    let work = Mutex::new(pictures.iter().zip(pixels.chunks_exact_mut(options.stride())).enumerate());
-    let failures = Mutex::new(Vec::new());
-    let stop = AtomicBool::new(false);
-    let decode = || {
-        while !stop.load(Ordering::Relaxed) {
-            let Some((i, (path, row))) = lock(&work).next() else { break };
-            progress(i, pictures.len());
-            match read_file(path, options).and_then(|bytes| {
-                picture::load(path, &bytes, options)
-                    .map_err(|reason| DataError::Picture { path: path.clone(), reason })
-            }) {
-                Ok(decoded) => row.copy_from_slice(&decoded),
-                Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    lock(&failures).push((i, error));
-                }
-            }
-        }
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(pictures.len());
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(decode);
-        }
+/// What each of the files is. One that cannot be read is taken for a picture, so that it is told of as damaged.
+fn kinds(listing: &dyn Listing, files: &[usize]) -> Vec<Kind> {
+    let mut kinds: Vec<Kind> = files.iter().map(|_| Kind::Other).collect();
+    for_each(files.iter().zip(&mut kinds), |(&file, kind)| {
+        *kind = match listing.read(file, picture::HEAD) {
+            Ok(head) => picture::kind(&listing.tree().files[file], &head),
+            Err(_) => Kind::Picture("unreadable"),
+        };
     });
-    let failures = failures.into_inner().unwrap_or_else(|poison| poison.into_inner());
-    match failures.into_iter().min_by_key(|(i, _)| *i) {
-        Some((_, error)) => Err(error),
-        None => Ok(pixels),
+    kinds
+}
+
+/// Tells of the files by kind.
+fn count_kinds(listing: &dyn Listing, files: &[(usize, Kind)], opening: &mut Opening) {
+    let report = &mut *opening.report;
+    for (file, kind) in files {
+        match *kind {
+            Kind::Picture(format) => *report.formats.entry(format).or_default() += 1,
+            Kind::Unread { kind, remedy } => {
+                report.unused.push(Unused { path: listing.path(*file), kind, remedy });
+            }
+            Kind::Other => report.other.count(&listing.tree().files[*file]),
+        }
     }
 }
 
-/// Locks whether or not another thread panicked; the panic itself ends the scope.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
+/// Decodes every picture into its row of `[N, H, W, C]`, of which the rows of damaged pictures are left out, and tells
+/// which are kept.
+fn decode(
+    listing: &dyn Listing,
+    pictures: &[usize],
+    opening: &mut Opening,
+) -> Result<(Vec<u8>, Vec<bool>), DataError> {
+    let options = opening.options;
+    let stride = options.stride();
+    let mut pixels = vec![0; pictures.len() * stride];
+    let mut sources: Vec<SourceFile> = pictures.iter().map(|_| SourceFile::default()).collect();
+    let damaged = Mutex::new(Vec::new());
+    let done = AtomicUsize::new(0);
+    let rows = pictures.iter().zip(pixels.chunks_exact_mut(stride)).zip(&mut sources).enumerate();
+    for_each(rows, |(i, ((&file, row), source))| {
+        let path = listing.path(file);
+        let decoded = listing
+            .read_whole(file, options.max_picture_bytes)
+            .and_then(|encoded| match picture::load(&path, &encoded, options) {
+                Ok(pixels) => Ok((pixels, encoded)),
+                Err(reason) => Err(DataError::Picture { path: path.clone(), reason }),
+            });
+        match decoded {
+            Ok((pixels, encoded)) => {
+                row.copy_from_slice(&pixels);
+                *source = SourceFile { path, size: size(&encoded), digest: digest(&encoded) };
+            }
+            Err(error) => lock(&damaged).push((i, DamagedPicture::new(path, &error))),
+        }
+        (opening.progress)(1 + done.fetch_add(1, Ordering::Relaxed), pictures.len());
+    });
+    let mut damaged = damaged.into_inner().unwrap_or_else(|poison| poison.into_inner());
+    damaged.sort_unstable_by_key(|(i, _)| *i);
+    let mut kept = vec![true; pictures.len()];
+    for (i, picture) in damaged {
+        kept[i] = false;
+        opening.report.damaged.push(picture);
+    }
+    let report = &mut *opening.report;
+    let left = pictures.len() - report.damaged.len();
+    if !report.damaged.is_empty() && (options.damaged == Damaged::Refuse || left == 0) {
+        return Err(DataError::damaged(listing.root(), report, left));
+    }
+    if left < pictures.len() {
+        let rows = (0..pictures.len()).filter(|&i| kept[i]);
+        for (to, from) in rows.enumerate() {
+            pixels.copy_within(from * stride..(from + 1) * stride, to * stride);
+        }
+        pixels.truncate(left * stride);
+    }
+    report.files = sources.into_iter().zip(&kept).filter(|(_, kept)| **kept).map(|(file, _)| file).collect();
+    Ok((pixels, kept))
 }
 
-/// The bytes of a file that may be a picture.
-pub(super) fn read_file(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
-    let unreadable = |source| DataError::Read { path: path.into(), source };
-    let bytes = fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > options.max_picture_bytes {
-        let reason = PictureError::FileTooLarge { bytes, limit: options.max_picture_bytes };
-        return Err(DataError::Picture { path: path.into(), reason });
-    }
-    fs::read(path).map_err(unreadable)
+/// Width and height as the file says.
+fn size(encoded: &[u8]) -> Option<(u32, u32)> {
+    image::ImageReader::new(std::io::Cursor::new(encoded)).with_guessed_format().ok()?.into_dimensions().ok()
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
 }

@@ -2,11 +2,15 @@
 //! decoded once into memory as u8, channels-last, at one size; and batches of them as f32 in [-1, 1].
 
 mod cifar;
+mod classes;
+mod edm;
 mod error;
 mod folder;
 pub mod glyphs;
 mod idx;
+mod listing;
 mod loader;
+mod parallel;
 mod picture;
 mod report;
 
@@ -18,9 +22,10 @@ use std::sync::Arc;
 pub use error::DataError;
 pub use loader::{AugmentOptions, Batch, Loader, batch_at};
 pub use picture::PictureError;
-pub use report::{ClassCount, DamagedPicture, PassedOver, Report, Unused};
+pub use report::{ClassCount, DamagedPicture, OtherFiles, PassedOver, Report, Sizes, SourceFile, Unused};
 
 use crate::rng::{Philox, Stream};
+use listing::{Disk, Zip, looks_like_zip};
 use serde::{Deserialize, Serialize};
 
 /// The most bytes a decoded data set may take in memory: 8 GiB.
@@ -178,7 +183,7 @@ impl Dataset {
         progress: &Progress,
     ) -> Result<Self, DataError> {
         let dataset = Self::read(spec, &mut Opening { options, report, progress })?;
-        report.count_classes(&dataset);
+        report.count(&dataset);
         Ok(dataset)
     }
 
@@ -186,6 +191,9 @@ impl Dataset {
         let options = opening.options;
         options.check()?;
         if let Some(name) = spec.strip_prefix("builtin:") {
+            if let Some(split) = &options.split {
+                return Err(DataError::NoSplits { path: spec.into(), split: split.clone() });
+            }
             return match name {
                 "glyphs" => glyphs::dataset(options),
                 _ => Err(DataError::UnknownBuiltin { name: name.into() }),
@@ -205,12 +213,14 @@ impl Dataset {
             {
                 cifar::dataset(&batches, opening)
             } else {
-                folder::dataset(path, opening)
+                folder::dataset(&Disk::open(path)?, opening)
             }
         } else if metadata.is_file() && path.extension().is_some_and(|e| e == "bin") {
             cifar::dataset(&[path.into()], opening)
         } else if metadata.is_file() && idx::looks_like(path)? {
             idx::dataset(path, opening)
+        } else if metadata.is_file() && looks_like_zip(path)? {
+            folder::dataset(&Zip::open(path)?, opening)
         } else {
             Err(DataError::UnknownFile { path: path.into() })
         }
@@ -274,8 +284,18 @@ impl Dataset {
 /// A size out of range, or whatever is wrong with the file.
 pub fn read_picture(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
     options.check()?;
-    picture::load(path, &folder::read_file(path, options)?, options)
+    picture::load(path, &read_file(path, options)?, options)
         .map_err(|reason| DataError::Picture { path: path.into(), reason })
+}
+
+/// The bytes of a file that may be a picture.
+fn read_file(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
+    let unreadable = |source| DataError::Read { path: path.into(), source };
+    let (bytes, limit) = (fs::metadata(path).map_err(unreadable)?.len(), options.max_picture_bytes);
+    if bytes > limit {
+        return Err(DataError::Picture { path: path.into(), reason: PictureError::FileTooLarge { bytes, limit } });
+    }
+    fs::read(path).map_err(unreadable)
 }
 
 /// A colour byte 0..=255 as a network input in [-1, 1].

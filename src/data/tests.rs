@@ -7,6 +7,8 @@ use tempfile::{TempDir, tempdir};
 
 use super::*;
 
+mod folders;
+
 fn options(side: usize, channels: usize) -> Options {
     Options { seed: 3, glyph_count: 40, ..Options::new((side, side), channels) }
 }
@@ -84,7 +86,7 @@ fn subfolders_are_classes_in_sorted_order() {
         ("read me", b"P3rhaps not a picture"),
     ]);
     let data = open(folder.path(), &options(16, 1)).unwrap();
-    assert_eq!(data.class_names, ["cat", "dog"]);
+    assert_eq!(data.class_names, ["cat", "dog", "empty"]);
     assert_eq!(
         (0..data.len()).map(|i| (data.image(i)[0], data.label(i))).collect::<Vec<_>>(),
         [(10, 0), (20, 0), (30, 1)]
@@ -198,8 +200,8 @@ fn pictures_are_turned_cropped_and_laid_on_white() {
 #[test]
 fn useless_folders_are_refused() {
     refused(&tempdir().unwrap().path().join("absent"), &["nothing at this path", "builtin:glyphs"]);
-    refused(tempdir().unwrap().path(), &["no file"]);
-    refused(folder(&[("a/notes.txt", b"hello")]).path(), &["none of the 1 files"]);
+    refused(tempdir().unwrap().path(), &["there is no file in it"]);
+    refused(folder(&[("a/notes.txt", b"hello")]).path(), &["none of the 1 files in it"]);
     let png = encode(GrayImage::new(4, 4), ImageFormat::Png);
     refused(folder(&[("a/x.png", &png), ("y.png", &png)]).path(), &["y.png", "subfolder of its class"]);
     refused(folder(&[("x.png", b""), ("y.png", &png)]).path(), &["x.png", "0 bytes"]);
