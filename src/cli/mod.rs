@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod bench;
+mod data;
 mod demo;
 mod doctor;
 mod export;
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// Train a model on pictures
     Train(Box<train::TrainArgs>),
+    /// Look at pictures before training on them
+    Data(data::DataArgs),
     /// Draw pictures from a trained model
     Sample(Box<sample::SampleArgs>),
     /// Write a trained model as a folder that Hugging Face diffusers opens
@@ -85,13 +88,14 @@ type Failure = Box<dyn std::error::Error>;
 pub fn main() -> ExitCode {
     // `inkwash doctor | head` ends quietly instead of panicking at the closed pipe.
     sigpipe::reset();
-    let matches = Cli::command().get_matches();
+    let matches = Cli::command().mut_subcommand("data", data::hide_flags).get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(e) => e.exit(),
     };
     let result = match (&cli.command, matches.subcommand()) {
         (Command::Train(args), Some((_, matches))) => train::run(args, matches, &cli.device),
+        (Command::Data(args), Some((_, matches))) => data::run(args, matches, &cli.device),
         (Command::Sample(args), _) => sample::run(args, &cli.device),
         (Command::Export(args), _) => export::run(args),
         (Command::Doctor(args), _) => doctor::run(args, &cli.device),
@@ -99,22 +103,26 @@ pub fn main() -> ExitCode {
         (Command::Verify(args), _) => verify::run(args, &cli.device),
         (Command::Bench(args), _) => bench::run(args, &cli.device),
         (Command::Demo(args), _) => demo::run(args, &cli.device),
-        (Command::Train(_), None) => Ok(ExitCode::FAILURE),
+        (Command::Train(_) | Command::Data(_), None) => Ok(ExitCode::FAILURE),
     };
     result.unwrap_or_else(|e| {
-        // Some errors carry their cause in their own words; the others are followed by it.
-        let mut message = e.to_string();
-        let mut cause = e.source();
-        while let Some(e) = cause {
-            let words = e.to_string();
-            if !message.contains(&words) {
-                message = format!("{message}: {words}");
-            }
-            cause = e.source();
-        }
-        eprintln!("error: {message}");
+        eprintln!("error: {}", in_words(&*e));
         ExitCode::FAILURE
     })
+}
+
+/// An error with its causes. Some errors carry their cause in their own words; the others are followed by it.
+fn in_words(e: &dyn std::error::Error) -> String {
+    let mut message = e.to_string();
+    let mut cause = e.source();
+    while let Some(e) = cause {
+        let words = e.to_string();
+        if !message.contains(&words) {
+            message = format!("{message}: {words}");
+        }
+        cause = e.source();
+    }
+    message
 }
 
 /// Set by the first Ctrl-C, which asks for an early end; the second one ends at once. `then` says what the first one

@@ -128,9 +128,7 @@ impl TrainProgress {
     pub fn show(&mut self, event: &TrainEvent) {
         match *event {
             TrainEvent::DataOpened { report } => {
-                for class in &report.classes {
-                    println!("class           {} ({})", class.name, class.pictures);
-                }
+                print!("{}", super::data::describe(report));
             }
             TrainEvent::Planned { device, training, held_out, config, plan } => {
                 println!("device          {} ({}, {})", device.name, device.backend, device.driver);

@@ -34,7 +34,11 @@ pub struct TrainArgs {
 }
 
 /// The file's configuration with whatever was given on the command line put over it.
-fn merge(file: &TrainConfig, flags: &TrainConfig, matches: &ArgMatches) -> Result<TrainConfig, Failure> {
+pub(super) fn merge(
+    file: &TrainConfig,
+    flags: &TrainConfig,
+    matches: &ArgMatches,
+) -> Result<TrainConfig, Failure> {
     let mut merged = serde_json::to_value(file)?;
     let flags = serde_json::to_value(flags)?;
     if let (Some(merged), Some(flags)) = (merged.as_object_mut(), flags.as_object()) {
@@ -109,6 +113,15 @@ fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failur
     // Only the number of classes depends on the pictures.
     let class_names = if config.learns_classes() { open_data(config)?.0.class_names } else { Vec::new() };
     let config = config.with_network(&class_names);
+    let plan = plan(&config, device)?;
+    print!("{}", plan.plans.micro);
+    print!("{}", plan.plans.update);
+    print!("{}", describe(&config, &plan));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The plan of a run, with the network in full, for a device of WebGPU's default limits.
+pub(super) fn plan(config: &TrainConfig, device: &DeviceArgs) -> Result<RunPlan, Failure> {
     let kernels = match device.kernels {
         Some(super::KernelsArg::Registers) => Kernels::Registers,
         Some(super::KernelsArg::Workgroup) | None => Kernels::Workgroup,
@@ -116,12 +129,8 @@ fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failur
     // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
     let base = Caps::webgpu(kernels);
     let limits = Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..base.limits };
-    let plan = match RunPlan::new(&config, &base) {
+    Ok(match RunPlan::new(config, &base) {
         Ok(plan) => plan,
-        Err(_) => RunPlan::new(&config, &Caps { limits, ..base })?,
-    };
-    print!("{}", plan.plans.micro);
-    print!("{}", plan.plans.update);
-    print!("{}", describe(&config, &plan));
-    Ok(ExitCode::SUCCESS)
+        Err(_) => RunPlan::new(config, &Caps { limits, ..base })?,
+    })
 }

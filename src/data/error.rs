@@ -194,7 +194,7 @@ pub enum DataError {
 
 impl DataError {
     /// All damaged pictures of a report at once, the first ones by name. `left` is the number of sound ones.
-    pub(super) fn damaged(root: &Path, report: &Report, left: usize) -> Self {
+    pub fn damaged(root: &Path, report: &Report, left: usize) -> Self {
         const NAMED: usize = 10;
         let skip = if left > 0 { ", or leave out what cannot be used with --damaged skip" } else { "" };
         if let [one] = &report.damaged[..] {

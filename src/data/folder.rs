@@ -128,12 +128,12 @@ fn decode(
     let rows = pictures.iter().zip(pixels.chunks_exact_mut(stride)).zip(&mut sources).enumerate();
     for_each(rows, |(i, ((&file, row), source))| {
         let path = listing.path(file);
-        let decoded = listing
-            .read_whole(file, options.max_picture_bytes)
-            .and_then(|encoded| match picture::load(&path, &encoded, options) {
+        let decoded = listing.read_whole(file, options.max_picture_bytes).and_then(|encoded| {
+            match picture::load(&path, &encoded, options) {
                 Ok(pixels) => Ok((pixels, encoded)),
                 Err(reason) => Err(DataError::Picture { path: path.clone(), reason }),
-            });
+            }
+        });
         match decoded {
             Ok((pixels, encoded)) => {
                 row.copy_from_slice(&pixels);

@@ -1,6 +1,7 @@
 //! Training pictures: the built-in glyphs, folders of pictures, IDX (MNIST) and CIFAR-10 files, all
 //! decoded once into memory as u8, channels-last, at one size; and batches of them as f32 in [-1, 1].
 
+mod check;
 mod cifar;
 mod classes;
 mod edm;
@@ -19,6 +20,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+pub use check::{Duplicates, Findings};
 pub use error::DataError;
 pub use loader::{AugmentOptions, Batch, Loader, batch_at};
 pub use picture::PictureError;
@@ -293,7 +295,10 @@ fn read_file(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
     let unreadable = |source| DataError::Read { path: path.into(), source };
     let (bytes, limit) = (fs::metadata(path).map_err(unreadable)?.len(), options.max_picture_bytes);
     if bytes > limit {
-        return Err(DataError::Picture { path: path.into(), reason: PictureError::FileTooLarge { bytes, limit } });
+        return Err(DataError::Picture {
+            path: path.into(),
+            reason: PictureError::FileTooLarge { bytes, limit },
+        });
     }
     fs::read(path).map_err(unreadable)
 }

@@ -29,7 +29,10 @@ pub use grid::grid_columns;
 #[cfg(feature = "charts")]
 pub use loss_curve::loss_curve;
 #[cfg(not(target_arch = "wasm32"))]
-pub use run::{RunOptions, RunPlan, TrainError, TrainEvent, open_data, open_data_reporting, train};
+pub use run::{
+    RunOptions, RunPlan, TrainError, TrainEvent, check_labels, open_data, open_data_reporting, split_data,
+    train,
+};
 pub use states::TrainStates;
 pub use step::{
     LogRow, LossGraph, StepOptions, Task, TrainPlans, Trainer, UpdateInputs, Updater, gradient_graph,

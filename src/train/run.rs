@@ -12,7 +12,7 @@ use crate::diffusion::UNet;
 use crate::gpu::{Blocking as _, Device, GpuError, Info, RunError};
 use crate::graph::{Caps, Plan};
 use crate::io::atomic::write_atomic;
-use crate::io::{FileError, JsonLines, remove_abandoned};
+use crate::io::{FileError, JsonLines, remove_abandoned, write_json};
 use crate::nn::{ConfigError, Parameters};
 use serde_json::json;
 use std::io::Write as _;
@@ -161,6 +161,14 @@ pub fn open_data_reporting(
     progress: &data::Progress,
 ) -> Result<(Dataset, Dataset), TrainError> {
     let all = Dataset::open_reporting(&config.data, &config.data_options(), report, progress)?;
+    split_data(config, all)
+}
+
+/// The pictures to train on and those held out.
+///
+/// # Errors
+/// None are left to train on, or there are no classes where the run learns them.
+pub fn split_data(config: &TrainConfig, all: Dataset) -> Result<(Dataset, Dataset), TrainError> {
     if config.class_conditional && all.class_names.is_empty() {
         return Err(TrainError::Mismatch(format!(
             "--class-conditional needs classes, but {} has none; put the pictures of each class into a subfolder \
@@ -301,6 +309,7 @@ struct Accepted {
     training: Dataset,
     held_out: Dataset,
     folder: ModelFolder,
+    report: Report,
     resume: bool,
 }
 
@@ -321,7 +330,7 @@ impl Accepted {
         observe(&TrainEvent::DataOpened { report: &report });
         let config = config.with_network(&training.class_names);
         check_labels(&config, &training)?;
-        Ok(Self { config, training, held_out, folder, resume: options.resume })
+        Ok(Self { config, training, held_out, folder, report, resume: options.resume })
     }
 
     fn run<T: PictureTask>(
@@ -350,7 +359,7 @@ impl Accepted {
 }
 
 /// Refuses a label that the network has no embedding or score for, or only the embedding that stands for none.
-fn check_labels(config: &TrainConfig, training: &Dataset) -> Result<(), TrainError> {
+pub fn check_labels(config: &TrainConfig, training: &Dataset) -> Result<(), TrainError> {
     let (all, field) = match config.network {
         NetworkKind::Unet if !config.class_conditional => return Ok(()),
         NetworkKind::Unet => {
@@ -399,7 +408,7 @@ impl<'a, T: PictureTask> Run<'a, T> {
         device: &Arc<Device>,
         observe: &'a mut dyn FnMut(&TrainEvent),
     ) -> Result<(Self, Loader), TrainError> {
-        let Accepted { config, training, held_out, folder, .. } = accepted;
+        let Accepted { config, training, held_out, folder, report, .. } = accepted;
         let mut trainer = Trainer::new(device, task, config.step_options()).block_on()?;
         match &resumed {
             Some(checkpoint) => trainer.restore(checkpoint)?,
@@ -415,6 +424,7 @@ impl<'a, T: PictureTask> Run<'a, T> {
             + evaluation.as_ref().map_or(0, Evaluation::bytes)
             + grids.as_ref().map_or(0, GridSampler::bytes);
         let log = open_folder(&folder, &config, step)?;
+        save_report(&folder, &report)?;
         let augment = AugmentOptions { flip: config.flip, crop_padding: config.crop_padding };
         let first_batch = u64::from(step) * u64::from(config.accumulate);
         let loader = Loader::new(Arc::new(training), config.batch, config.seed, augment, first_batch);
@@ -531,6 +541,11 @@ fn open_folder(folder: &ModelFolder, config: &TrainConfig, step: u32) -> Result<
     Ok(JsonLines::open_keeping(folder.path().join(LOG), |record| {
         record.get("step").and_then(serde_json::Value::as_u64).is_some_and(|logged| logged <= step.into())
     })?)
+}
+
+/// Keeps what was found where the pictures lie in `data.json` of the run folder.
+fn save_report(folder: &ModelFolder, report: &Report) -> Result<(), TrainError> {
+    Ok(write_json(&folder.path().join("data.json"), &json!(report))?)
 }
 
 /// Measures the speed of a run.
