@@ -187,14 +187,13 @@ fn what_diffusers_saved_is_saved_again_byte_for_byte() {
         let model = diffusers::open(&fixture(name)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("deep/out");
-        diffusers::save(&out, &model.unet, &model.weights, &model.scheduler).unwrap();
+        diffusers::save(&out, &model).unwrap();
         for file in [INDEX, UNET, WEIGHTS, SCHEDULER] {
             let (before, after) = (fixture(name).join(file), out.join(file));
             assert!(std::fs::read(before).unwrap() == std::fs::read(after).unwrap(), "{name}/{file} differs");
         }
         // A folder that holds something is left alone.
-        let error =
-            diffusers::save(&out, &model.unet, &model.weights, &model.scheduler).unwrap_err().to_string();
+        let error = diffusers::save(&out, &model).unwrap_err().to_string();
         assert!(error.contains("already holds files") && error.contains("deep/out"), "{error}");
     }
 }
@@ -216,7 +215,7 @@ fn schedulers_are_saved_again_byte_for_byte() {
         let defaults = SchedulerConfig::new(model.scheduler.sampler);
         assert_eq!(model.scheduler == defaults, name.ends_with("-defaults"), "{name}");
         let out = folder.path().join("out");
-        diffusers::save(&out, &model.unet, &model.weights, &model.scheduler).unwrap();
+        diffusers::save(&out, &model).unwrap();
         assert_eq!(std::fs::read_to_string(out.join(SCHEDULER)).unwrap(), text, "{name}");
         assert!(diffusers::open(&out).unwrap().scheduler == model.scheduler);
         seen += 1;
@@ -611,4 +610,140 @@ fn a_network_alone_is_opened_with_a_warning() {
     std::fs::remove_file(folder.path().join(INDEX)).unwrap();
     let model = open_model(folder.path()).unwrap();
     assert_eq!((model.scheduler.sampler, model.warnings.len()), (Sampler::Ddim, 0));
+}
+
+/// `EMAModel.save_pretrained` writes seven settings of the average into the network's configuration.
+#[test]
+fn an_averaged_network_is_opened_with_a_note() {
+    let folder = copy("plain");
+    let path = folder.path().join(UNET);
+    let average = [
+        ("decay", json!(0.9999)),
+        ("inv_gamma", json!(1.0)),
+        ("min_decay", json!(0.0)),
+        ("optimization_step", json!(500)),
+        ("power", json!(0.75)),
+        ("update_after_step", json!(0)),
+        ("use_ema_warmup", json!(true)),
+    ];
+    for (key, value) in average {
+        set(&path, key, Some(value));
+    }
+    let (model, plain) =
+        (diffusers::open(folder.path()).unwrap(), diffusers::open(&fixture("plain")).unwrap());
+    assert!(model.weights == plain.weights && model.unet.config == plain.unet.config);
+    assert_eq!(model.warnings.len(), 1);
+    for word in ["unet/config.json", "EMAModel", "(7)"] {
+        assert!(model.warnings[0].contains(word), "{:?}", model.warnings);
+    }
+    set(&path, "decay_rate", Some(json!(1)));
+    refuses(diffusers::open(folder.path()), &["`decay_rate`", "unknown option"]);
+}
+
+/// A checkpoint of diffusers' training scripts has its networks in folders of their own, and no index.
+#[test]
+fn a_checkpoint_with_one_network_is_opened() {
+    for name in ["unet", "unet_ema"] {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = folder.path().join("checkpoint-500");
+        copy_into(&fixture("plain/unet"), &checkpoint.join(name));
+        std::fs::write(checkpoint.join("optimizer.bin"), "").unwrap();
+        let model = open_model(&checkpoint).unwrap();
+        assert!(model.weights == open_model(&fixture("plain")).unwrap().weights);
+        assert!(
+            model.warnings.iter().any(|w| w.contains(&format!("checkpoint-500/{name}"))),
+            "{:?}",
+            model.warnings
+        );
+    }
+    // Where it lies beside a finished model, that is opened as ever.
+    let folder = copy("plain");
+    copy_into(&fixture("plain/unet"), &folder.path().join("checkpoint-500/unet"));
+    assert!(open_model(folder.path()).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn a_variant_of_the_weights_is_taken_where_there_is_one() {
+    let folder = copy("plain");
+    let unet = folder.path().join("unet");
+    let variant = |name: &str| unet.join(format!("diffusion_pytorch_model.{name}.safetensors"));
+    std::fs::rename(folder.path().join(WEIGHTS), variant("fp16")).unwrap();
+    let plain = diffusers::open(&fixture("plain")).unwrap();
+    let model = diffusers::open(folder.path()).unwrap();
+    assert!(model.weights == plain.weights);
+    assert!(
+        model.warnings.len() == 1 && model.warnings[0].contains("model.fp16.safetensors"),
+        "{:?}",
+        model.warnings
+    );
+    // Of two, nobody knows which is meant.
+    std::fs::copy(variant("fp16"), variant("non_ema")).unwrap();
+    refuses(
+        diffusers::open(folder.path()),
+        &["model.fp16.safetensors, ", "model.non_ema.safetensors", "give the one"],
+    );
+    // Nor is a part of one the whole.
+    std::fs::remove_file(variant("fp16")).unwrap();
+    std::fs::rename(variant("non_ema"), variant("fp16-00001-of-00002")).unwrap();
+    refuses(diffusers::open(folder.path()), &["nothing of the kind"]);
+    std::fs::write(unet.join("diffusion_pytorch_model.safetensors.incomplete"), "").unwrap();
+    refuses(diffusers::open(folder.path()), &["safetensors.incomplete", "did not end", "download it again"]);
+}
+
+/// In place of a file, what a clone without Git LFS or a failed download leaves there.
+#[test]
+fn files_that_only_stand_for_others_are_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 143194380\n";
+    for file in [INDEX, UNET, SCHEDULER, WEIGHTS] {
+        let folder = copy("plain");
+        let name = file.rsplit('/').next().unwrap();
+        std::fs::write(folder.path().join(file), pointer).unwrap();
+        refuses(diffusers::open(folder.path()), &[name, "Git LFS pointer", "git lfs pull"]);
+        std::fs::write(folder.path().join(file), "<!DOCTYPE html>\n<html>Log in").unwrap();
+        refuses(diffusers::open(folder.path()), &[name, "a web page", "download it again"]);
+    }
+    // As some editors and shells save it.
+    for encoded in [
+        |text: &str| format!("\u{feff}{text}").into_bytes(),
+        |text: &str| format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect(),
+    ] {
+        let folder = copy("plain");
+        let text = std::fs::read_to_string(folder.path().join(UNET)).unwrap();
+        std::fs::write(folder.path().join(UNET), encoded(&text)).unwrap();
+        assert!(diffusers::open(folder.path()).unwrap().warnings.is_empty());
+    }
+}
+
+/// Names of classes go into notes, which diffusers keeps and does not heed (scripts/interop), and come back.
+#[test]
+fn class_names_are_saved_and_opened() {
+    let names = ["10", "猫 \"a\""].map(String::from).to_vec();
+    let model = || diffusers::open(&fixture("scale-shift")).unwrap();
+    let labels = model().unet.config.num_class_embeds.unwrap();
+    assert_eq!((labels, model().class_names.len(), model().null_label), (3, 0, None));
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let named = Model { class_names: names.clone(), null_label: Some(2), ..model() };
+    diffusers::save(&out, &named).unwrap();
+    let opened = diffusers::open(&out).unwrap();
+    assert_eq!((opened.class_names, opened.null_label, opened.warnings), (names, Some(2), vec![]));
+    // Beside the notes, not a byte differs from a model without names.
+    let lines = |path: PathBuf| std::fs::read_to_string(path).unwrap().lines().count();
+    assert_eq!(lines(out.join(UNET)), lines(fixture("scale-shift").join(UNET)) + 5);
+    for key in ["_class_names", "_null_label"] {
+        set(&out.join(UNET), key, None);
+    }
+    let text = std::fs::read_to_string(out.join(UNET)).unwrap() + "\n";
+    assert_eq!(text, std::fs::read_to_string(fixture("scale-shift").join(UNET)).unwrap());
+    for (key, value, words) in [
+        ("_class_names", json!("cat"), ["found \"cat\"", "a list of at most"]),
+        ("_class_names", json!(["a", 3]), ["found [\"a\",3]", "names"]),
+        ("_class_names", json!(["a", "b", "c", "d"]), ["num_class_embeds = 3", "a list"]),
+        ("_null_label", json!(3), ["found 3", "below num_class_embeds = 3"]),
+        ("_null_label", json!(-1), ["found -1", "a label"]),
+    ] {
+        let folder = copy("scale-shift");
+        set(&folder.path().join(UNET), key, Some(value));
+        refuses(diffusers::open(folder.path()), &[&[key][..], &words].concat());
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::diffusion::Sampler;
-use crate::model::diffusers;
+use crate::model::{Model, diffusers};
 use crate::train::{ModelFolder, built_in_model};
 use indicatif::HumanCount;
 use std::path::PathBuf;
@@ -33,26 +33,26 @@ enum Weights {
 
 pub fn run(args: &ExportArgs) -> Result<ExitCode, Failure> {
     // 1. The model.
-    let (model, weights) = match (args.run.to_str(), args.weights) {
+    let model = match (args.run.to_str(), args.weights) {
         (Some(BUILT_IN), Weights::Raw) => {
             return Err(
                 format!("--weights raw: {BUILT_IN} has averaged weights alone; leave the flag out").into()
             );
         }
-        (Some(BUILT_IN), Weights::Ema) => (built_in_model()?, None),
-        (_, Weights::Ema) => (ModelFolder::new(&args.run).open()?, None),
+        (Some(BUILT_IN), Weights::Ema) => built_in_model()?,
+        (_, Weights::Ema) => ModelFolder::new(&args.run).open()?,
         (_, Weights::Raw) => {
             let folder = ModelFolder::new(&args.run);
             let model = folder.open()?;
             let [parameters, ..] = folder.load_checkpoint(&model.unet.parameters)?.states;
-            (model, Some(parameters))
+            Model { weights: parameters, ..model }
         }
     };
-    let unet = &model.unet;
 
     // 2. The folder.
-    let scheduler = model.scheduler.with_sampler(Sampler::Ddpm);
-    diffusers::save(&args.out, unet, &weights.unwrap_or(model.weights), &scheduler)?;
+    let model = Model { scheduler: model.scheduler.with_sampler(Sampler::Ddpm), ..model };
+    diffusers::save(&args.out, &model)?;
+    let unet = &model.unet;
 
     // 3. What to do with it.
     let kind = match args.weights {
@@ -61,6 +61,9 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode, Failure> {
     };
     println!("{}   {} parameters, {kind}", args.out.display(), HumanCount(unet.parameters.count() as u64));
     println!("\nfrom diffusers import DDPMPipeline; pipeline = DDPMPipeline.from_pretrained({:?})", args.out);
+    if !model.class_names.is_empty() {
+        println!("\nLabels from 0 on: {}.", model.class_names.join(", "));
+    }
     if let Some(null) = model.null_label {
         println!("\nLabel {null} stands for no class.");
     }

@@ -20,6 +20,7 @@ mod labelled_rows;
 mod open;
 mod png;
 pub mod tensor_file;
+mod text;
 
 pub use atomic::remove_abandoned;
 #[cfg(feature = "charts")]
@@ -30,5 +31,5 @@ pub use image_grid::{GridExtent, encode_grid, save_grid, save_single};
 pub use jsonl::{JsonLines, write_json};
 #[cfg(feature = "charts")]
 pub use labelled_rows::save_rows;
-pub(crate) use open::open_file;
 pub use tensor_file::{Tensor, TensorFile};
+pub(crate) use text::read_text;

@@ -23,6 +23,8 @@ const LENGTH_BYTES: usize = 8;
 
 const KIND: &str = "tensor file";
 const REMEDY: &str = "The file is cut short, damaged or of another kind: copy or save it again.";
+const PICKLE_REMEDY: &str = "It can run any program when it is opened, so it is not read: load it with PyTorch where you \
+                             trust it, and write its tensors with safetensors.torch.save_file.";
 const BAD_TENSOR: &str = "Save the file again from its source, or use an earlier one.";
 const NOT_WRITTEN: &str = "Nothing was written: an earlier file is as it was.";
 
@@ -73,6 +75,9 @@ fn read_from(path: &Path, length: u64, source: &mut impl Read) -> Result<TensorF
     let header_len = u64::from_le_bytes(prefix);
     let room = length.saturating_sub(LENGTH_BYTES as u64);
     if header_len > room.min(MAX_HEADER_BYTES) {
+        if let Some(found) = pickle(&prefix) {
+            return Err(FileError::malformed(path, KIND, found, "safetensors", PICKLE_REMEDY));
+        }
         let found = format!("a header said to be {header_len} bytes long");
         let expected = if header_len > MAX_HEADER_BYTES {
             format!("at most {MAX_HEADER_BYTES}")
@@ -101,6 +106,15 @@ fn read_from(path: &Path, length: u64, source: &mut impl Read) -> Result<TensorF
         tensors.insert(name.to_owned(), Tensor { shape: view.shape().to_vec(), data });
     }
     Ok(TensorFile { tensors, metadata })
+}
+
+/// Names what PyTorch writes without safetensors, in whose place a length would stand that no header has.
+fn pickle(prefix: &[u8; LENGTH_BYTES]) -> Option<&'static str> {
+    match prefix {
+        [b'P', b'K', 3, 4, ..] => Some("a zip archive, as torch.save writes it"),
+        [0x80, 2..=5, ..] => Some("a Python pickle"),
+        _ => None,
+    }
 }
 
 /// Appends the next `count` bytes, or as many as there are: what is missing shows when the bytes are used.

@@ -164,6 +164,16 @@ fn what_could_not_be_read_back_is_not_written() {
     }
 }
 
+#[test]
+fn what_torch_save_writes_is_named() {
+    for (bytes, words) in
+        [(&b"PK\x03\x04\0\0\x08\x08"[..], "zip archive"), (b"\x80\x02\x8a\nl\xfc\x9cF", "pickle")]
+    {
+        let error = super::parse("a.safetensors", bytes).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("safetensors.torch.save_file"), "{error}");
+    }
+}
+
 fn any_file() -> impl Strategy<Value = TensorFile> {
     let tensor = prop::collection::vec(0_usize..4, 0..4).prop_flat_map(|shape| {
         let count = shape.iter().product::<usize>();

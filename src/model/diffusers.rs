@@ -2,9 +2,11 @@
 
 use super::options::{Options, VERSION, shown};
 use super::scheduler_config::{self, class_name, sampler_of};
-use super::{Model, ModelError, flat, json, tensors, unet_config};
+use super::unet_config::Classes;
+use super::unet_weights::{self, WEIGHTS};
+use super::{Model, ModelError, json, tensors, unet_config};
 use crate::diffusion::{
-    Objective, Prediction, Sampler, SchedulerConfig, TimestepSpacing, UNet, UNetConfig, VarianceType,
+    Objective, Prediction, Sampler, SchedulerConfig, TimestepSpacing, UNetConfig, VarianceType,
 };
 use crate::io::atomic::write_atomic;
 use crate::io::quoted;
@@ -18,9 +20,6 @@ use std::path::{Path, PathBuf};
 const INDEX: &str = "model_index.json";
 const CONFIG: &str = "config.json";
 const SCHEDULER: &str = "scheduler_config.json";
-const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
-const SHARDS: &str = "diffusion_pytorch_model.safetensors.index.json";
-const PICKLE: &str = "diffusion_pytorch_model.bin";
 
 /// Pipelines that are a U-Net and a scheduler and nothing else.
 const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
@@ -56,7 +55,7 @@ pub fn open(path: &Path) -> Result<Model, ModelError> {
             format!("has no {CONFIG}; expected a network there, as diffusers' save_pretrained writes it");
         return Err(ModelError::Folder { path: folder, message });
     }
-    let config = unet_config::read(&config_path, &mut warnings)?;
+    let (config, classes) = unet_config::read(&config_path, &mut warnings)?;
     // 3. The scheduler.
     let scheduler_path = part("scheduler").join(SCHEDULER);
     let scheduler = match &pipeline {
@@ -77,8 +76,9 @@ pub fn open(path: &Path) -> Result<Model, ModelError> {
     };
     check_variance(&scheduler_path, &config, &scheduler)?;
     // 4. The weights.
-    let (unet, weights) = read_weights(&folder, &config_path, &config)?;
-    Ok(Model { unet, weights, scheduler, null_label: None, class_names: Vec::new(), warnings })
+    let (unet, weights) = unet_weights::read(&folder, &config_path, &config, &mut warnings)?;
+    let Classes { names: class_names, null_label } = classes;
+    Ok(Model { unet, weights, scheduler, null_label, class_names, warnings })
 }
 
 /// A scheduler's configuration that is part of the file at `path`; its `_class_name` says which.
@@ -170,84 +170,16 @@ fn check_variance(path: &Path, config: &UNetConfig, scheduler: &SchedulerConfig)
     Err(ModelError::Config { path: path.into(), source: ConfigError { field: "variance_type", message } })
 }
 
-/// The network and its weights.
-fn read_weights(
-    folder: &Path,
-    config_path: &Path,
-    config: &UNetConfig,
-) -> Result<(UNet, Vec<f32>), ModelError> {
-    const CONVERT: &str = "load it with diffusers where you trust it, and write it with save_pretrained(FOLDER, \
-                           safe_serialization=True, max_shard_size=\"100GB\")";
-    let path = folder.join(WEIGHTS);
-    if !path.exists() {
-        let found = if folder.join(SHARDS).exists() {
-            "its weights are spread over several files".to_string()
-        } else if folder.join(PICKLE).exists() {
-            format!(
-                "{PICKLE} is a Python pickle, which can run any program when it is opened, so it is not read"
-            )
-        } else {
-            "nothing of the kind is there".to_string()
-        };
-        let message = format!("has no {WEIGHTS}: {found}. To get one, {CONVERT}");
-        return Err(ModelError::Folder { path: folder.into(), message });
-    }
-    let mut file = tensor_file::read(&path)?;
-    // Every residual block has ten tensors or more. What the file cannot fill is not even laid out: a line of
-    // JSON can ask for thousands of blocks.
-    let blocks = config.block_out_channels.len() * (2 * config.layers_per_block + 1) + 2;
-    if file.tensors.len() < 10 * blocks {
-        let message = format!(
-            "asks for {blocks} residual blocks, which have {} tensors or more, but {} holds {}; the file belongs to \
-             another configuration",
-            10 * blocks,
-            path.display(),
-            file.tensors.len()
-        );
-        return Err(ModelError::Config {
-            path: config_path.into(),
-            source: ConfigError { field: "layers_per_block", message },
-        });
-    }
-    let unet = UNet::new(config).map_err(|source| ModelError::Config { path: config_path.into(), source })?;
-    rename(&unet, &mut file, &path)?;
-    let weights = flat(&unet.parameters, &file, "", &path)?;
-    Ok((unet, weights))
-}
-
-/// Gives attention layers of before diffusers 0.12 their present names.
-fn rename(unet: &UNet, file: &mut TensorFile, path: &Path) -> Result<(), ModelError> {
-    for p in &unet.parameters {
-        for (new, old) in
-            [(".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")]
-        {
-            if !p.name.contains(new) {
-                continue;
-            }
-            let old = p.name.replace(new, old);
-            let Some(tensor) = file.tensors.remove(&old) else { continue };
-            if file.tensors.insert(p.name.clone(), tensor).is_some() {
-                let message = format!("is there twice, also under its old name `{old}`");
-                return Err(ModelError::Weights { path: path.into(), name: p.name.clone(), message });
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Writes a folder that `DDPMPipeline.from_pretrained` opens, byte for byte as `save_pretrained` of diffusers 0.42.1
-/// would: `weights` is a flat vector in device order. The folder must be new or empty. `model_index.json` is written
-/// last, so that a folder which has one is whole.
+/// would. The names of the classes and the label that stands for none are notes in the network's configuration, which
+/// diffusers passes over, and [`open`] reads back. The folder must be new or empty. `model_index.json` is written last,
+/// so that a folder which has one is whole.
 ///
 /// # Errors
 /// An objective that diffusers does not know, a folder that holds something, a weight that is not finite, or what the
 /// disk says.
-pub fn save(
-    path: &Path,
-    unet: &UNet,
-    weights: &[f32],
-    scheduler: &SchedulerConfig,
-) -> Result<(), ModelError> {
+pub fn save(path: &Path, model: &Model) -> Result<(), ModelError> {
+    let Model { unet, weights, scheduler, null_label, class_names, .. } = model;
     let (schedule, prediction) = (scheduler.beta_schedule, scheduler.prediction_type);
     let predicts = match prediction {
         Prediction::Epsilon | Prediction::Sample | Prediction::VPrediction => true,
@@ -289,7 +221,8 @@ pub fn save(
         metadata: BTreeMap::from([("format".into(), "pt".into())]),
     };
     tensor_file::write(&path.join("unet").join(WEIGHTS), &file)?;
-    write_json(&path.join("unet").join(CONFIG), unet_config::to_json(&unet.config))?;
+    let classes = Classes { names: class_names.clone(), null_label: *null_label };
+    write_json(&path.join("unet").join(CONFIG), unet_config::to_json(&unet.config, &classes))?;
     write_json(&path.join("scheduler").join(SCHEDULER), scheduler_config::to_json(scheduler))?;
     let index = serde_json::json!({
         "_class_name": PIPELINES[0],
@@ -308,7 +241,7 @@ fn write_json(path: &Path, value: serde_json::Result<Value>) -> Result<(), Model
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::{Preset, ScheduleKind};
+    use crate::diffusion::{Preset, ScheduleKind, UNet};
 
     #[test]
     fn what_diffusers_does_not_know_is_refused_by_name() {
@@ -316,8 +249,11 @@ mod tests {
         let weights = vec![0.0; unet.parameters.flat_elements()];
         let folder = tempfile::tempdir().unwrap();
         let own = SchedulerConfig::new(Sampler::Ddim);
-        let refused = |scheduler: &SchedulerConfig, words: &str| {
-            let message = save(folder.path(), &unet, &weights, scheduler).unwrap_err().to_string();
+        let (null_label, class_names, warnings) = (None, Vec::new(), Vec::new());
+        let mut model = Model { unet, weights, scheduler: own.clone(), null_label, class_names, warnings };
+        let mut refused = |scheduler: &SchedulerConfig, words: &str| {
+            model.scheduler = scheduler.clone();
+            let message = save(folder.path(), &model).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         };
@@ -332,7 +268,8 @@ mod tests {
             &SchedulerConfig { beta_schedule: ScheduleKind::Edm, ..own.clone() },
             "noise schedule is edm",
         );
-        save(folder.path(), &unet, &weights, &own).unwrap();
+        model.scheduler = own.clone();
+        save(folder.path(), &model).unwrap();
         assert_eq!(open(folder.path()).unwrap().scheduler, own);
     }
 }

@@ -1,13 +1,10 @@
 //! JSON as Python writes it: with bare `NaN` and `Infinity`, and with numbers in Python's form.
 
-use crate::io::{FileError, open_file, shortened};
+use crate::io::{FileError, read_text, shortened};
 use serde_json::Value;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
-
-/// Far more than a configuration takes: the longest, of a scheduler with 1000 β of its own, has 30 KB.
-const MAX_BYTES: u64 = 16 << 20;
 
 const KIND: &str = "JSON file";
 const REMEDY: &str = "The file is cut short, damaged or of another kind: copy or save it again.";
@@ -15,14 +12,8 @@ const REMEDY: &str = "The file is cut short, damaged or of another kind: copy or
 /// The value in the file at `path`, which may have 16 MiB. `NaN`, `Infinity` and `-Infinity`, which Python writes
 /// and JSON does not have, become text. Of a key that stands twice in an object, the last counts, as in Python.
 pub fn read(path: &Path) -> Result<Value, FileError> {
-    let (file, length) = open_file(path, KIND)?;
-    if length > MAX_BYTES {
-        let expected = format!("at most {MAX_BYTES}");
-        return Err(FileError::malformed(path, KIND, format!("{length} bytes"), expected, REMEDY));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(FileError::io("read", path))?;
-    serde_json::from_slice(&with_quoted_constants(&bytes)).map_err(|error| FileError::Malformed {
+    let text = read_text(path, KIND)?;
+    serde_json::from_slice(&with_quoted_constants(text.as_bytes())).map_err(|error| FileError::Malformed {
         path: path.to_path_buf(),
         kind: KIND,
         found: shortened(&error.to_string()).into_owned(),
@@ -178,7 +169,7 @@ mod tests {
         for (bytes, words) in [
             (b"{\"a\": 1,}".to_vec(), "line 1 column 9"),
             ([b"[".repeat(200_000), b"]".repeat(200_000)].concat(), "recursion limit"),
-            (b"{\"a\": \"\xff\"}".to_vec(), "unicode"),
+            (b"{\"a\":\n\"\xff\"}".to_vec(), "0xFF in line 2"),
             (b"--Infinity".to_vec(), "invalid number"),
             (b"1e999".to_vec(), "number out of range"),
             (vec![b' '; (16 << 20) + 1], "16777217 bytes"),

@@ -5,6 +5,7 @@ pub mod json;
 mod options;
 mod scheduler_config;
 mod unet_config;
+mod unet_weights;
 mod weights;
 
 use crate::diffusion::{SchedulerConfig, UNet};

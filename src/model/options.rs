@@ -9,7 +9,7 @@ use std::path::Path;
 /// The release whose options, defaults and files are meant.
 pub(super) const VERSION: &str = "0.42.1";
 
-/// The options of a file, without notes. (A key that begins with `_` is a note.)
+/// The options of a file. A key that begins with `_` is a note, which diffusers does not heed.
 pub(super) struct Options<'a> {
     /// The file, for messages.
     pub path: &'a Path,
@@ -17,6 +17,8 @@ pub(super) struct Options<'a> {
     pub class: Option<String>,
     /// What is still to be understood.
     pub map: Map<String, Value>,
+    /// The notes.
+    pub notes: Map<String, Value>,
 }
 
 impl<'a> Options<'a> {
@@ -36,8 +38,8 @@ impl<'a> Options<'a> {
                 return Err(refuse(path, "_class_name", message));
             }
         };
-        map.retain(|key, _| !key.starts_with('_'));
-        Ok(Self { path, class, map })
+        let (notes, map) = map.into_iter().partition(|(key, _)| key.starts_with('_'));
+        Ok(Self { path, class, map, notes })
     }
 
     pub fn refuse(&self, key: &str, message: String) -> ModelError {
@@ -83,7 +85,7 @@ fn refuse(path: &Path, key: &str, message: String) -> ModelError {
 }
 
 /// Text from a file without what a terminal would act on.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 

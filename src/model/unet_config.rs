@@ -1,7 +1,7 @@
 //! `config.json` of diffusers' `UNet2DModel`.
 
 use super::ModelError;
-use super::options::{Options, VERSION, shown};
+use super::options::{Options, VERSION, plain, shown};
 use crate::diffusion::{DownBlock, UNetConfig, UpBlock};
 use crate::io::quoted;
 use serde_json::{Value, json};
@@ -26,11 +26,66 @@ fn fixed() -> [(&'static str, Value, &'static str); 6] {
     ]
 }
 
+/// What diffusers' `EMAModel.save_pretrained` writes beside the network's own options: how its average was taken.
+const AVERAGE: [&str; 7] =
+    ["decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"];
+
+/// What a network's labels stand for. The keys are notes to diffusers, which keeps and does not heed them.
+#[derive(Default)]
+pub(super) struct Classes {
+    /// Names in the order of their labels; empty if they are not known.
+    pub names: Vec<String>,
+    /// The label that stands for none.
+    pub null_label: Option<u32>,
+}
+
+const CLASS_NAMES: &str = "_class_names";
+const NULL_LABEL: &str = "_null_label";
+
+impl Classes {
+    /// Takes them from the options of a network with so many labels.
+    fn take(options: &mut Options, labels: usize) -> Result<Self, ModelError> {
+        let names = match options.notes.remove(CLASS_NAMES) {
+            None | Some(Value::Null) => Vec::new(),
+            Some(found) => {
+                let list: Option<Vec<String>> = serde_json::from_value(found.clone()).ok();
+                list.filter(|names| names.len() <= labels).ok_or_else(|| {
+                    let expected = format!("a list of at most num_class_embeds = {labels} names");
+                    options.refuse(CLASS_NAMES, format!("found {}, expected {expected}", shown(&found)))
+                })?
+            }
+        };
+        let null_label = match options.notes.remove(NULL_LABEL) {
+            None | Some(Value::Null) => None,
+            Some(found) => {
+                let label = found.as_u64().and_then(|label| u32::try_from(label).ok());
+                let label = label.filter(|&label| (label as usize) < labels && label as usize >= names.len());
+                Some(label.ok_or_else(|| {
+                    let expected =
+                        format!("a label from {} on, below num_class_embeds = {labels}", names.len());
+                    options.refuse(NULL_LABEL, format!("found {}, expected {expected}", shown(&found)))
+                })?)
+            }
+        };
+        Ok(Self { names: names.iter().map(|name| plain(name)).collect(), null_label })
+    }
+
+    /// Adds the notes that there are something to say of.
+    fn put(&self, value: &mut Value) {
+        if !self.names.is_empty() {
+            value[CLASS_NAMES] = json!(self.names);
+        }
+        if let Some(label) = self.null_label {
+            value[NULL_LABEL] = json!(label);
+        }
+    }
+}
+
 /// Reads the configuration of a network, and adds to `warnings` what diffusers passes over in silence.
 ///
 /// # Errors
 /// An option that is unknown, of the wrong type, or of a value that is not supported.
-pub(super) fn read(path: &Path, warnings: &mut Vec<String>) -> Result<UNetConfig, ModelError> {
+pub(super) fn read(path: &Path, warnings: &mut Vec<String>) -> Result<(UNetConfig, Classes), ModelError> {
     let mut options = Options::read(path)?;
     if let Some(class) = options.class.as_deref().filter(|class| *class != CLASS) {
         let message =
@@ -59,12 +114,22 @@ pub(super) fn read(path: &Path, warnings: &mut Vec<String>) -> Result<UNetConfig
     for (key, only, remedy) in fixed() {
         options.must_be(key, &only, remedy)?;
     }
-    // 4. What only some networks heed.
+    // 4. What is not of the network.
+    let average = AVERAGE.iter().filter(|key| options.map.remove(**key).is_some()).count();
+    if average > 0 {
+        warnings.push(format!(
+            "{}: an averaged network of diffusers' EMAModel; the average's own settings ({average}) are not needed",
+            path.display()
+        ));
+    }
+    // 5. What only some networks heed.
     let resamplers = ["downsample_type", "upsample_type"].map(|key| (key, options.map.remove(key)));
     let timesteps = options.map.remove("num_train_timesteps");
     let unknown = format!(
         "unknown option; expected those of {CLASS} in diffusers {VERSION}. Remove it if the network does not need it"
     );
+    let labels = options.map.get("num_class_embeds").and_then(Value::as_u64).unwrap_or(0);
+    let classes = Classes::take(&mut options, usize::try_from(labels).unwrap_or(usize::MAX))?;
     let config: UNetConfig = options.finish(&unknown)?;
     config.validate().map_err(|source| ModelError::Config { path: path.into(), source })?;
     // The last block of each way has no sampler, and those of blocks without attention are always convolutions.
@@ -96,11 +161,11 @@ pub(super) fn read(path: &Path, warnings: &mut Vec<String>) -> Result<UNetConfig
             shown(&value)
         ));
     }
-    Ok(config)
+    Ok((config, classes))
 }
 
-/// The configuration as diffusers writes it.
-pub(super) fn to_json(config: &UNetConfig) -> serde_json::Result<Value> {
+/// The configuration as diffusers writes it, and the notes on its classes.
+pub(super) fn to_json(config: &UNetConfig, classes: &Classes) -> serde_json::Result<Value> {
     let mut value = json!({
         "_class_name": CLASS,
         "_diffusers_version": VERSION,
@@ -126,5 +191,6 @@ pub(super) fn to_json(config: &UNetConfig) -> serde_json::Result<Value> {
             value[key] = json!(x as i64);
         }
     }
+    classes.put(&mut value);
     Ok(value)
 }

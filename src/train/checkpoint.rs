@@ -6,7 +6,7 @@ use crate::classifier::Classifier;
 use crate::diffusion::{Sampler, UNet};
 use crate::io::tensor_file::{self, TensorFile};
 use crate::io::{FileError, shortened};
-use crate::model::{Model, ModelError, diffusers, flat, tensors};
+use crate::model::{Model, ModelError, flat, tensors};
 use crate::nn::{ConfigError, Parameters};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,12 +31,16 @@ pub enum FolderError {
     },
     /// Neither a run nor a folder of diffusers.
     #[error(
-        "{path} has neither config.toml, as a run of inkwash, nor model_index.json or config.json, as a model of \
-         diffusers; give a folder of either kind"
+        "{path} {found}; expected a folder with config.toml, as a run of inkwash, or with model_index.json or \
+         config.json, as a model of diffusers. {remedy}"
     )]
     NotAModel {
-        /// The folder.
+        /// The path.
         path: PathBuf,
+        /// What is there.
+        found: String,
+        /// What to give instead.
+        remedy: String,
     },
     /// A run without a checkpoint.
     #[error(
@@ -302,17 +306,6 @@ fn model(config: &TrainConfig, unet: UNet, weights: Vec<f32>) -> Model {
         null_label: config.null_label(),
         class_names: config.class_names.clone(),
         warnings: Vec::new(),
-    }
-}
-
-/// Opens a run folder (its averaged weights) or a folder of diffusers.
-pub fn open_model(path: &Path) -> Result<Model, FolderError> {
-    if path.join("config.toml").is_file() {
-        ModelFolder::new(path).open()
-    } else if diffusers::is_model(path) {
-        Ok(diffusers::open(path)?)
-    } else {
-        Err(FolderError::NotAModel { path: path.into() })
     }
 }
 

@@ -12,15 +12,14 @@ mod evaluation;
 mod grid;
 #[cfg(feature = "charts")]
 mod loss_curve;
+mod open_model;
 #[cfg(not(target_arch = "wasm32"))]
 mod run;
 mod states;
 mod step;
 mod validate;
 
-pub use checkpoint::{
-    Checkpoint, FolderError, ModelFolder, built_in_model, open_classifier, open_model, read_config,
-};
+pub use checkpoint::{Checkpoint, FolderError, ModelFolder, built_in_model, open_classifier, read_config};
 pub use classification::{Classification, ClassificationInputs};
 pub use config::{EmaWarmup, LearningRate, NetworkKind, TimestepSampling, TrainConfig};
 pub use diffusion::{Diffusion, DiffusionInputs};
@@ -28,6 +27,7 @@ pub use diffusion::{Diffusion, DiffusionInputs};
 pub use grid::grid_columns;
 #[cfg(feature = "charts")]
 pub use loss_curve::loss_curve;
+pub use open_model::open_model;
 #[cfg(not(target_arch = "wasm32"))]
 pub use run::{
     RunOptions, RunPlan, TrainError, TrainEvent, check_labels, open_data, open_data_reporting, split_data,
