@@ -1,7 +1,7 @@
 //! What a run leaves on disk: `config.toml`, `model.safetensors` (the averaged weights by name, of a U-Net under diffusers'
 //! names), and `checkpoints/step-NNNNNN.safetensors` (all that is needed to go on).
 
-use super::{NetworkKind, TrainConfig};
+use super::{NetworkKind, TrainConfig, read_config};
 use crate::classifier::Classifier;
 use crate::diffusion::{Sampler, UNet};
 use crate::io::tensor_file::{self, TensorFile};
@@ -102,13 +102,6 @@ impl From<ModelError> for FolderError {
     fn from(error: ModelError) -> Self {
         Self::Model(Box::new(error))
     }
-}
-
-/// Reads a configuration file.
-pub fn read_config(path: &Path) -> Result<TrainConfig, FolderError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| FolderError::Io { path: path.into(), source })?;
-    toml::from_str(&text).map_err(|e| FolderError::Toml { path: path.into(), message: e.to_string() })
 }
 
 /// A folder with a configuration and weights.

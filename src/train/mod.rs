@@ -5,6 +5,7 @@
 mod checkpoint;
 mod classification;
 mod config;
+mod config_file;
 mod diffusion;
 #[cfg(not(target_arch = "wasm32"))]
 mod evaluation;
@@ -19,9 +20,10 @@ mod states;
 mod step;
 mod validate;
 
-pub use checkpoint::{Checkpoint, FolderError, ModelFolder, built_in_model, open_classifier, read_config};
+pub use checkpoint::{Checkpoint, FolderError, ModelFolder, built_in_model, open_classifier};
 pub use classification::{Classification, ClassificationInputs};
 pub use config::{EmaWarmup, LearningRate, NetworkKind, TimestepSampling, TrainConfig};
+pub use config_file::{read_config, read_config_and_fields};
 pub use diffusion::{Diffusion, DiffusionInputs};
 #[cfg(not(target_arch = "wasm32"))]
 pub use grid::grid_columns;

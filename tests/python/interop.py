@@ -41,6 +41,9 @@ class Run:
     classes: int | None = None
 
 
+# What inkwash notes of a network beside its options: diffusers keeps it, and does not heed it.
+NOTES = ("_class_names", "_null_label")
+
 RUNS = {
     "train": Run([], {"prediction_type": "epsilon", "beta_schedule": "linear"}),
     "train-classes-v": Run(
@@ -101,6 +104,9 @@ def check_configuration(pipeline: DDPMPipeline, run: Run) -> None:
     classes = pipeline.unet.config.num_class_embeds
     if (found, classes) != (run.scheduler, run.classes):
         raise Failure(f"exported as {found} with {classes} classes; trained as {run.scheduler} with {run.classes}")
+    names = pipeline.unet.config.get("_class_names", [])
+    if len(names) != (classes or 0):
+        raise Failure(f"exported with the names {names} for {classes} classes")
 
 
 def check_distinct(folders: list[Path]) -> None:
@@ -125,6 +131,7 @@ def check_bytes(pipeline: DDPMPipeline, model: Path, again: Path) -> None:
     they came from, and write it down."""
     unet = UNet2DModel(**own_arguments(pipeline.unet))
     unet.load_state_dict(pipeline.unet.state_dict())
+    unet.register_to_config(**{key: pipeline.unet.config[key] for key in NOTES if key in pipeline.unet.config})
     DDPMPipeline(unet, DDPMScheduler(**own_arguments(pipeline.scheduler))).save_pretrained(again)
     for name in FILES:
         ours, theirs = (folder / name for folder in (model, again))
