@@ -3,7 +3,7 @@
 
 use super::{ClassifierConfig, Layers};
 use crate::graph::{GraphError, ValueId};
-use crate::nn::{Builder, ConfigError, Conv, Linear, Norm, Parameters};
+use crate::nn::{Builder, ConfigError, Conv, Linear, Norm, Parameters, check_halving};
 use crate::ops::{Conv2d, Padding, Scale, SumPixels};
 
 /// The layers. Each level but the first has half the side of the one before.
@@ -24,17 +24,8 @@ impl Convolutional {
         let fail = |field, message: String| Err(ConfigError { field, message });
         let (widths, groups) = (&config.block_out_channels, config.norm_num_groups);
         let (height, width) = config.sample_size.get();
-        let factor = 1 << (widths.len() - 1);
-        if height % factor != 0 || width % factor != 0 {
-            return fail(
-                "sample_size",
-                format!(
-                    "{height}x{width} does not halve {} times; with {} levels, both sides must be positive \
-                     multiples of {factor}",
-                    widths.len() - 1,
-                    widths.len()
-                ),
-            );
+        if let Err(message) = check_halving([height, width], widths.len() - 1) {
+            return fail("sample_size", message);
         }
         if groups == 0 {
             return fail("norm_num_groups", "found 0; it must be at least 1".into());

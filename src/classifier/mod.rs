@@ -64,6 +64,18 @@ impl ClassifierConfig {
                 block_out_channels: vec![32, 64, 128, 128],
                 ..Self::default()
             },
+            Preset::Faces64 => Self {
+                sample_size: Size::Square(64),
+                in_channels: 3,
+                block_out_channels: vec![32, 64, 128, 128, 256],
+                ..Self::default()
+            },
+            Preset::Photos128 => Self {
+                sample_size: Size::Square(128),
+                in_channels: 3,
+                block_out_channels: vec![32, 64, 128, 128, 256, 256],
+                ..Self::default()
+            },
         }
     }
 
@@ -148,7 +160,7 @@ mod tests {
     #[test]
     fn presets_are_valid_and_errors_name_the_field() {
         for architecture in Architecture::ALL {
-            for preset in [Preset::TinyGray, Preset::Small32, Preset::Cifar] {
+            for preset in Preset::ALL {
                 let config = ClassifierConfig { architecture, ..ClassifierConfig::preset(preset) };
                 let classifier = Classifier::new(&config).unwrap();
                 let text = toml::to_string(&config).unwrap();

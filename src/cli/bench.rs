@@ -5,6 +5,7 @@ use crate::bench::{Repeats, bench_step, measure_ceilings, op_speeds};
 use crate::diffusion::Preset;
 use crate::gpu::Blocking as _;
 use crate::graph::Op;
+use crate::nn::PictureSize;
 use crate::ops::{self, Case};
 use crate::tensor::{DType, Spec};
 use crate::train::TrainConfig;
@@ -25,6 +26,9 @@ enum What {
         /// Network
         #[arg(long, value_enum, default_value_t = Preset::TinyGray)]
         preset: Preset,
+        /// Size of the pictures, N or WIDTHxHEIGHT, in place of the network's own
+        #[arg(long, value_name = "N|WxH")]
+        size: Option<PictureSize>,
         /// Pictures per step
         #[arg(long, default_value_t = 16)]
         batch: usize,
@@ -106,8 +110,9 @@ fn parse_shape(text: &str, rank: usize) -> Result<Vec<usize>, Failure> {
 
 pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     match &args.what {
-        What::Step { preset, batch, repeats, profile, json } => {
-            let config = TrainConfig { preset: *preset, batch: *batch, ..TrainConfig::default() };
+        What::Step { preset, size, batch, repeats, profile, json } => {
+            let config =
+                TrainConfig { preset: *preset, size: *size, batch: *batch, ..TrainConfig::default() };
             config.validate()?;
             let device = device.open()?;
             let (report, trainer) = bench_step(&device, &config, (*repeats).into())?;

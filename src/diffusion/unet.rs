@@ -270,8 +270,13 @@ mod tests {
     use crate::diffusion::Preset;
 
     #[test]
-    fn presets_have_the_published_parameter_counts() {
-        for (preset, count) in [(Preset::TinyGray, 701_345), (Preset::Cifar, 35_746_307)] {
+    fn presets_have_the_stated_parameter_counts() {
+        for (preset, count) in [
+            (Preset::TinyGray, 701_345),
+            (Preset::Cifar, 35_746_307),
+            (Preset::Faces64, 39_625_603),
+            (Preset::Photos128, 58_749_059),
+        ] {
             let unet = UNet::new(&UNetConfig::preset(preset)).unwrap();
             assert_eq!(unet.parameters.count(), count, "{preset:?}");
         }

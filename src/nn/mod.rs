@@ -5,7 +5,7 @@ mod config;
 mod layers;
 mod parameters;
 
-pub use config::{ConfigError, Size};
+pub use config::{ConfigError, PictureSize, Size, check_halving};
 pub use layers::{Builder, Conv, Linear, Norm};
 pub use parameters::{Init, Layout, Parameter, ParameterId, Parameters};
 

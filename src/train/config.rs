@@ -7,6 +7,7 @@ use crate::diffusion::{
     Objective, Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing, UNetConfig,
     Weighting,
 };
+use crate::nn::{PictureSize, Size};
 use crate::ops::{AdamW, Hyper};
 use serde::{Deserialize, Serialize};
 
@@ -115,6 +116,11 @@ pub struct TrainConfig {
     /// Shape of the network; `[unet]` or `[classifier]` in a configuration file overrides it
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().preset))]
     pub preset: Preset,
+    /// Size of the pictures, N or WIDTHxHEIGHT, in place of the network's own; its sides must halve once less than the
+    /// network has levels
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N|WxH"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<PictureSize>,
     /// Optimizer steps
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().steps, value_name = "N"))]
     pub steps: u32,
@@ -272,6 +278,7 @@ impl Default for TrainConfig {
             max_picture_mib: 512,
             network: NetworkKind::Unet,
             preset: Preset::TinyGray,
+            size: None,
             steps: 2000,
             batch: 16,
             accumulate: 1,
@@ -347,20 +354,24 @@ impl TrainConfig {
         self.time_conditioning && self.objective.conditions_on_time()
     }
 
-    /// The U-Net's configuration: `unet` if it is given, else the preset; with an embedding for
-    /// `classes` classes if the run is class-conditional.
+    /// The U-Net's configuration: `unet` if it is given, else the preset; of `size` if that is given; with an embedding
+    /// for `classes` classes if the run is class-conditional.
     pub fn unet_config(&self, classes: usize) -> UNetConfig {
         let mut unet = self.unet.clone().unwrap_or_else(|| UNetConfig::preset(self.preset));
         if self.class_conditional && unet.num_class_embeds.is_none() {
             unet.num_class_embeds = Some(classes.max(1) + usize::from(self.label_dropout > 0.0));
         }
+        unet.sample_size = self.size.map_or(unet.sample_size, Size::from);
         unet
     }
 
-    /// The classifier's configuration: `classifier` if it is given, else the preset with so many classes.
+    /// The classifier's configuration: `classifier` if it is given, else the preset with so many classes; of `size` if that
+    /// is given.
     pub fn classifier_config(&self, classes: usize) -> ClassifierConfig {
         let preset = || ClassifierConfig { num_classes: classes, ..ClassifierConfig::preset(self.preset) };
-        self.classifier.clone().unwrap_or_else(preset)
+        let mut classifier = self.classifier.clone().unwrap_or_else(preset);
+        classifier.sample_size = self.size.map_or(classifier.sample_size, Size::from);
+        classifier
     }
 
     /// Whether the run learns the classes of its pictures.

@@ -3,7 +3,7 @@
 
 use super::{NetworkKind, TimestepSampling, TrainConfig};
 use crate::diffusion::{Sampler, Weighting};
-use crate::nn::ConfigError;
+use crate::nn::{ConfigError, check_halving};
 use serde::Serialize;
 
 /// A field's value as a configuration file has it.
@@ -37,6 +37,20 @@ impl TrainConfig {
         match self.network {
             NetworkKind::Unet => self.validate_diffusion()?,
             NetworkKind::Classifier => self.refuse_diffusion()?,
+        }
+        if let Some(size) = self.size {
+            let widths = match self.network {
+                NetworkKind::Unet => self.unet_config(0).block_out_channels,
+                NetworkKind::Classifier => self.classifier_config(0).block_out_channels,
+            };
+            let most = crate::data::MAX_SIDE as usize;
+            if size.width.max(size.height) > most {
+                return fail("size", format!("found {size}; each side must be at most {most}"));
+            }
+            // More levels than a network may have are refused when it is built.
+            let times = widths.len().clamp(1, 16) - 1;
+            check_halving([size.width, size.height], times)
+                .map_err(|message| ConfigError { field: "size", message })?;
         }
         if self.log_every > 4096 {
             return fail("log_every", format!("found {}; it must be at most 4096", self.log_every));
@@ -217,7 +231,7 @@ impl TrainConfig {
 mod tests {
     use super::*;
     use crate::classifier::ClassifierConfig;
-    use crate::diffusion::{Objective, Prediction, UNetConfig};
+    use crate::diffusion::{Objective, Prediction, Preset, UNetConfig};
 
     #[test]
     fn out_of_range_numbers_are_named() {
@@ -230,6 +244,32 @@ mod tests {
             ..TrainConfig::default()
         };
         assert!(c.validate().unwrap_err().to_string().starts_with("objective: found previous with"));
+    }
+
+    #[test]
+    fn a_size_must_halve() {
+        let sized = |text: &str, network| TrainConfig {
+            size: Some(text.parse().unwrap()),
+            preset: Preset::Cifar,
+            network,
+            ..TrainConfig::default()
+        };
+        for network in [NetworkKind::Unet, NetworkKind::Classifier] {
+            let good = sized("96x64", network);
+            assert!(good.validate().is_ok());
+            assert_eq!(good.picture_shape(), [64, 96, 3]);
+            let named = good.with_network(&[]);
+            assert_eq!(TrainConfig { size: None, ..named }.picture_shape(), [64, 96, 3]);
+            for (text, words) in [
+                ("100x64", "size: 100x64 does not halve 3 times"),
+                ("100x64", "multiples of 8, as 96x64 or 104x64"),
+                ("0", "as 8x8"),
+                ("16384", "found 16384x16384; each side must be at most 8192"),
+            ] {
+                let message = sized(text, network).validate().unwrap_err().to_string();
+                assert!(message.contains(words), "{message}");
+            }
+        }
     }
 
     #[test]
