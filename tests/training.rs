@@ -307,6 +307,7 @@ fn an_observer_is_told_what_happens_in_order() {
                 // What is told to be done is done.
                 let exists = |name: String| assert!(out.join(&name).is_file(), "{name}");
                 told.push(match *event {
+                    TrainEvent::Note { message } => format!("note {message}"),
                     TrainEvent::DataOpened { report } => {
                         format!("opened {} classes", report.classes.len())
                     }

@@ -1,11 +1,12 @@
 //! `inkwash data`, and how what was found in a data set is shown.
 
+use super::configuration::of_new_run;
 use super::progress::Bar;
-use super::train::{merge, plan};
+use super::train::plan;
 use super::{DeviceArgs, Failure, in_words};
 use crate::data::{ClassCount, Damaged, DataError, Dataset, Findings, Options, Report, to_unit};
 use crate::io::{GridExtent, save_grid, save_rows};
-use crate::train::{TrainConfig, check_labels, read_config, split_data};
+use crate::train::{TrainConfig, check_labels, split_data};
 use clap::{ArgMatches, Command, Subcommand};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -46,7 +47,7 @@ pub struct CheckArgs {
 
 /// The flags of `train` that decide how pictures are read; the others are taken too, so that a command of `train` can be
 /// checked as it is, and not shown.
-const SHOWN: [&str; 15] = [
+const SHOWN: [&str; 17] = [
     "path",
     "damaged",
     "split",
@@ -54,6 +55,8 @@ const SHOWN: [&str; 15] = [
     "max_picture_mib",
     "network",
     "preset",
+    "size",
+    "init",
     "class_conditional",
     "held_out",
     "seed",
@@ -92,10 +95,8 @@ struct Checked {
 }
 
 fn check(args: &CheckArgs, matches: &ArgMatches, device: &DeviceArgs) -> Result<ExitCode, Failure> {
-    let mut config = match &args.file {
-        Some(file) => merge(&read_config(file)?, &args.config, matches)?,
-        None => args.config.clone(),
-    };
+    let (mut config, inherited) = of_new_run(args.file.as_deref(), &args.config, matches)?;
+    inherited.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if let Some(path) = &args.path {
         config.data.clone_from(path);
     }

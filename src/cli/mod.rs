@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod bench;
+mod configuration;
 mod data;
 mod demo;
 mod doctor;

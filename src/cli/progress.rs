@@ -127,6 +127,7 @@ impl TrainProgress {
 
     pub fn show(&mut self, event: &TrainEvent) {
         match *event {
+            TrainEvent::Note { message } => println!("note            {message}"),
             TrainEvent::DataOpened { report } => {
                 print!("{}", super::data::describe(report));
             }

@@ -1,13 +1,11 @@
 //! `inkwash train`.
 
+use super::configuration::{of_new_run, of_resumed_run};
 use super::progress::{Bar, TrainProgress, describe};
 use super::{DeviceArgs, Failure, interruption};
 use crate::graph::{Caps, Kernels, Limits};
-use crate::train::{
-    ModelFolder, RunOptions, RunPlan, TrainConfig, TrainEvent, open_data, read_config, train,
-};
+use crate::train::{Inherited, RunOptions, RunPlan, TrainConfig, TrainEvent, open_data, train};
 use clap::ArgMatches;
-use clap::parser::ValueSource;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -23,7 +21,7 @@ pub struct TrainArgs {
     #[arg(long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
     /// Go on with the run in this folder; flags on the command line win over its configuration
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "file"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "file", "init"])]
     resume: Option<PathBuf>,
     /// Print kernels, parameters, FLOPs and memory, and stop; needs no device
     #[arg(long)]
@@ -33,36 +31,17 @@ pub struct TrainArgs {
     quiet: bool,
 }
 
-/// The file's configuration with whatever was given on the command line put over it.
-pub(super) fn merge(
-    file: &TrainConfig,
-    flags: &TrainConfig,
-    matches: &ArgMatches,
-) -> Result<TrainConfig, Failure> {
-    let mut merged = serde_json::to_value(file)?;
-    let flags = serde_json::to_value(flags)?;
-    if let (Some(merged), Some(flags)) = (merged.as_object_mut(), flags.as_object()) {
-        for (name, value) in flags {
-            let given = matches.ids().any(|id| id.as_str() == name)
-                && matches.value_source(name) == Some(ValueSource::CommandLine);
-            if given {
-                merged.insert(name.clone(), value.clone());
-                if name == "preset" {
-                    merged.remove("unet");
-                    merged.remove("classifier");
-                }
-            }
-        }
-    }
-    Ok(serde_json::from_value(merged)?)
-}
-
 pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Result<ExitCode, Failure> {
-    let config = match (&args.resume, &args.file) {
-        (Some(folder), _) => merge(&ModelFolder::new(folder).config()?, &args.config, matches)?,
-        (None, Some(file)) => merge(&read_config(file)?, &args.config, matches)?,
-        (None, None) => args.config.clone(),
+    let (config, inherited) = match &args.resume {
+        Some(folder) => (of_resumed_run(folder, &args.config, matches)?, Inherited::default()),
+        None => of_new_run(args.file.as_deref(), &args.config, matches)?,
     };
+    for warning in &inherited.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if !args.quiet {
+        inherited.notes.iter().for_each(|note| println!("note            {note}"));
+    }
     config.validate()?;
     if args.dry_run {
         return dry_run(&config, device);

@@ -121,6 +121,14 @@ pub struct Checkpoint {
     pub states: [Vec<f32>; 4],
 }
 
+impl Checkpoint {
+    /// The states before the first step: the average is the weights.
+    pub fn at_the_beginning(weights: Vec<f32>) -> Self {
+        let zeros = vec![0.0; weights.len()];
+        Self { next_step: 0, steps_taken: 0, states: [weights.clone(), zeros.clone(), zeros, weights] }
+    }
+}
+
 /// Keys of a checkpoint's metadata.
 const NEXT_STEP: &str = "next_step";
 const STEPS_TAKEN: &str = "steps_taken";

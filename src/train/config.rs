@@ -116,6 +116,11 @@ pub struct TrainConfig {
     /// Shape of the network; `[unet]` or `[classifier]` in a configuration file overrides it
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().preset))]
     pub preset: Preset,
+    /// Begin from the averaged weights of this model: a run, a folder of diffusers, or builtin:glyphs. Network, prediction and
+    /// noise are the model's unless given; classes keep their embeddings by name
+    #[cfg_attr(feature = "cli", arg(long, value_name = "MODEL"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
     /// Size of the pictures, N or WIDTHxHEIGHT, in place of the network's own; its sides must halve once less than the
     /// network has levels
     #[cfg_attr(feature = "cli", arg(long, value_name = "N|WxH"))]
@@ -278,6 +283,7 @@ impl Default for TrainConfig {
             max_picture_mib: 512,
             network: NetworkKind::Unet,
             preset: Preset::TinyGray,
+            init: None,
             size: None,
             steps: 2000,
             batch: 16,

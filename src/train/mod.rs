@@ -11,6 +11,8 @@ mod diffusion;
 mod evaluation;
 #[cfg(not(target_arch = "wasm32"))]
 mod grid;
+#[cfg(not(target_arch = "wasm32"))]
+mod init;
 #[cfg(feature = "charts")]
 mod loss_curve;
 mod open_model;
@@ -27,6 +29,8 @@ pub use config_file::{read_config, read_config_and_fields};
 pub use diffusion::{Diffusion, DiffusionInputs};
 #[cfg(not(target_arch = "wasm32"))]
 pub use grid::grid_columns;
+#[cfg(not(target_arch = "wasm32"))]
+pub use init::{Inherited, open_initial_model};
 #[cfg(feature = "charts")]
 pub use loss_curve::loss_curve;
 pub use open_model::open_model;

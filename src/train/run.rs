@@ -4,6 +4,7 @@
 use super::checkpoint::{Checkpoint, FolderError, ModelFolder};
 use super::evaluation::{Evaluation, HeldOut, evaluation_plan};
 use super::grid::GridSampler;
+use super::init::Initial;
 use super::step::{LogRow, Task, TrainPlans, Trainer};
 use super::{Classification, Diffusion, NetworkKind, PictureBatch, TrainConfig, TrainStates};
 use crate::classifier::Classifier;
@@ -78,6 +79,11 @@ impl RunOptions<'_> {
 
 /// An event of a run, in the order in which they happen. Steps are counts of optimizer steps done.
 pub enum TrainEvent<'a> {
+    /// Something to know that is as it should be.
+    Note {
+        /// A sentence without its full stop.
+        message: &'a str,
+    },
     /// The pictures were read; this was found where they lie.
     DataOpened {
         /// Also of what is not used.
@@ -341,7 +347,13 @@ impl Accepted {
         observe: &mut dyn FnMut(&TrainEvent),
     ) -> Result<ModelFolder, TrainError> {
         let parameters = task.network().parameters();
-        let resumed = if self.resume { Some(self.folder.load_checkpoint(parameters)?) } else { None };
+        let start = if self.resume {
+            self.folder.load_checkpoint(parameters)?
+        } else {
+            let Initial { weights, notes } = Initial::new(&self.config, parameters)?;
+            notes.iter().for_each(|message| observe(&TrainEvent::Note { message }));
+            Checkpoint::at_the_beginning(weights)
+        };
         let device = open_device()?;
         observe(&TrainEvent::Planned {
             device: &device.info,
@@ -350,7 +362,7 @@ impl Accepted {
             config: &self.config,
             plan: &RunPlan::of(&task, &self.config, &device.caps)?,
         });
-        let (mut run, mut loader) = Run::start(self, task, resumed, &device, observe)?;
+        let (mut run, mut loader) = Run::start(self, task, &start, &device, observe)?;
         run.steps(&mut loader, interrupted)?;
         #[cfg(feature = "charts")]
         super::loss_curve(&run.folder.path().join(LOG), &run.folder.path().join("loss.png"), T::LOSS)?;
@@ -404,19 +416,13 @@ impl<'a, T: PictureTask> Run<'a, T> {
     fn start(
         accepted: Accepted,
         task: T,
-        resumed: Option<Checkpoint>,
+        start: &Checkpoint,
         device: &Arc<Device>,
         observe: &'a mut dyn FnMut(&TrainEvent),
     ) -> Result<(Self, Loader), TrainError> {
         let Accepted { config, training, held_out, folder, report, .. } = accepted;
         let mut trainer = Trainer::new(device, task, config.step_options()).block_on()?;
-        match &resumed {
-            Some(checkpoint) => trainer.restore(checkpoint)?,
-            None => {
-                let initial = trainer.task.network().parameters().initial(config.seed);
-                trainer.set_parameters(&initial)?;
-            }
-        }
+        trainer.restore(start)?;
         let step = trainer.next_step();
         let evaluation = Evaluation::new(&trainer, held_out)?;
         let grids = T::grids(&trainer)?;

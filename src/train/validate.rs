@@ -7,7 +7,7 @@ use crate::nn::{ConfigError, check_halving};
 use serde::Serialize;
 
 /// A field's value as a configuration file has it.
-fn shown(value: &impl Serialize) -> String {
+pub(super) fn shown(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(text)) => text,
         Ok(value) => value.to_string(),
@@ -127,6 +127,7 @@ impl TrainConfig {
             };
         }
         let options = options![
+            init,
             prediction,
             objective,
             time_conditioning,
