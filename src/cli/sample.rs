@@ -1,7 +1,7 @@
 //! `inkwash sample`.
 
 use super::{DeviceArgs, Failure, interruption};
-use crate::data::{Options, read_picture, to_unit};
+use crate::data::{Mask, Options, read_mask, read_picture, to_unit};
 use crate::diffusion::{Sampler, SchedulerConfig, TimestepSpacing, Trajectory, VarianceType};
 use crate::gpu::{Blocking as _, RunError, Store};
 use crate::io::{remove_abandoned, save_grid, save_single, tensor_file};
@@ -11,6 +11,7 @@ use crate::sample::{Drawing, GuidanceOptions, Inpaint, PictureSampler, Start};
 use crate::train::{built_in_model, grid_columns, open_model};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::iter::repeat_n;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -235,7 +236,7 @@ fn initial_noise(path: &Path, n: usize, [h, w, c]: [usize; 3]) -> Result<Vec<f32
 fn copies(path: &Path, n: usize, [height, width, channels]: [usize; 3]) -> Result<Vec<f32>, Failure> {
     let options = Options::new((height, width), channels);
     let picture = read_picture(path, &options)?;
-    Ok(std::iter::repeat_n(picture.into_iter().map(to_unit), n).flatten().collect())
+    Ok(repeat_n(picture.into_iter().map(to_unit), n).flatten().collect())
 }
 
 /// `n` noises from that of one seed to that of another, along the great circle between them, on which all have the
@@ -326,7 +327,12 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
                 return Err("--resamples must be at least 1".into());
             }
             // White is drawn anew, so the kept share is what is missing to white.
-            let keep = copies(mask, args.n, shape)?.into_iter().map(|white| 0.5 - 0.5 * white).collect();
+            let Mask { values, notes } = read_mask(mask, &Options::new((height, width), channels))?;
+            for note in notes {
+                eprintln!("warning: --mask {}: {note}", mask.display());
+            }
+            let keep: Vec<f32> = values.iter().flat_map(|&white| repeat_n(1.0 - white, channels)).collect();
+            let keep = repeat_n(keep, args.n).flatten().collect();
             Some((copies(picture, args.n, shape)?, keep))
         }
         _ => None,

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::picture::PictureError;
+use super::picture::{PictureError, READ};
 use super::report::{DamagedPicture, Report};
 use super::{MAX_BYTES, MAX_SIDE, glyphs};
 
@@ -54,8 +54,8 @@ pub enum DataError {
     EmptyFolder { path: PathBuf, hidden: usize },
 
     #[error(
-        "{path}: none of the {files} files in it is a picture that is read{unused}; expected PNG, JPEG, BMP, GIF, WebP, \
-         PNM or TIFF, told by content; convert the pictures or give another folder",
+        "{path}: none of the {files} files in it is a picture that is read{unused}; expected {READ}, told \
+         by content; convert the pictures or give another folder",
         path = .path.display()
     )]
     NoPicture { path: PathBuf, files: usize, unused: String },

@@ -32,9 +32,9 @@ use serde::{Deserialize, Serialize};
 
 /// The most bytes a decoded data set may take in memory: 8 GiB.
 pub const MAX_BYTES: u64 = 8 << 30;
-/// The longest side of a picture that is decoded, in pixels.
+/// The longest side that pictures are fitted to, and of the pictures of an IDX file, in pixels.
 pub const MAX_SIDE: u32 = 8192;
-/// The most bytes one picture may take, encoded or decoded: 512 MiB.
+/// The most bytes one picture may take, encoded or decoded, unless [`Options`] say otherwise: 512 MiB.
 pub const MAX_PICTURE_BYTES: u64 = 512 << 20;
 
 /// The step under which the held-out split draws from [`Stream::Shuffle`]; epochs count up from zero
@@ -160,7 +160,7 @@ pub struct Dataset {
 impl Dataset {
     /// Opens `spec`: `builtin:glyphs`, or the path of
     ///
-    /// - a folder of pictures (PNG, JPEG, BMP, GIF, WebP, PNM, TIFF, told by content), visited
+    /// - a folder of pictures (docs/files.md lists the formats; they are told by content), visited
     ///   recursively in sorted order; where it has subfolders, the first level names the classes;
     /// - an IDX images file (`train-images-idx3-ubyte`, plain or gzip), with its labels file beside it
     ///   if there is one, or a folder that holds such files (the training pair is preferred);
@@ -301,6 +301,26 @@ fn read_file(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
         });
     }
     fs::read(path).map_err(unreadable)
+}
+
+/// Which pixels are drawn anew.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mask {
+    /// (H, W): 1 where a pixel is drawn anew, 0 where it is kept.
+    pub values: Vec<f32>,
+    /// What a person should know of it, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Reads a mask, cropped and resampled as [`read_picture`] does: the luminance of each pixel times its alpha, so that what is
+/// transparent is kept. Of a file whose largest number is 1, 1 is white.
+///
+/// # Errors
+/// As [`read_picture`].
+pub fn read_mask(path: &Path, options: &Options) -> Result<Mask, DataError> {
+    options.check()?;
+    picture::load_mask(path, &read_file(path, options)?, options)
+        .map_err(|reason| DataError::Picture { path: path.into(), reason })
 }
 
 /// A colour byte 0..=255 as a network input in [-1, 1].
