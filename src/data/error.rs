@@ -5,6 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::numpy::Problem;
 use super::picture::{PictureError, READ};
 use super::report::{DamagedPicture, Report};
 use super::{MAX_BYTES, MAX_SIDE, glyphs};
@@ -24,7 +25,7 @@ pub enum DataError {
 
     #[error(
         "{path}: there is nothing at this path; expected a folder of pictures, an IDX images file, a \
-         CIFAR-10 binary file, or `builtin:glyphs`; check the spelling (a relative path starts at the \
+         CIFAR binary file, a NumPy file, or `builtin:glyphs`; check the spelling (a relative path starts at the \
          working directory)",
         path = .path.display()
     )]
@@ -38,7 +39,8 @@ pub enum DataError {
 
     #[error(
         "{path}: found a file that is neither an IDX images file (magic 0x00000803, plain or gzip) nor a \
-         CIFAR-10 binary file (NAME.bin); to train on pictures, give the folder that holds them",
+         CIFAR binary file (NAME.bin) nor a NumPy file (.npy, .npz); to train on pictures, give the folder that holds \
+         them",
         path = .path.display()
     )]
     UnknownFile { path: PathBuf },
@@ -156,26 +158,78 @@ pub enum DataError {
     Gzip { path: PathBuf, source: io::Error },
 
     #[error(
-        "{path}: found {bytes} bytes, expected a positive multiple of 3073 (a CIFAR-10 record is a label \
-         byte and 3072 colour bytes; CIFAR-100 has other records and is not read); download the binary \
-         version again",
+        "{path}: found {bytes} bytes, expected a positive multiple of 3073 (CIFAR-10: a label byte and 3072 colour bytes) or \
+         of 3074 (CIFAR-100: two label bytes); download the binary version again",
         path = .path.display()
     )]
     CifarLength { path: PathBuf, bytes: u64 },
 
     #[error(
-        "{path}: record {record} has the label {label}, expected 0 to 9; this is not a CIFAR-10 binary \
-         file, or it is damaged; download the binary version again",
+        "{path}: record {record} has the label {label}, expected 0 to {last}; this is not a {layout} binary file, or it is \
+         damaged; download the binary version again",
         path = .path.display()
     )]
-    CifarLabel { path: PathBuf, record: usize, label: u8 },
+    CifarLabel { path: PathBuf, record: usize, label: u8, last: usize, layout: &'static str },
 
     #[error(
-        "{path}: found {found} class names, expected 10, one a line; download the file again or remove it \
-         to use the published names",
+        "{path}: found {layout} as Python pickles, which can run any program when they are opened and are not read; download \
+         the binary version ({archive}) from https://www.cs.toronto.edu/~kriz/cifar.html, unpack it and give its folder",
         path = .path.display()
     )]
-    CifarNames { path: PathBuf, found: usize },
+    CifarPickles { path: PathBuf, layout: &'static str, archive: &'static str },
+
+    #[error(
+        "{labels}: found the label {label}, which is no class of this EMNIST set; expected {expected}; download pictures, \
+         labels and mapping again",
+        labels = .path.display()
+    )]
+    EmnistLabel { path: PathBuf, label: u64, expected: String },
+
+    #[error(
+        "{path}: found the line `{line}`, expected a label that no other line has and the code of its character, such as \
+         `10 65`; download the file again, or remove it to use the published classes",
+        path = .path.display()
+    )]
+    EmnistMapping { path: PathBuf, line: String },
+
+    #[error(
+        "{path}: {wanted}; there is: {found}; choose with --split NAME",
+        path = .path.display(), found = .found.join(", "),
+        wanted = .wanted.as_ref().map_or("found several parts of a data set".into(), |wanted| format!("there is no part `{wanted}`"))
+    )]
+    Split { path: PathBuf, wanted: Option<String>, found: Vec<String> },
+
+    #[error(
+        "{path}: found more than one data set: {found}; give the path of one of them",
+        path = .path.display()
+    )]
+    SeveralLayouts { path: PathBuf, found: String },
+
+    #[error("{path}: found {what}, which is not read; {remedy}", path = .path.display())]
+    Foreign { path: PathBuf, what: &'static str, remedy: &'static str },
+
+    #[error("{place}: {problem}")]
+    Numpy { place: String, problem: Problem },
+
+    #[error(
+        "{path}: found a NumPy array in a file of another name; rename it so that it ends in .npy",
+        path = .path.display()
+    )]
+    NumpyName { path: PathBuf },
+
+    #[error(
+        "{path}: the archive is damaged, or is no .npz file; write it again with numpy.savez",
+        path = .path.display()
+    )]
+    Npz { path: PathBuf, source: zip::result::ZipError },
+
+    #[error(
+        "{path}: found {what}: {found}; expected one array of pictures and at most one of labels for each part, such as \
+         images and labels, x_train and y_train, or arr_0 and arr_1; rename the arrays, or stack pictures that lie in \
+         files of their own into one array, numpy.stack(list(x))",
+        path = .path.display()
+    )]
+    Arrays { path: PathBuf, what: &'static str, found: String },
 
     #[error(
         "{spec}: {count} pictures of {height} x {width} x {channels} take {bytes} bytes, above the limit of \

@@ -1,4 +1,4 @@
-//! IDX files (MNIST and its family): a big-endian header `[magic, sizes...]`, then unsigned bytes.
+//! IDX files: a big-endian header `[magic, sizes...]`, then numbers. What their names say is `mnist.rs`.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -6,137 +6,131 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{DataError, Dataset, MAX_SIDE, Opening, Options, picture, read_head};
+use super::{DataError, read_head};
 
-/// Unsigned bytes, of the rank in the lowest byte.
-const MAGIC: u32 = 0x0000_0800;
+/// Unsigned bytes of rank 3: pictures.
+pub(super) const IMAGES: u32 = 0x0000_0803;
+/// Unsigned bytes of rank 1: labels.
+pub(super) const LABELS: u32 = 0x0000_0801;
+/// 32-bit integers of rank 2: QMNIST's labels, whose first column is the class.
+pub(super) const WIDE_LABELS: u32 = 0x0000_0C02;
 const GZIP: [u8; 2] = [0x1F, 0x8B];
 /// Deflate cannot shrink data below one part in 1032.
 const MAX_INFLATION: u64 = 1032;
 
-/// An IDX file: `bytes` has the shape `shape`.
-struct Idx {
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-/// Whether a file is meant as an IDX file: its name or its content says so.
+/// Whether the content of a file could be an IDX file, plain or gzip.
 pub(super) fn looks_like(path: &Path) -> Result<bool, DataError> {
     let head = read_head(path, 4)?;
-    let named = path.file_name().and_then(|name| name.to_str()).is_some_and(names_images);
-    Ok(named || head.starts_with(&[0, 0]) || head.starts_with(&GZIP))
+    Ok(head.starts_with(&[0, 0]) || head.starts_with(&GZIP))
 }
 
-fn names_images(name: &str) -> bool {
-    name.contains("images-idx3") || name.contains("images.idx3")
+/// An IDX file whose header was read.
+pub(super) struct Idx {
+    path: PathBuf,
+    magic: u32,
+    /// Sizes, the slowest first.
+    pub shape: Vec<usize>,
+    /// Whether the file is known to be as long as the header says; not before the end of a gzip stream.
+    pub certain: bool,
+    stream: Box<dyn Read>,
 }
 
-/// The images file to read among the (sorted) `names` of a folder: training before test, plain before
-/// gzip.
-pub(super) fn find_images(names: &[String]) -> Option<&String> {
-    names.iter().filter(|name| names_images(name)).min_by_key(|name| !name.contains("train-images"))
-}
+impl Idx {
+    /// Opens a file of one of these `kinds`. The header is believed only after `check` of the shape and a comparison with
+    /// the length of the file, and nothing is allocated from it before.
+    pub fn open(
+        path: &Path,
+        kinds: &[u32],
+        check: impl FnOnce(&[usize]) -> Result<(), DataError>,
+    ) -> Result<Self, DataError> {
+        let unreadable = |source| DataError::Read { path: path.into(), source };
+        let file = File::open(path).map_err(unreadable)?;
+        let file_bytes = file.metadata().map_err(unreadable)?.len();
+        let mut reader = BufReader::new(file);
+        let gzip = reader.fill_buf().map_err(unreadable)?.starts_with(&GZIP);
+        let stream: Box<dyn Read> =
+            if gzip { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) };
+        let mut idx = Self { path: path.into(), magic: kinds[0], shape: Vec::new(), certain: !gzip, stream };
 
-/// The labels file that belongs to an images file, plain or gzip, if it is there.
-fn find_labels(images: &Path) -> Option<PathBuf> {
-    let name = images.file_name()?.to_str()?;
-    let labels = name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1");
-    if labels == name {
-        return None;
-    }
-    let plain = labels.strip_suffix(".gz").unwrap_or(&labels);
-    let candidates = [labels.clone(), plain.to_owned(), format!("{plain}.gz")];
-    candidates.into_iter().map(|name| images.with_file_name(name)).find(|path| path.is_file())
-}
-
-/// Reads an images file and, if there is one beside it, its labels file.
-pub(super) fn dataset(path: &Path, opening: &mut Opening) -> Result<Dataset, DataError> {
-    let options = opening.options;
-    opening.report.layout = "IDX".into();
-    let spec = path.display().to_string();
-    let idx = read(path, 3, |shape| {
-        let (count, height, width) = (shape[0], shape[1], shape[2]);
-        let sides = 1..=MAX_SIDE as usize;
-        if count == 0 || !sides.contains(&height) || !sides.contains(&width) {
-            return Err(DataError::IdxShape { path: path.into(), shape: shape.into() });
-        }
-        // Both the raw and the resampled pictures are held for a while.
-        let raw = Options { size: (height, width), channels: 1, ..options.clone() };
-        raw.check_memory(&spec, count as u64)?;
-        options.check_memory(&spec, count as u64)
-    })?;
-    let (count, height, width) = (idx.shape[0], idx.shape[1], idx.shape[2]);
-    let labels: Vec<u32> = match find_labels(path) {
-        None => Vec::new(),
-        Some(labels) => read(&labels, 1, |shape| {
-            if shape[0] == count {
-                return Ok(());
+        let mut words = Vec::new();
+        while (words.len() as u64) < idx.header_bytes() / 4 {
+            let mut word = Vec::new();
+            idx.read(4, &mut word)?;
+            let Some(word) = word.first_chunk::<4>() else {
+                return Err(idx.length((4 * words.len() + word.len()) as u64, idx.header_bytes()));
+            };
+            words.push(u32::from_be_bytes(*word));
+            match kinds.iter().find(|kind| **kind == words[0]) {
+                Some(kind) => idx.magic = *kind,
+                None => {
+                    return Err(DataError::IdxMagic {
+                        path: path.into(),
+                        found: words[0],
+                        expected: kinds[0],
+                    });
+                }
             }
-            let (images, labels) = (path.into(), labels.clone());
-            Err(DataError::LabelCount { images, labels, found: shape[0], expected: count })
-        })?
-        .bytes
-        .into_iter()
-        .map(u32::from)
-        .collect(),
-    };
-    let classes = labels.iter().max().map_or(0, |last| last + 1);
-    let class_names = (0..classes).map(|class| class.to_string()).collect();
-    let mut pixels = Vec::with_capacity(count * options.stride());
-    for row in idx.bytes.chunks_exact(height * width) {
-        pixels.extend(picture::fit_raw(row, (height, width), options));
-    }
-    Ok(Dataset::from_parts(options, class_names, pixels, labels))
-}
+        }
+        idx.shape = words[1..].iter().map(|size| *size as usize).collect();
+        check(&idx.shape)?;
 
-/// Reads an IDX file of unsigned bytes of this rank. The header is believed only after `check` of the
-/// shape and a comparison with the length of the file, and nothing is allocated from it before.
-fn read(
-    path: &Path,
-    rank: u8,
-    check: impl FnOnce(&[usize]) -> Result<(), DataError>,
-) -> Result<Idx, DataError> {
-    let unreadable = |source| DataError::Read { path: path.into(), source };
-    let file = File::open(path).map_err(unreadable)?;
-    let file_bytes = file.metadata().map_err(unreadable)?.len();
-    let mut reader = BufReader::new(file);
-    let gzip = reader.fill_buf().map_err(unreadable)?.starts_with(&GZIP);
-    let mut stream: Box<dyn Read> =
-        if gzip { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) };
-    let broken = |source| match gzip {
-        true => DataError::Gzip { path: path.into(), source },
-        false => unreadable(source),
-    };
-    let wrong_length = |found, expected| Err(DataError::IdxLength { path: path.into(), found, expected });
+        let expected = idx.expected_bytes();
+        if gzip && expected > file_bytes.saturating_mul(MAX_INFLATION) {
+            return Err(DataError::IdxInflation { path: path.into(), found: file_bytes, expected });
+        }
+        if !gzip && expected != file_bytes {
+            return Err(idx.length(file_bytes, expected));
+        }
+        Ok(idx)
+    }
 
-    let header_bytes = 4 + 4 * u64::from(rank);
-    let mut header = Vec::new();
-    stream.by_ref().take(header_bytes).read_to_end(&mut header).map_err(broken)?;
-    let mut words = header.as_chunks::<4>().0.iter().map(|word| u32::from_be_bytes(*word));
-    if let Some(found) = words.next()
-        && found != MAGIC + u32::from(rank)
-    {
-        return Err(DataError::IdxMagic { path: path.into(), found, expected: MAGIC + u32::from(rank) });
+    fn header_bytes(&self) -> u64 {
+        4 + 4 * u64::from(self.magic & 0xFF)
     }
-    if (header.len() as u64) < header_bytes {
-        return wrong_length(header.len() as u64, header_bytes);
-    }
-    let shape: Vec<usize> = words.map(|size| size as usize).collect();
-    check(&shape)?;
 
-    let body = shape.iter().fold(1u64, |product, &size| product.saturating_mul(size as u64));
-    let expected = body.saturating_add(header_bytes);
-    if gzip && expected > file_bytes.saturating_mul(MAX_INFLATION) {
-        return Err(DataError::IdxInflation { path: path.into(), found: file_bytes, expected });
+    /// Bytes of one number.
+    fn number_bytes(&self) -> u64 {
+        if self.magic == WIDE_LABELS { 4 } else { 1 }
     }
-    if !gzip && expected != file_bytes {
-        return wrong_length(file_bytes, expected);
+
+    fn expected_bytes(&self) -> u64 {
+        let body =
+            self.shape.iter().fold(self.number_bytes(), |bytes, &size| bytes.saturating_mul(size as u64));
+        body.saturating_add(self.header_bytes())
     }
-    // One byte more than announced tells a longer file from a right one without inflating all of it.
-    let mut bytes = Vec::new();
-    stream.take(body.saturating_add(1)).read_to_end(&mut bytes).map_err(broken)?;
-    if bytes.len() as u64 != body {
-        return wrong_length(header_bytes + bytes.len() as u64, expected);
+
+    fn length(&self, found: u64, expected: u64) -> DataError {
+        DataError::IdxLength { path: self.path.clone(), found, expected }
     }
-    Ok(Idx { shape, bytes })
+
+    /// Up to `count` bytes, fewer only at the end.
+    fn read(&mut self, count: u64, to: &mut Vec<u8>) -> Result<(), DataError> {
+        to.clear();
+        match self.stream.by_ref().take(count).read_to_end(to) {
+            Ok(_) => Ok(()),
+            Err(source) if self.certain => Err(DataError::Read { path: self.path.clone(), source }),
+            Err(source) => Err(DataError::Gzip { path: self.path.clone(), source }),
+        }
+    }
+
+    /// Gives the bytes of each item of the slowest dimension, one after another.
+    pub fn each(mut self, mut take: impl FnMut(&[u8]) -> Result<(), DataError>) -> Result<(), DataError> {
+        let expected = self.expected_bytes();
+        let count = self.shape[0] as u64;
+        let bytes = (expected - self.header_bytes()).checked_div(count).unwrap_or(0);
+        let mut item = Vec::new();
+        for i in 0..count {
+            self.read(bytes, &mut item)?;
+            if (item.len() as u64) < bytes {
+                return Err(self.length(self.header_bytes() + i * bytes + item.len() as u64, expected));
+            }
+            take(&item)?;
+        }
+        // One byte more tells a longer file from a right one without inflating all of it, and checks gzip's sum.
+        self.read(1, &mut item)?;
+        if !item.is_empty() {
+            return Err(self.length(expected + 1, expected));
+        }
+        Ok(())
+    }
 }

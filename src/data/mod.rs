@@ -1,5 +1,5 @@
-//! Training pictures: the built-in glyphs, folders of pictures, IDX (MNIST) and CIFAR-10 files, all
-//! decoded once into memory as u8, channels-last, at one size; and batches of them as f32 in [-1, 1].
+//! Training pictures: the built-in glyphs, folders of pictures, and the IDX (MNIST), CIFAR and NumPy files of published data
+//! sets, all decoded once into memory as u8, channels-last, at one size; and batches of them as f32 in [-1, 1].
 
 mod check;
 mod cifar;
@@ -7,13 +7,19 @@ mod classes;
 mod edm;
 mod error;
 mod folder;
+mod foreign;
 pub mod glyphs;
 mod idx;
+mod layouts;
 mod listing;
 mod loader;
+mod mnist;
+mod numpy;
 mod parallel;
 mod picture;
+mod raw;
 mod report;
+mod split;
 
 use std::fs;
 use std::io::{self, Read};
@@ -23,6 +29,7 @@ use std::sync::Arc;
 pub use check::{Duplicates, Findings};
 pub use error::DataError;
 pub use loader::{AugmentOptions, Batch, Loader, batch_at};
+pub use numpy::Problem as NumpyProblem;
 pub use picture::PictureError;
 pub use report::{ClassCount, DamagedPicture, OtherFiles, PassedOver, Report, Sizes, SourceFile, Unused};
 
@@ -163,8 +170,12 @@ impl Dataset {
     /// - a folder of pictures (docs/files.md lists the formats; they are told by content), visited
     ///   recursively in sorted order; where it has subfolders, the first level names the classes;
     /// - an IDX images file (`train-images-idx3-ubyte`, plain or gzip), with its labels file beside it
-    ///   if there is one, or a folder that holds such files (the training pair is preferred);
-    /// - a CIFAR-10 binary file (`NAME.bin`), or a folder of `data_batch_*.bin`.
+    ///   if there is one, or a folder that holds such files, as torchvision, Kaggle and EMNIST have them;
+    /// - a binary file of CIFAR-10 or CIFAR-100 (`NAME.bin`), or a folder of them;
+    /// - a `.npy` or `.npz` file of pictures and labels, or a folder of `.npy` files.
+    ///
+    /// A folder may also hold one of these layouts up to three levels below; where it holds several parts, `options.split`
+    /// chooses, and the training part is the default.
     ///
     /// Pictures are turned upright (EXIF), laid on white where they are transparent, turned to grey
     /// or RGB, cropped about the centre to the aspect ratio of `options.size` and resampled to it.
@@ -207,24 +218,23 @@ impl Dataset {
             _ => DataError::Read { path: path.into(), source },
         })?;
         if metadata.is_dir() {
-            let names = file_names(path)?;
-            if let Some(images) = idx::find_images(&names) {
-                idx::dataset(&path.join(images), opening)
-            } else if let batches = cifar::find_batches(path, &names)
-                && !batches.is_empty()
-            {
-                cifar::dataset(&batches, opening)
-            } else {
-                folder::dataset(&Disk::open(path)?, opening)
+            let disk = Disk::open(path)?;
+            let survey = layouts::Survey::of(&disk);
+            return match survey.layout(opening)? {
+                Some(layout) => layout.read(opening),
+                None => folder::dataset(&disk, opening).or_else(|error| survey.without_pictures(error, opening)),
+            };
+        }
+        if !metadata.is_file() {
+            return Err(DataError::UnknownFile { path: path.into() });
+        }
+        match layouts::Layout::of_file(path)? {
+            Some(layout) => layout.read(opening),
+            None if looks_like_zip(path)? => {
+                let zip = Zip::open(path)?;
+                folder::dataset(&zip, opening).map_err(|error| layouts::in_zip(&zip, error))
             }
-        } else if metadata.is_file() && path.extension().is_some_and(|e| e == "bin") {
-            cifar::dataset(&[path.into()], opening)
-        } else if metadata.is_file() && idx::looks_like(path)? {
-            idx::dataset(path, opening)
-        } else if metadata.is_file() && looks_like_zip(path)? {
-            folder::dataset(&Zip::open(path)?, opening)
-        } else {
-            Err(DataError::UnknownFile { path: path.into() })
+            None => Err(DataError::UnknownFile { path: path.into() }),
         }
     }
 
@@ -331,23 +341,6 @@ pub fn to_unit(byte: u8) -> f32 {
 /// The inverse of [`to_unit`]: rounds to the nearest byte and clamps; NaN gives 0.
 pub fn from_unit(value: f32) -> u8 {
     ((value + 1.0) * 127.5).round() as u8
-}
-
-/// The names of the files (not the folders) directly in `folder`, sorted; names that are not UTF-8
-/// belong to no known layout and are left out.
-fn file_names(folder: &Path) -> Result<Vec<String>, DataError> {
-    let unreadable = |source| DataError::Read { path: folder.into(), source };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        if let Ok(name) = entry.file_name().into_string()
-            && entry.path().is_file()
-        {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
 }
 
 /// Up to `count` bytes from the start of a file.
