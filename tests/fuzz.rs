@@ -1,5 +1,6 @@
 //! Hostile model folders: files of the fixtures, damaged at random, are opened. Whatever they hold, opening must not
-//! panic, must not take more memory than the files' size allows, and what it accepts must be whole and finite.
+//! panic, must not take more memory than the files' size allows, and what it accepts must be whole and finite. The same is
+//! asked of pictures in IDX, CIFAR and NumPy files.
 //!
 //! Input n is the same on every machine: it is drawn from Philox at address n. The long run:
 //!
@@ -10,11 +11,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(unsafe_code, reason = "an allocator that counts has to implement an unsafe trait")]
 
+use inkwash::data::{Dataset, Options};
 use inkwash::io::tensor_file;
 use inkwash::model::{Model, diffusers};
 use inkwash::rng::{Philox, Stream};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::io::Write;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -446,4 +449,89 @@ fn damaged_folders_for_long() {
     let first = u32::try_from(number("INKWASH_FUZZ_FIRST", SHORT.into())).unwrap();
     let start = Instant::now();
     fuzz(first, |_| start.elapsed() < limit);
+}
+
+/// Files of pictures with a header, and the labels or names that are read with them, each in a folder of its own.
+fn data_files() -> Vec<Vec<(&'static str, Vec<u8>)>> {
+    let npy = |descr: &str, shape: &str, body: usize| {
+        let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
+        let header = format!("{text:<117}\n");
+        [b"\x93NUMPY\x01\0v\0", header.as_bytes(), &vec![0x3f; body]].concat()
+    };
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in [("arr_0.npy", npy("|u1", "3, 4, 4, 3", 144)), ("arr_1.npy", npy("<i8", "3,", 24))] {
+        archive.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        archive.write_all(&bytes).unwrap();
+    }
+    let idx = |header: &[u32], body: &[u8]| {
+        [&header.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>()[..], body].concat()
+    };
+    vec![
+        vec![("x.npy", npy("<f4", "3, 4, 4", 192)), ("y.npy", npy("|u1", "3,", 3))],
+        vec![("x.npy", npy(">f2", "3, 4, 4", 96)), ("labels.npy", npy("<i4", "3, 1", 12))],
+        vec![("a.npz", archive.finish().unwrap().into_inner())],
+        vec![
+            ("train.bin", [&[4, 5][..], &[7; 3072]].concat()),
+            ("fine_label_names.txt", b"a\nb\nc\n".to_vec()),
+        ],
+        vec![
+            ("emnist-letters-train-images-idx3-ubyte", idx(&[0x803, 2, 4, 4], &[9; 32])),
+            ("emnist-letters-train-labels-idx1-ubyte", idx(&[0x801, 2], &[1, 2])),
+            ("emnist-letters-mapping.txt", b"1 65 97\n2 66 98\n".to_vec()),
+        ],
+    ]
+}
+
+#[test]
+fn damaged_data_is_refused_or_whole() {
+    /// Buffers and messages, and a data set of a few pictures.
+    const MEMORY: isize = 1 << 20;
+    let home = tempfile::tempdir().unwrap();
+    let options = Options::new((4, 4), 1);
+    let (mut accepted, mut refused) = (0, 0);
+    for (number, files) in
+        (0..200).flat_map(|number| data_files().into_iter().map(move |files| (number, files)))
+    {
+        let mut rng = Philox::new(3, Stream::Cases, number);
+        let damaged = rng.below(files.len());
+        let folder = tempfile::tempdir_in(&home).unwrap();
+        for (i, (name, bytes)) in files.into_iter().enumerate() {
+            let mut bytes = bytes;
+            for _ in 0..if i == damaged { 1 + rng.below(3) } else { 0 } {
+                // The header more often than what follows it.
+                let length = if rng.below(4) == 0 { bytes.len() } else { bytes.len().min(130) };
+                let at = rng.below(length.max(1));
+                match rng.below(8) {
+                    0 => bytes.truncate(at),
+                    1 => bytes.insert(at.min(bytes.len()), rng.bits() as u8),
+                    2 | 3 if at < bytes.len() => bytes[at] = b"0189-,()'<>|fiub"[rng.below(16)],
+                    _ if at < bytes.len() => bytes[at] = rng.bits() as u8,
+                    _ => {}
+                }
+            }
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        let before = HELD.get();
+        MOST.set(before);
+        let opened = catch_unwind(|| Dataset::open(folder.path().to_str().unwrap(), &options));
+        let most = MOST.get() - before;
+        assert!(most < MEMORY, "input {number}: {most} bytes of memory");
+        match opened.unwrap_or_else(|_| panic!("input {number}: a panic")) {
+            Ok(data) => {
+                let classes = data.class_names.len().max(1);
+                assert!(
+                    (0..data.len()).all(|i| data.image(i).len() == 16 && (data.label(i) as usize) < classes)
+                );
+                accepted += 1;
+            }
+            Err(error) => {
+                assert!(
+                    error.to_string().contains(folder.path().to_str().unwrap()),
+                    "input {number}: {error}"
+                );
+                refused += 1;
+            }
+        }
+    }
+    assert!(accepted > 100 && refused > 100, "{accepted} accepted, {refused} refused");
 }

@@ -212,7 +212,7 @@ fn class_names(
     }
     let text = String::from_utf8_lossy(&read_head(path, 1 << 16)?).into_owned();
     let names: Vec<String> =
-        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(raw::printable).collect();
     let needed = labels.iter().max().map_or(0, |last| *last as usize + 1);
     if names.len() >= needed {
         return Ok(names);

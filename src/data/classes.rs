@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::listing::Listing;
 use super::report::PassedOver;
+use super::split::Part;
 use super::{DataError, Opening};
 
 /// The class names, and the label of each picture; both are empty where there are no classes.
@@ -19,12 +20,7 @@ fn natural(a: &str, b: &str) -> Ordering {
 
 /// The split that a folder's name stands for.
 fn split_of(name: &OsStr) -> Option<&'static str> {
-    match name.to_str()?.to_ascii_lowercase().as_str() {
-        "train" | "training" => Some("train"),
-        "val" | "valid" | "validation" => Some("val"),
-        "test" | "testing" => Some("test"),
-        _ => None,
-    }
+    Part::word(&name.to_str()?.to_ascii_lowercase())
 }
 
 /// The first folder of a relative path, if the file lies in one.
@@ -41,6 +37,10 @@ pub(super) fn choose_split(
     pictures: &[usize],
     opening: &mut Opening,
 ) -> Result<PathBuf, DataError> {
+    // That there is no picture at all is told of by the caller.
+    if pictures.is_empty() {
+        return Ok(PathBuf::new());
+    }
     let mut counts = BTreeMap::<&OsStr, usize>::new();
     let mut beside = false;
     for &picture in pictures {

@@ -193,11 +193,10 @@ pub enum DataError {
     EmnistMapping { path: PathBuf, line: String },
 
     #[error(
-        "{path}: {wanted}; there is: {found}; choose with --split NAME",
-        path = .path.display(), found = .found.join(", "),
-        wanted = .wanted.as_ref().map_or("found several parts of a data set".into(), |wanted| format!("there is no part `{wanted}`"))
+        "{path}: found several parts of a data set: {found}; choose one with --split NAME",
+        path = .path.display()
     )]
-    Split { path: PathBuf, wanted: Option<String>, found: Vec<String> },
+    SeveralParts { path: PathBuf, found: String },
 
     #[error(
         "{path}: found more than one data set: {found}; give the path of one of them",

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use image::ImageFormat;
 
 use super::cifar::{self, Cifar};
-use super::numpy::{self, Container};
 use super::listing::{Disk, Listing};
+use super::numpy::{self, Container};
 use super::report::{PassedOver, first_few};
 use super::{DataError, Dataset, Opening, foreign, idx, mnist, read_head};
 
@@ -265,7 +265,8 @@ impl Survey {
 /// Why a zip file has no pictures: it may hold another layout, which is not read in place.
 pub(super) fn in_zip(zip: &dyn Listing, error: DataError) -> DataError {
     let other = |file: &PathBuf| {
-        let array = file.extension().is_some_and(|extension| ["npy", "npz", "bin"].iter().any(|e| extension == *e));
+        let array =
+            file.extension().is_some_and(|extension| ["npy", "npz", "bin"].iter().any(|e| extension == *e));
         array || file.file_name().and_then(|name| name.to_str()).is_some_and(mnist::names_images)
     };
     match error {

@@ -227,7 +227,7 @@ fn emnist_classes(set: &str, labels: &Path) -> Result<Option<BTreeMap<u64, Strin
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         match entry(line) {
             Some((label, name)) if !classes.contains_key(&label) => drop(classes.insert(label, name)),
-            _ => return Err(DataError::EmnistMapping { path, line: line.chars().take(80).collect() }),
+            _ => return Err(DataError::EmnistMapping { path, line: raw::printable(line) }),
         }
     }
     Ok(Some(classes))

@@ -222,7 +222,9 @@ impl Dataset {
             let survey = layouts::Survey::of(&disk);
             return match survey.layout(opening)? {
                 Some(layout) => layout.read(opening),
-                None => folder::dataset(&disk, opening).or_else(|error| survey.without_pictures(error, opening)),
+                None => {
+                    folder::dataset(&disk, opening).or_else(|error| survey.without_pictures(error, opening))
+                }
             };
         }
         if !metadata.is_file() {

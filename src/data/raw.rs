@@ -1,7 +1,8 @@
 //! Pictures that are stored as raw numbers, all of one size, and labels that are numbers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::report::first_few;
 use super::{DataError, Dataset, Opening, picture};
 
 /// Pictures of one size on their way into a data set.
@@ -32,9 +33,9 @@ impl Collector {
 
     /// Adds a picture: (H, W) or (H, W, 3).
     pub fn push(&mut self, picture: &[u8], opening: &Opening) {
-        (opening.progress)(self.pushed, self.count);
         self.pixels.extend(picture::fit_raw(picture, self.size, opening.options));
         self.pushed += 1;
+        (opening.progress)(self.pushed, self.count);
     }
 
     /// The data set; `labels` is empty or has one index into `names` for each picture.
@@ -46,19 +47,6 @@ impl Collector {
         opening: &mut Opening,
     ) -> Dataset {
         *opening.report.formats.entry(format).or_default() += self.pushed;
-        let with_picture: BTreeSet<u32> = labels.iter().copied().collect();
-        let without: Vec<_> = (0..)
-            .zip(&names)
-            .filter(|(index, _)| !with_picture.contains(index))
-            .map(|(_, name)| name.as_str())
-            .collect();
-        if !without.is_empty() {
-            let (found, all) = (without.len(), names.len());
-            opening
-                .report
-                .notes
-                .push(format!("{found} of the {all} classes have no picture: {}", first(&without)));
-        }
         Dataset::from_parts(opening.options, names, self.pixels, labels)
     }
 }
@@ -75,18 +63,19 @@ pub(super) fn number_classes(values: &[u64], opening: &mut Opening) -> (Vec<Stri
         opening.report.notes.push(format!(
             "the labels do not count from 0 without a gap; the {} that occur are the classes: {}",
             names.len(),
-            first(&names.iter().map(String::as_str).collect::<Vec<_>>())
+            listed(names.iter().map(String::as_str))
         ));
     }
     (names, values.iter().map(|value| classes[value]).collect())
 }
 
-/// The first few of some names, and how many more there are.
-pub(super) fn first(names: &[&str]) -> String {
-    const SHOWN: usize = 12;
-    let listed = names[..names.len().min(SHOWN)].join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 => listed,
-        more => format!("{listed}, and {more} more"),
-    }
+/// The first few of some names in a file, and how many more there are.
+pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.into_iter().map(printable).collect();
+    first_few(&names.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The start of a text of a file, as a message can show it.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().take(80).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -21,7 +21,7 @@ pub struct Report {
     pub unused: Vec<Unused>,
     /// Pictures that do not decode.
     pub damaged: Vec<DamagedPicture>,
-    /// Folders that are not looked into.
+    /// Folders that are not looked into, and parts of the data that are left out.
     pub passed_over: Vec<PassedOver>,
     /// Files that are neither: texts, tables.
     pub other: OtherFiles,
@@ -123,10 +123,10 @@ impl DamagedPicture {
     }
 }
 
-/// A folder that is not looked into.
+/// A folder that is not looked into, or a part of the data that is left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PassedOver {
-    /// The folder.
+    /// The folder, or the first file of the part.
     #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// Why.

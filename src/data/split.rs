@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{DataError, PassedOver, Report};
+use super::DataError;
+use super::report::{PassedOver, Report};
 
 /// The part that is taken where nothing else is asked for.
 const DEFAULT: &str = "train";
@@ -51,7 +52,7 @@ fn names(parts: &[Part]) -> Vec<String> {
 /// The index of the part that is meant: the one that `wanted` names, else the only one, else the only set's `train`.
 ///
 /// # Errors
-/// [`DataError::Split`] with the names of all parts where none or several are meant.
+/// [`DataError::UnknownSplit`] or [`DataError::SeveralParts`], with the names of all parts.
 pub(super) fn choose(path: &Path, parts: &[Part], wanted: Option<&str>) -> Result<usize, DataError> {
     let names = names(parts);
     let only = |mut matching: Vec<usize>| match matching.len() {
@@ -73,10 +74,12 @@ pub(super) fn choose(path: &Path, parts: &[Part], wanted: Option<&str>) -> Resul
                 .or_else(|| only(indices(&|i| format!("{}/{}", parts[i].set, parts[i].part) == wanted)))
         }
     };
-    chosen.ok_or_else(|| DataError::Split {
-        path: path.into(),
-        wanted: wanted.map(String::from),
-        found: names,
+    chosen.ok_or_else(|| {
+        let (path, found) = (path.into(), names.join(", "));
+        match wanted {
+            Some(split) => DataError::UnknownSplit { path, split: split.into(), found },
+            None => DataError::SeveralParts { path, found },
+        }
     })
 }
 

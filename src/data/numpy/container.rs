@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use zip::ZipArchive;
 
+use super::super::raw::printable;
 use super::{DataError, Problem};
 
 const EXTENSION: &str = ".npy";
@@ -28,7 +29,7 @@ impl Container {
     /// What messages call an array.
     pub fn place(&self, name: &str) -> String {
         match self {
-            Self::Npz(path) => format!("{}, array `{name}`", path.display()),
+            Self::Npz(path) => format!("{}, array `{}`", path.display(), printable(name)),
             Self::Folder(folder, _) => folder.join(format!("{name}{EXTENSION}")).display().to_string(),
         }
     }

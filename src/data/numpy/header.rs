@@ -3,6 +3,7 @@
 
 use std::io::Read;
 
+use super::super::raw::printable;
 use super::Problem;
 
 pub(in crate::data) const MAGIC: &[u8] = b"\x93NUMPY";
@@ -188,7 +189,7 @@ impl Header {
         if descr.contains('O') {
             return Err(Problem::Objects);
         }
-        let element = Element::parse(descr).ok_or_else(|| Problem::Type(descr.chars().take(20).collect()))?;
+        let element = Element::parse(descr).ok_or_else(|| Problem::Type(printable(descr)))?;
         Ok(Self { element, fortran_order, shape, bytes: 0 })
     }
 }

@@ -47,8 +47,7 @@ pub(super) fn dataset(
 }
 
 fn several<'a>(container: &Container, what: &'static str, names: impl Iterator<Item = &'a str>) -> DataError {
-    let found = raw::first(&names.collect::<Vec<_>>());
-    DataError::Arrays { path: container.path().into(), what, found }
+    DataError::Arrays { path: container.path().into(), what, found: raw::listed(names) }
 }
 
 /// The pictures of the part that is asked for.
@@ -116,13 +115,12 @@ fn read(
     let (class_names, labels) = match labels {
         Some(labels) => raw::number_classes(&read_labels(container, &place, labels, count)?, opening),
         None => {
-            let others: Vec<&str> = names.iter().map(String::as_str).filter(|name| *name != images).collect();
-            let others =
-                if others.is_empty() { String::new() } else { format!(" among {}", raw::first(&others)) };
+            let others = raw::listed(names.iter().map(String::as_str).filter(|name| *name != images));
+            let among = if others.is_empty() { others } else { format!(" among {others}") };
             opening
                 .report
                 .notes
-                .push(format!("no labels were found for {place}{others}: there are no classes"));
+                .push(format!("no labels of {place} were found{among}: there are no classes"));
             (Vec::new(), Vec::new())
         }
     };

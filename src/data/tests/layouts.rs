@@ -93,9 +93,9 @@ fn a_split_chooses_the_part() {
         assert_eq!(values(&open(whole.path(), &of_split(split)).unwrap()), [(20, "2")]);
     }
     let message = open(whole.path(), &of_split("val")).unwrap_err().to_string();
-    assert!(message.contains("no part `val`") && message.contains("there is: test, train"), "{message}");
+    assert!(message.contains("no split `val`") && message.contains("found test, train"), "{message}");
     let message = open(&whole.path().join(IMAGES), &of_split("test")).unwrap_err().to_string();
-    assert!(message.contains(IMAGES) && message.contains("there is: train"), "{message}");
+    assert!(message.contains(IMAGES) && message.contains("found train"), "{message}");
 
     let only = folder(&[(TEST_IMAGES, &images(&[20])), (TEST_LABELS, &labels(&[2]))]);
     let (data, report) = reported(only.path(), &options(8, 1));
@@ -151,10 +151,7 @@ fn emnist_is_turned_and_its_classes_are_characters() {
     .concat();
     let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
     let emnist = folder(&files);
-    refused(
-        emnist.path(),
-        &["several parts", "there is: balanced, byclass, letters/test, letters", "--split"],
-    );
+    refused(emnist.path(), &["several parts", "balanced, byclass, letters/test, letters", "--split"]);
     for (split, classes, class) in [
         ("letters", 26, (26, "Z")),
         ("letters/train", 26, (26, "Z")),
@@ -164,7 +161,7 @@ fn emnist_is_turned_and_its_classes_are_characters() {
     ] {
         let (data, report) = reported(emnist.path(), &of_split(split));
         assert_eq!((data.class_names.len(), values(&data)), (classes, vec![class]), "{split}");
-        let empty = format!("{} of the {classes} classes have no picture", classes - 1);
+        let empty = format!("{} of {classes} classes have no pictures", classes - 1);
         assert!(report.notes.iter().any(|note| note.contains(&empty)), "{:?}", report.notes);
     }
     assert!(open(emnist.path(), &of_split("train")).is_err());
@@ -239,7 +236,7 @@ fn a_file_whose_length_fits_both_is_told_by_its_labels() {
     let ten = record(&[9]).repeat(3074);
     let hundred = record(&[19, 99]).repeat(3073);
     let files = folder(&[("a.bin", &ten), ("b.bin", &hundred)]);
-    let names = |file: &str| open(&files.path().join(file), &options(1, 1)).unwrap().class_names.len();
+    let names = |file: &str| open(&files.path().join(file), &options(32, 3)).unwrap().class_names.len();
     assert_eq!((names("a.bin"), names("b.bin")), (10, 100));
 }
 
