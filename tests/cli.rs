@@ -74,6 +74,7 @@ fn help() {
     for (name, arguments) in [
         ("help", &["--help"][..]),
         ("help_train", &["train", "--help"]),
+        ("help_data_check", &["data", "check", "--help"]),
         ("help_sample", &["sample", "--help"]),
         ("help_export", &["export", "--help"]),
         ("help_doctor", &["doctor", "--help"]),

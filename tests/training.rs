@@ -257,6 +257,9 @@ fn runs_leave_their_folder_and_resume_bit_for_bit() {
     for step in [3, 6] {
         assert!(straight.join(format!("checkpoints/step-{step:06}.safetensors")).is_file());
     }
+    let data: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(straight.join("data.json")).unwrap()).unwrap();
+    assert_eq!((data["classes"].as_array().unwrap().len(), &data["damaged"]), (10, &serde_json::json!([])));
     let expected = end_of(&straight);
     assert_eq!(expected.0, 6);
     assert!(expected.1[3] == expected.2, "model.safetensors is not the average of the checkpoint");

@@ -169,7 +169,7 @@ fn draw(path: &Path, data: &Dataset, report: &Report) -> Result<String, Failure>
     if report.classes.is_empty() {
         let shown: Vec<usize> = (0..data.len().min(extent.shown).min(COLUMNS * COLUMNS)).collect();
         save_grid(path, &pixels(&shown), height, width, channels, extent.columns, MIN_SIDE)?;
-        return Ok(format!("the first {} of {} pictures", shown.len(), data.len()));
+        return Ok(format!("{}: the first {} of {} pictures", path.display(), shown.len(), data.len()));
     }
     let rows = report.classes.len().min((extent.shown / extent.columns).max(1));
     let mut of_class = vec![Vec::new(); rows];
@@ -186,7 +186,8 @@ fn draw(path: &Path, data: &Dataset, report: &Report) -> Result<String, Failure>
         .map(|(row, class)| (format!("{} ({})", clean(&class.name), class.pictures), pixels(row)))
         .collect();
     save_rows(path, &labelled, height, width, channels, MIN_SIDE)?;
-    Ok(format!("up to {} pictures of {rows} of {} classes", extent.columns, report.classes.len()))
+    let (columns, classes) = (extent.columns, report.classes.len());
+    Ok(format!("{}: up to {columns} pictures of {rows} of {classes} classes", path.display()))
 }
 
 impl Checked {
@@ -287,7 +288,7 @@ impl Lines {
             );
         }
         if !report.damaged.is_empty() {
-            self.line("damaged", format!("{} pictures, which are left out", report.damaged.len()));
+            self.line("damaged", report.damaged.len());
             for picture in report.damaged.iter().take(damaged) {
                 self.line("", clean(&format!("{}: {}", picture.path.display(), picture.message)));
             }
@@ -335,7 +336,7 @@ impl Lines {
             let pictures: usize = duplicates.iter().map(|group| group.pictures.len() - 1).sum();
             self.line(
                 "duplicates",
-                format!("{pictures} pictures are copies of others, in {} groups", duplicates.len()),
+                format!("{pictures} that are copies of others, in {} groups", duplicates.len()),
             );
             for group in duplicates.iter().take(CLASSES) {
                 let what = if group.same_files { "same files" } else { "same when scaled" };
@@ -352,7 +353,7 @@ impl Lines {
         }
         if !constant.is_empty() {
             let names = some(constant.iter().cloned(), NAMED);
-            self.line("one colour", format!("{} pictures: {names}", constant.len()));
+            self.line("one colour", format!("{}: {names}", constant.len()));
         }
     }
 }

@@ -23,6 +23,10 @@ fn split_of(name: &OsStr) -> Option<&'static str> {
     Part::word(&name.to_str()?.to_ascii_lowercase())
 }
 
+fn pictures_in_words(count: usize) -> String {
+    if count == 1 { "1 picture".into() } else { format!("{count} pictures") }
+}
+
 /// The first folder of a relative path, if the file lies in one.
 fn first_folder(path: &Path) -> Option<&OsStr> {
     let mut parts = path.iter();
@@ -68,7 +72,8 @@ pub(super) fn choose_split(
     let wanted = asked.unwrap_or("train");
     let chosen = only(&|folder| is(folder, wanted))
         .or_else(|| only(&|folder| split_of(folder).is_some() && alike(folder, wanted)));
-    let found = counts.iter().map(|(folder, count)| format!("{} ({count} pictures)", folder.display()));
+    let found =
+        counts.iter().map(|(folder, count)| format!("{} ({})", folder.display(), pictures_in_words(*count)));
     let found = found.collect::<Vec<_>>().join(", ");
     let Some(&chosen) = chosen else {
         return Err(match asked {
@@ -86,7 +91,7 @@ pub(super) fn choose_split(
     for (&folder, count) in counts.iter().filter(|&(&folder, _)| folder != chosen) {
         opening.report.passed_over.push(PassedOver {
             path: listing.root().join(folder),
-            reason: format!("another split, {count} pictures"),
+            reason: format!("another split, {}", pictures_in_words(*count)),
         });
     }
     Ok(chosen.into())

@@ -46,7 +46,7 @@ pub enum DataError {
     UnknownFile { path: PathBuf },
 
     #[error(
-        "{path}: there is no file in it, not even in subfolders{but}; expected pictures; put some there or give another \
+        "{path}: it holds no file, not even in its subfolders{but}; expected pictures; put some there or give another \
          folder",
         path = .path.display(), but = match .hidden {
             0 => String::new(),
@@ -63,7 +63,7 @@ pub enum DataError {
     NoPicture { path: PathBuf, files: usize, unused: String },
 
     #[error(
-        "{path}: found {inside} pictures in subfolders (first {example}) and {strays} beside them (first {stray}); \
+        "{path}: found pictures in subfolders ({inside}, first {example}) and beside them ({strays}, first {stray}); \
          expected either no pictures in subfolders (no classes) or every picture in the subfolder of its class; move \
          the stray ones",
         path = .path.display(), stray = .stray.display(), example = .example.display()

@@ -29,7 +29,7 @@ pub(super) fn dataset(listing: &dyn Listing, opening: &mut Opening) -> Result<Da
     if files.is_empty() {
         return Err(DataError::EmptyFolder { path: root(), hidden: listing.tree().hidden });
     }
-    let kinds = kinds(listing, &files);
+    let kinds = kinds(listing, &files, opening);
     let pictures = |files: &[usize], kinds: &[Kind]| -> Vec<usize> {
         let is_picture = |kind: &Kind| matches!(kind, Kind::Picture(_));
         files.iter().zip(kinds).filter(|(_, kind)| is_picture(kind)).map(|(&file, _)| file).collect()
@@ -87,13 +87,15 @@ fn outputs(listing: &dyn Listing, opening: &mut Opening) -> Result<BTreeSet<Path
 }
 
 /// What each of the files is. One that cannot be read is taken for a picture, so that it is told of as damaged.
-fn kinds(listing: &dyn Listing, files: &[usize]) -> Vec<Kind> {
+fn kinds(listing: &dyn Listing, files: &[usize], opening: &Opening) -> Vec<Kind> {
     let mut kinds: Vec<Kind> = files.iter().map(|_| Kind::Other).collect();
     for_each(files.iter().zip(&mut kinds), |(&file, kind)| {
         *kind = match listing.read(file, picture::HEAD) {
             Ok(head) => picture::kind(&listing.tree().files[file], &head),
             Err(_) => Kind::Picture("unreadable"),
         };
+        // None is decoded yet.
+        (opening.progress)(0, files.len());
     });
     kinds
 }

@@ -167,8 +167,9 @@ pub struct Dataset {
 impl Dataset {
     /// Opens `spec`: `builtin:glyphs`, or the path of
     ///
-    /// - a folder of pictures (docs/files.md lists the formats; they are told by content), visited
-    ///   recursively in sorted order; where it has subfolders, the first level names the classes;
+    /// - a folder or zip file of pictures (told by content), visited recursively in sorted order; where it has
+    ///   subfolders, the first level names the classes, sorted as people count, unless these are splits or EDM's
+    ///   `dataset.json` has labels;
     /// - an IDX images file (`train-images-idx3-ubyte`, plain or gzip), with its labels file beside it
     ///   if there is one, or a folder that holds such files, as torchvision, Kaggle and EMNIST have them;
     /// - a binary file of CIFAR-10 or CIFAR-100 (`NAME.bin`), or a folder of them;
@@ -182,8 +183,9 @@ impl Dataset {
     ///
     /// # Errors
     ///
-    /// [`DataError`] names the file, what is wrong with it and the remedy. One bad picture refuses the
-    /// whole folder, so that no data set is silently smaller than it looks.
+    /// [`DataError`] names the file, what is wrong with it and the remedy. Damaged pictures refuse the whole folder,
+    /// all of them named at once, so that no data set is silently smaller than it looks; or, if
+    /// [`Options::damaged`] says so, they are left out and told of in the report.
     pub fn open(spec: &str, options: &Options) -> Result<Self, DataError> {
         Self::open_reporting(spec, options, &mut Report::default(), &|_, _| ())
     }
@@ -207,6 +209,7 @@ impl Dataset {
             if let Some(split) = &options.split {
                 return Err(DataError::NoSplits { path: spec.into(), split: split.clone() });
             }
+            opening.report.layout = "drawn by the program".into();
             return match name {
                 "glyphs" => glyphs::dataset(options),
                 _ => Err(DataError::UnknownBuiltin { name: name.into() }),

@@ -125,7 +125,7 @@ fn pictures_are_turned_cropped_and_laid_on_white() {
 #[test]
 fn useless_folders_are_refused() {
     refused(&tempdir().unwrap().path().join("absent"), &["nothing at this path", "builtin:glyphs"]);
-    refused(tempdir().unwrap().path(), &["there is no file in it"]);
+    refused(tempdir().unwrap().path(), &["it holds no file"]);
     refused(folder(&[("a/notes.txt", b"hello")]).path(), &["none of the 1 files in it"]);
     let png = encode(GrayImage::new(4, 4), ImageFormat::Png);
     refused(folder(&[("a/x.png", &png), ("y.png", &png)]).path(), &["y.png", "subfolder of its class"]);
