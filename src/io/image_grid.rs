@@ -127,6 +127,21 @@ pub fn save_single(
     write_new(path, |out| out.write_all(&bytes))
 }
 
+/// Pictures as bytes: [-1, 1] to 0..=255.
+///
+/// # Errors
+/// As [`save_grid`], but for those of the disk. `path` is for messages.
+pub fn to_bytes(
+    path: &Path,
+    images: &[f32],
+    height: usize,
+    width: usize,
+    channels: usize,
+) -> Result<Vec<u8>, FileError> {
+    Layout::new(path, height, width, channels, 1)?.split(images)?;
+    Ok(images.iter().copied().map(to_byte).collect())
+}
+
 /// The size of the pictures, and how much they are enlarged.
 pub(super) struct Layout<'a> {
     path: &'a Path,
@@ -246,6 +261,7 @@ fn to_byte(value: f32) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::png::{is_whole_png, read_single};
     use super::*;
 
     fn saved(save: impl FnOnce(&Path) -> Result<(), FileError>) -> RgbImage {
@@ -277,6 +293,31 @@ mod tests {
         assert!(!dark(1, 1) && dark(2, 2) && dark(10, 7) && !dark(11, 7) && !dark(12, 8) && dark(13, 2));
         assert!(dark(2, 10) && !dark(13, 10), "the fourth place is empty");
         assert_eq!(image[(13, 10)], BACKGROUND);
+    }
+
+    #[test]
+    fn a_single_picture_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        for channels in [1, 3] {
+            let path = folder.path().join(format!("{channels}.png"));
+            let picture: Vec<f32> = (0..6 * channels).map(|i| i as f32 / 9.0 - 1.0).collect();
+            save_single(&path, &picture, 2, 3, channels).unwrap();
+            let bytes = to_bytes(&path, &picture, 2, 3, channels).unwrap();
+            assert_eq!(read_single(&path, 2, 3, channels).unwrap(), bytes);
+            assert!(is_whole_png(&path, 2, 3).unwrap() && !is_whole_png(&path, 3, 2).unwrap());
+            let whole = std::fs::read(&path).unwrap();
+            for length in 0..whole.len() {
+                std::fs::write(&path, &whole[..length]).unwrap();
+                assert!(!is_whole_png(&path, 2, 3).unwrap() && read_single(&path, 2, 3, channels).is_err());
+            }
+            for at in 0..whole.len() {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 0x10;
+                std::fs::write(&path, &damaged).unwrap();
+                // An error or other pixels, and never a panic.
+                let _ = read_single(&path, 2, 3, channels);
+            }
+        }
     }
 
     #[test]

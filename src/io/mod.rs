@@ -17,6 +17,7 @@ pub mod image_grid;
 pub mod jsonl;
 #[cfg(feature = "charts")]
 mod labelled_rows;
+pub mod npz;
 mod open;
 mod png;
 pub mod tensor_file;
@@ -27,9 +28,10 @@ pub use atomic::remove_abandoned;
 pub use chart::{Chart, Series, Stroke, smooth};
 pub use error::FileError;
 pub(crate) use error::{quoted, shortened};
-pub use image_grid::{GridExtent, encode_grid, save_grid, save_single};
+pub use image_grid::{GridExtent, encode_grid, save_grid, save_single, to_bytes};
 pub use jsonl::{JsonLines, write_json};
 #[cfg(feature = "charts")]
 pub use labelled_rows::save_rows;
+pub use png::{is_whole_png, read_single};
 pub use tensor_file::{Tensor, TensorFile};
 pub(crate) use text::read_text;

@@ -174,14 +174,15 @@ impl PictureSampler {
         stepper.run(&step.coefficients, words).await
     }
 
-    /// Draws pictures, channels-last in about [-1, 1]. Picture i depends on the seed and i alone. `watch` is called before
-    /// the first step and after every step with their number and a way to read the pictures so far.
+    /// Draws pictures, channels-last in about [-1, 1]. Picture i depends on the seed and i alone, up to the rounding of sums
+    /// in batches of another size. `watch` is called before the first step and after every step with their number and a way
+    /// to read the pictures so far. Whoever wants many pictures in bounded memory draws them in several calls.
     pub async fn draw(
         &self,
         drawing: &Drawing<'_>,
         mut watch: impl AsyncFnMut(Progress<'_>) -> Result<(), RunError>,
     ) -> Result<Vec<f32>, RunError> {
-        let &Drawing { count, seed, labels, start, inpaint } = drawing;
+        let &Drawing { first: first_picture, count, seed, labels, start, inpaint } = drawing;
         let steps = &self.trajectory.steps;
         let mut pictures = Vec::with_capacity(count * self.elements);
         let rounds = inpaint.map_or(1, |i| i.resamples.max(1));
@@ -201,7 +202,7 @@ impl PictureSampler {
                 part.resize(self.batch * self.elements, 0.0);
                 part
             };
-            let first_item = u32::try_from(first).unwrap_or(u32::MAX);
+            let first_item = u32::try_from(first_picture.saturating_add(first)).unwrap_or(u32::MAX);
             let mut words = StepWords { seed, first_item, ..StepWords::default() };
             match start {
                 Start::Seed => {
@@ -274,7 +275,9 @@ impl PictureSampler {
 /// What to draw.
 #[derive(Clone, Copy, Debug)]
 pub struct Drawing<'a> {
-    /// How many pictures.
+    /// The number i of the first picture, below 2^32.
+    pub first: usize,
+    /// How many pictures, this one and those that follow it.
     pub count: usize,
     /// Of all noise.
     pub seed: u64,
@@ -289,7 +292,7 @@ pub struct Drawing<'a> {
 impl<'a> Drawing<'a> {
     /// Pictures from the noise of a seed.
     pub fn new(count: usize, seed: u64, labels: &'a [u32]) -> Self {
-        Self { count, seed, labels, start: Start::Seed, inpaint: None }
+        Self { first: 0, count, seed, labels, start: Start::Seed, inpaint: None }
     }
 }
 
