@@ -447,7 +447,7 @@ fn a_missing_driver_is_named_with_its_remedy() {
     }
 }
 
-/// Ctrl-C says what it leads to: there is no checkpoint in `sample`.
+/// Ctrl-C says what it leads to, and how to go on: there is no checkpoint in `sample`.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_interruption_says_what_it_does() {
@@ -460,7 +460,7 @@ fn an_interruption_says_what_it_does() {
     let sample = ["sample", "--out", "drawn", "--steps", "1000", "--n", "64"];
     for (arguments, words, others, written) in [
         (&train[..], "interrupted: writing a checkpoint", "without a picture", "run/model.safetensors"),
-        (&sample[..], "interrupted: ending without a picture written", "checkpoint", ""),
+        (&sample[..], "interrupted: keeping the pictures drawn so far", "checkpoint", "drawn/samples.json"),
     ] {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_inkwash"));
         let child =
@@ -482,7 +482,8 @@ fn an_interruption_says_what_it_does() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(130), "{arguments:?}: {message}");
         assert!(message.contains(words) && !message.contains(others), "{arguments:?}: {message}");
-        assert!(written.is_empty() || at.join(written).is_file(), "{arguments:?}: no {written}");
+        assert!(message.contains("go on with: inkwash "), "{arguments:?}: {message}");
+        assert!(at.join(written).is_file(), "{arguments:?}: no {written}");
     }
-    assert!(!at.join("drawn").exists());
+    assert!(!at.join("drawn/00000.png").exists());
 }
