@@ -260,7 +260,7 @@ fn weights_of_another_network_are_refused() {
     }
     std::fs::create_dir(at.join("drawn")).unwrap();
     std::fs::write(at.join("drawn/grid.png"), "mine").unwrap();
-    refused(without_driver(at), at, &sample, &["grid.png", "already exists", "--out"]);
+    refused(without_driver(at), at, &sample, &["grid.png", "already holds", "--out"]);
 }
 
 /// A combination that makes no sense is refused with the reason, before anything runs.

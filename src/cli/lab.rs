@@ -12,7 +12,7 @@ pub struct LabArgs {
     /// An experiment, `list` to name them, or `all` to run them
     #[arg(value_name = "NAME|list|all", default_value = "list")]
     name: String,
-    /// Folder for result.json and the plots; for `all`, of a folder for each
+    /// Folder for result.json and the plots, which must be new or empty; for `all`, of such a folder for each
     #[arg(long, value_name = "DIR", default_value = "lab")]
     out: PathBuf,
     /// Seed of everything random
@@ -26,13 +26,24 @@ fn list() {
     }
 }
 
+/// Refuses a folder with files in it: an experiment's own would replace them.
+fn refuse_files(folder: &Path) -> Result<(), Failure> {
+    crate::io::remove_abandoned(folder);
+    let error = |e: std::io::Error| format!("{}: {e}; choose another --out", folder.display());
+    let first = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(error)?.next().transpose().map_err(error)?,
+    };
+    first.map_or(Ok(()), |file| {
+        let (folder, file) = (folder.display(), file.file_name());
+        Err(format!("{folder} already holds {}; choose another --out, or move it away", file.display())
+            .into())
+    })
+}
+
 /// Runs one experiment into `folder`; whether its claims held.
 fn one(experiment: &Experiment, folder: &Path, seed: u64, choice: &DeviceArgs) -> Result<bool, Failure> {
     let result = folder.join("result.json");
-    if result.exists() {
-        return Err(format!("{} already exists; choose another --out, or remove it", result.display()).into());
-    }
-    crate::io::remove_abandoned(folder);
     std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let device = choice.open()?;
     println!("\n{}: {}\n{}\n", experiment.name, experiment.title, experiment.equation);
@@ -80,6 +91,10 @@ pub fn run(args: &LabArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
             true
         }
         "all" => {
+            // All of them before the first, which may take an hour.
+            for experiment in EXPERIMENTS {
+                refuse_files(&args.out.join(experiment.name))?;
+            }
             let mut passed = true;
             for experiment in EXPERIMENTS {
                 passed &= one(experiment, &args.out.join(experiment.name), args.seed, device)?;
@@ -87,7 +102,10 @@ pub fn run(args: &LabArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
             passed
         }
         name => match find(name) {
-            Some(experiment) => one(experiment, &args.out, args.seed, device)?,
+            Some(experiment) => {
+                refuse_files(&args.out)?;
+                one(experiment, &args.out, args.seed, device)?
+            }
             None => {
                 let names: Vec<&str> = EXPERIMENTS.iter().map(|e| e.name).collect();
                 return Err(format!(

@@ -15,7 +15,7 @@ pub struct VerifyArgs {
     /// Files of what PyTorch computed, as `tests/python/make_oracle.py` writes them (docs/oracle.md)
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     oracle: Vec<PathBuf>,
-    /// Write every computed tensor to this file, under the oracle's names
+    /// Write every computed tensor to this file, which must be new, under the oracle's names
     #[arg(long, value_name = "OUT.safetensors")]
     dump: Option<PathBuf>,
     /// Print only the tensors that did not pass, and the worst of each kind
@@ -60,6 +60,9 @@ pub fn run(args: &VerifyArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     let model = args.model.as_deref().map(open_model).transpose()?;
     for warning in model.iter().flat_map(|m| &m.warnings) {
         eprintln!("warning: {warning}");
+    }
+    if let Some(path) = args.dump.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
+        return Err(format!("--dump {}: there is a file already; name a new one", path.display()).into());
     }
     let device = device.open()?;
     let report = verify(&device, model.as_ref(), &oracles, |part| eprintln!("{part}"))?;

@@ -1,4 +1,4 @@
-//! Files in and out: tensors by name, picture grids, line charts and line-by-line logs.
+//! Files in and out: tensors by name, arrays, picture grids, line charts and line-by-line logs.
 //!
 //! Nothing here knows what a model is. Every file but the log is written beside its destination and renamed
 //! into place, so a reader sees the old file or the new one and never half of one. Everything read is taken
