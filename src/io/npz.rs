@@ -8,8 +8,9 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
+use super::FileError;
 use super::atomic::{write_atomic, write_new};
-use super::{FileError, open_file};
+use super::open::open_file;
 
 /// Zip entries of this size and more need the 64-bit form.
 const LARGE: u64 = u32::MAX as u64;

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use image::{ImageFormat, ImageReader, RgbImage};
 
+use super::FileError;
 use super::atomic::write_atomic;
-use super::{FileError, open_file};
+use super::open::open_file;
 
 /// What a PNG file begins with: its signature, and the length and name of its first chunk.
 const HEAD: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR";

@@ -46,7 +46,11 @@ impl Record {
             Ok(_) => {}
         }
         let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        serde_json::from_slice(&bytes).map(Some).map_err(|e| foreign(shortened(&e.to_string()).into()))
+        match serde_json::from_slice::<Self>(&bytes) {
+            Ok(record) if record.finished <= record.count => Ok(Some(record)),
+            Ok(_) => Err(foreign("more pictures are finished than were asked for".into())),
+            Err(e) => Err(foreign(shortened(&e.to_string()).into())),
+        }
     }
 }
 
@@ -111,7 +115,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("samples.json");
         assert_eq!(Record::read(&path).unwrap(), None);
-        for content in ["", "[1, 2]", "{\"count\": 3}", "\u{feff}{}"] {
+        let record = json!({
+            "inkwash": "0.1.0", "device": "", "batch": 1, "count": 3, "finished": 3, "settings": {}
+        });
+        let record = record.to_string();
+        std::fs::write(&path, &record).unwrap();
+        assert_eq!(Record::read(&path).unwrap().unwrap().count, 3);
+        let (less, negative) =
+            (record.replace("count\":3", "count\":2"), record.replace("count\":3", "count\":-3"));
+        for content in ["", "[1, 2]", "{\"count\": 3}", "\u{feff}{}", &less, &negative, &record[1..]] {
             std::fs::write(&path, content).unwrap();
             let message = Record::read(&path).unwrap_err().to_string();
             assert!(message.contains("samples.json") && message.contains("--out"), "{message}");
