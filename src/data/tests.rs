@@ -5,9 +5,12 @@ use std::path::Path;
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgba, RgbaImage};
 use tempfile::{TempDir, tempdir};
 
+use super::picture::tests::textured;
 use super::*;
 
 mod folders;
+mod layouts;
+mod numpy;
 
 fn options(side: usize, channels: usize) -> Options {
     Options { seed: 3, glyph_count: 40, ..Options::new((side, side), channels) }
@@ -287,6 +290,3 @@ fn glyph_classes_are_distinct() {
         assert!((0..600).all(|i| (130..=248).contains(&mean(i))), "{size:?}");
     }
 }
-
-mod layouts;
-mod numpy;

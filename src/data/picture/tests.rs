@@ -44,7 +44,7 @@ fn encode(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
 }
 
 /// A picture with detail all over.
-fn textured(width: u32, height: u32) -> RgbImage {
+pub(in crate::data) fn textured(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| Rgb([(x * 7) as u8, (y * 5) as u8, (x * y % 251) as u8]))
 }
 
