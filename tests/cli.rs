@@ -8,8 +8,9 @@
 mod common;
 
 use assert_cmd::Command;
+use common::training::run_config;
 use inkwash::diffusion::{Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, UNet, UNetConfig};
-use inkwash::train::{Checkpoint, ModelFolder, built_in_model, open_model};
+use inkwash::train::{Checkpoint, ModelFolder, TrainConfig, built_in_model, open_model};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -230,7 +231,11 @@ fn weights_of_another_network_are_refused() {
     std::fs::write(at.join("run/config.toml"), "preset = \"tiny-gray\"\n").unwrap();
     let flat = vec![0.25; other.parameters.flat_elements()];
     let states = [(); 4].map(|()| flat.clone());
-    run.save_checkpoint(&other.parameters, &Checkpoint { next_step: 7, steps_taken: 7, states }).unwrap();
+    run.save_checkpoint(
+        &other.parameters,
+        &Checkpoint { next_step: 7, steps_taken: 7, pictures: None, states },
+    )
+    .unwrap();
     let words = ["model.safetensors", "another configuration"];
     refused(without_driver(at), at, &["sample", "--model", "run", "--out", "drawn"], &words);
     if common::open_device().is_some() {
@@ -324,7 +329,7 @@ fn a_run_is_exported() {
     let states = [1, 2, 3, 4].map(|seed| unet.parameters.initial(seed));
     run.save_checkpoint(
         &unet.parameters,
-        &Checkpoint { next_step: 7, steps_taken: 7, states: states.clone() },
+        &Checkpoint { next_step: 7, steps_taken: 7, pictures: None, states: states.clone() },
     )
     .unwrap();
     for (name, flags, state) in [("averaged", &[][..], 3), ("raw", &["--weights", "raw"], 0)] {
@@ -386,6 +391,48 @@ fn a_folder_with_files_is_not_written_over() {
     refused(inkwash(at), at, &["train", "--out", "taken"], &words);
     refused(inkwash(at), at, &["demo", "--out", "taken"], &words);
     refused(inkwash(at), at, &["--device", "Voodoo", "train", "--out", "run"], &["Voodoo", "--device"]);
+}
+
+/// What a training run says, to whom, and with which status.
+#[test]
+fn training_says_what_happened() {
+    if common::open_device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let config = TrainConfig { steps: 3, batch: 4, accumulate: 1, warmup_steps: 0, ..run_config() };
+    std::fs::write(at.join("tiny.toml"), toml::to_string(&config).unwrap()).unwrap();
+    let train = |arguments: &[&str]| {
+        let output = inkwash(at).arg("train").args(arguments).output().unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        // Nothing of a bar in a pipe.
+        assert!(!err.contains(['\r', '\u{1b}', '█']), "{err}");
+        (output.status.code(), out, err)
+    };
+    let new = ["--config", "tiny.toml", "--out"];
+    assert_eq!(train(&[&new[..], &["quiet", "-q"]].concat()), (Some(0), String::new(), String::new()));
+    let (status, out, err) = train(&[&new[..], &["warned", "-q", "--warmup-steps", "9"]].concat());
+    assert!(
+        status == Some(0) && out.is_empty() && err.starts_with("warning: the warm-up of 9 steps"),
+        "{err}"
+    );
+
+    let (status, out, err) = train(&["--resume", "quiet"]);
+    assert!(status == Some(0) && err.is_empty(), "{err}");
+    assert!(out.contains("nothing to do   all 3 steps") && out.contains("--resume quiet --steps N"), "{out}");
+
+    let large =
+        ["large", "--steps", "40", "--learning-rate", "9e5", "--clip-norm", "0", "--sample-every", "0"];
+    let (status, _, err) = train(&[&new[..], &large, &["--checkpoint-every", "0"]].concat());
+    assert_eq!(status, Some(1));
+    for words in
+        ["error: the gradient was not finite in ", " pass, in ", "--clip-norm 1", "no checkpoint yet"]
+    {
+        assert!(err.contains(words), "no `{words}` in: {err}");
+    }
+    let (status, out, _) = train(&[&new[..], &["large"]].concat());
+    assert!(status == Some(0) && out.starts_with("note            large holds a run that ended"), "{out}");
 }
 
 /// Any operator of the catalogue: one with labels, one that works in place, one with several algorithms.

@@ -41,7 +41,7 @@ pub fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     };
     let interrupted = interruption("ending, with a checkpoint if the training is still under way");
     let options = RunOptions::new(&args.out);
-    let mut progress = TrainProgress::new();
+    let mut progress = TrainProgress::new(false);
     train(|| Ok(device.clone()), &config, &options, &interrupted, |event| progress.show(event))?;
     if interrupted.load(Ordering::Relaxed) {
         return Ok(ExitCode::from(130));

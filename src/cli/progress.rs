@@ -115,19 +115,31 @@ fn line(unit: &str, first: u64, position: u64, length: u64, message: &str, elaps
     format!("{unit} {position}/{length}  {message}{:#} gone, {left} left", HumanDuration(elapsed))
 }
 
-/// Lines on standard output, and a [`Bar`] over the steps.
+/// Lines on standard output, and a [`Bar`] over the steps; warnings on standard error.
 pub(super) struct TrainProgress {
     bar: Bar,
+    /// Shows nothing but warnings.
+    quiet: bool,
+    /// Steps of the run, and how many of them were skipped so far.
+    steps: u32,
+    skipped: u32,
 }
 
 impl TrainProgress {
-    pub fn new() -> Self {
-        Self { bar: Bar::hidden() }
+    pub fn new(quiet: bool) -> Self {
+        Self { bar: Bar::hidden(), quiet, steps: 0, skipped: 0 }
     }
 
     pub fn show(&mut self, event: &TrainEvent) {
+        if let TrainEvent::Warning { message } = *event {
+            self.bar.suspend(|| eprintln!("warning: {message}"));
+        }
+        if self.quiet {
+            return;
+        }
         match *event {
             TrainEvent::Note { message } => println!("note            {message}"),
+            TrainEvent::NothingToDo { step, .. } => println!("nothing to do   all {step} steps are done"),
             TrainEvent::DataOpened { report } => {
                 print!("{}", super::data::describe(report));
             }
@@ -141,14 +153,17 @@ impl TrainProgress {
                 );
                 print!("{}", describe(config, plan));
             }
-            TrainEvent::Started { step, steps, allocated_bytes } => {
+            TrainEvent::Started { step, skipped, steps, allocated_bytes } => {
+                (self.steps, self.skipped) = (steps, skipped);
                 println!("                {} allocated", HumanBytes(allocated_bytes));
                 self.bar = Bar::begun_at(step.into(), steps.into(), "step");
             }
-            TrainEvent::Logged { rows, images_per_s } => {
+            TrainEvent::Logged { rows, skipped, images_per_s } => {
+                self.skipped = skipped;
                 if !rows.is_empty() {
                     let mean = rows.iter().map(|r| f64::from(r.loss)).sum::<f64>() / rows.len() as f64;
-                    self.bar.set_message(format!("loss {mean:.4}  {images_per_s:.1} images/s"));
+                    let skipped = if skipped == 0 { String::new() } else { format!("  {skipped} skipped") };
+                    self.bar.set_message(format!("loss {mean:.4}  {images_per_s:.1} images/s{skipped}"));
                 }
             }
             TrainEvent::Step { step } => self.bar.set_position(step.into()),
@@ -158,7 +173,19 @@ impl TrainProgress {
                 self.bar.suspend(|| println!("step {step}: held-out loss {loss:.5}{accuracy}"));
             }
             TrainEvent::Interrupted { .. } | TrainEvent::Finished { .. } => self.bar.finish(),
-            TrainEvent::GridSaved { .. } | TrainEvent::CheckpointSaved { .. } => {}
+            TrainEvent::GridSaved { .. }
+            | TrainEvent::CheckpointSaved { .. }
+            | TrainEvent::Warning { .. } => {}
+        }
+    }
+
+    /// The steps that changed nothing, in a line for the end; empty if there are none.
+    pub fn skipped(&self) -> String {
+        match self.skipped {
+            0 => String::new(),
+            skipped => {
+                format!("skipped         {skipped} of {} steps, whose gradient was not finite\n", self.steps)
+            }
         }
     }
 }

@@ -23,10 +23,13 @@ pub struct TrainArgs {
     /// Go on with the run in this folder; flags on the command line win over its configuration
     #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "file", "init"])]
     resume: Option<PathBuf>,
+    /// Go on from the checkpoint of step N and not from the newest; newer ones are set aside, not deleted
+    #[arg(long, value_name = "N", requires = "resume")]
+    from_step: Option<u32>,
     /// Print kernels, parameters, FLOPs and memory, and stop; needs no device
     #[arg(long)]
     dry_run: bool,
-    /// Print nothing but errors
+    /// Print nothing but errors and warnings
     #[arg(long, short)]
     quiet: bool,
 }
@@ -52,27 +55,40 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         (None, None) => return Err("give --out DIR or --resume DIR".into()),
     };
     let interrupted = interruption("writing a checkpoint");
-    let mut progress = (!args.quiet).then(TrainProgress::new);
+    let mut progress = TrainProgress::new(args.quiet);
+    let mut nothing_to_do = false;
     let pictures = if args.quiet { Bar::hidden() } else { Bar::new(0, "picture") };
     let data_progress = |done: usize, all: usize| {
         pictures.set_length(all as u64);
         pictures.set_position(done as u64);
     };
-    let options = RunOptions { resume, data_progress: &data_progress, ..RunOptions::new(&out) };
+    let options = RunOptions {
+        resume,
+        from_step: args.from_step,
+        data_progress: &data_progress,
+        ..RunOptions::new(&out)
+    };
     train(
         || device.open(),
         &config,
         &options,
         &interrupted,
         |event| {
-            if let TrainEvent::DataOpened { .. } = event {
-                pictures.finish();
+            match event {
+                TrainEvent::DataOpened { .. } => pictures.finish(),
+                TrainEvent::NothingToDo { .. } => nothing_to_do = true,
+                _ => {}
             }
-            if let Some(progress) = &mut progress {
-                progress.show(event);
-            }
+            progress.show(event);
         },
     )?;
+    if nothing_to_do {
+        if !args.quiet {
+            println!("to go on        inkwash train --resume {} --steps N", out.display());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    print!("{}", progress.skipped());
     if interrupted.load(Ordering::Relaxed) {
         eprintln!("stopped early; go on with: inkwash train --resume {}", out.display());
         return Ok(ExitCode::from(130));

@@ -4,9 +4,10 @@
 use super::device::Pipeline;
 use super::store::{STORAGE, from_bits};
 use super::{Device, GpuError, Store};
-use crate::graph::{Dispatch, Home, Origin, Plan, Scalar, ValueId};
+use crate::graph::{Dispatch, Home, Origin, Placement, Plan, Scalar, ValueId};
 use crate::shader::{Access, Interface, ParamKind, ShaderError};
 use crate::tensor::DType;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Uniform buffers must be bound at multiples of 256 bytes (WebGPU's default limit).
@@ -218,16 +219,32 @@ impl Executable {
     }
 
     async fn profile_by_waiting(&self) -> Result<Vec<f64>, GpuError> {
-        let mut seconds = Vec::with_capacity(self.launches.len());
-        for launch in &self.launches {
+        let mut times = Vec::with_capacity(self.launches.len());
+        self.run_by_launch(async |_, seconds| {
+            times.push(seconds);
+            Ok(ControlFlow::<()>::Continue(()))
+        })
+        .await?;
+        Ok(times)
+    }
+
+    /// Runs once, and waits for each launch alone. After each, `visit` is given its number in [`Plan::launches`] and the
+    /// seconds that it took; where it breaks off, the rest does not run, and what it broke off with is returned.
+    pub async fn run_by_launch<B>(
+        &self,
+        mut visit: impl AsyncFnMut(usize, f64) -> Result<ControlFlow<B>, GpuError>,
+    ) -> Result<Option<B>, GpuError> {
+        for (number, launch) in self.launches.iter().enumerate() {
             let mut encoder = self.device.encoder();
             encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), launch);
             let start = std::time::Instant::now();
             self.device.submit(encoder).await?;
             self.device.idle().await?;
-            seconds.push(start.elapsed().as_secs_f64());
+            if let ControlFlow::Break(found) = visit(number, start.elapsed().as_secs_f64()).await? {
+                return Ok(Some(found));
+            }
         }
-        Ok(seconds)
+        Ok(None)
     }
 
     /// Waits, and reads an f32 tensor that outlives the run.
@@ -237,19 +254,37 @@ impl Executable {
 
     /// Waits, and reads a tensor of any type that outlives the run.
     pub async fn read_values(&self, value: ValueId) -> Result<Vec<f64>, GpuError> {
+        Ok(self.decoded(value, &self.read_words(value).await?))
+    }
+
+    /// Waits, and reads whatever lies where a tensor is planned. Right after the launch that wrote it
+    /// ([`Executable::run_by_launch`]), that is the tensor, also in working memory. Empty if it has no memory.
+    pub async fn read_now(&self, value: ValueId) -> Result<Vec<f64>, GpuError> {
+        match self.plan.placements[value.0] {
+            Some(place) => Ok(self.decoded(value, &self.words_at(value, place).await?)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The numbers of a tensor in its words.
+    fn decoded(&self, value: ValueId, words: &[u32]) -> Vec<f64> {
         let spec = self.plan.graph.spec(value);
-        let mut values = spec.dtype.decode(bytemuck::cast_slice(&self.read_words(value).await?));
+        let mut values = spec.dtype.decode(bytemuck::cast_slice(words));
         values.truncate(spec.shape.elements());
-        Ok(values)
+        values
     }
 
     /// The words of a tensor. Working memory holds other tensors by the end of a run, so it cannot be read.
     async fn read_words(&self, value: ValueId) -> Result<Vec<u32>, GpuError> {
-        let spec = self.plan.graph.spec(value);
         let kept = self.plan.placements[value.0].filter(|p| self.plan.buffers[p.buffer].home != Home::Slot);
         let Some(place) = kept else {
             return Err(GpuError::NotKept { tensor: self.plan.graph.values[value.0].name.clone() });
         };
+        self.words_at(value, place).await
+    }
+
+    async fn words_at(&self, value: ValueId, place: Placement) -> Result<Vec<u32>, GpuError> {
+        let spec = self.plan.graph.spec(value);
         if spec.shape.elements() == 0 {
             return Ok(Vec::new());
         }

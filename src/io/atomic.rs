@@ -75,16 +75,18 @@ fn create_locked(name: &Path) -> std::io::Result<File> {
     }
 }
 
+/// Whether a file of this name is a temporary one.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let random = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(SUFFIX));
+    random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
 /// Removes the temporary files that killed writers have left in `folder`. Those of living ones, of this process or
 /// another, stay, and so does every other file. Does nothing where the folder cannot be read.
 pub fn remove_abandoned(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let ours =
-            name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)).is_some_and(|random| {
-                random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric())
-            });
+        let ours = entry.file_name().to_str().is_some_and(is_temporary);
         if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }

@@ -54,21 +54,22 @@ impl JsonLines {
         Ok(JsonLines { path, file })
     }
 
-    /// Opens the log and takes off every record for which the condition does not hold, as a run that goes on from
-    /// a checkpoint does with what it had logged after it.
+    /// Puts these records in the place of the log at `path`, if there is one, and opens it for more.
     ///
     /// # Errors
-    /// As [`JsonLines::open_append`].
-    pub fn open_keeping(
-        path: impl Into<PathBuf>,
-        keep: impl Fn(&Value) -> bool,
-    ) -> Result<JsonLines, FileError> {
+    /// Whatever the disk says; an earlier log is then as it was.
+    pub fn replace(path: impl Into<PathBuf>, records: &[Value]) -> Result<JsonLines, FileError> {
         let path = path.into();
-        if path.exists() {
-            let kept: Vec<Value> = read(&path)?.into_iter().filter(keep).collect();
-            write_atomic(&path, |file| kept.iter().try_for_each(|record| writeln!(file, "{record}")))?;
-        }
+        write_atomic(&path, |file| records.iter().try_for_each(|record| writeln!(file, "{record}")))?;
         Self::open_append(path)
+    }
+
+    /// Waits until all that was written is on the disk.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub fn sync(&self) -> Result<(), FileError> {
+        self.file.sync_data().map_err(FileError::io("flush to disk", &self.path))
     }
 
     /// Appends one record as one line, which is with the operating system when this returns. JSON has no NaN or

@@ -9,6 +9,7 @@ pub(crate) mod atomic;
 mod axis;
 #[cfg(feature = "charts")]
 pub mod chart;
+mod checksum;
 #[cfg(feature = "charts")]
 mod drawing;
 mod error;

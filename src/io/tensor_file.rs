@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::FileError;
 use super::atomic::write_atomic;
+use super::checksum::{self, Checksum};
 use super::error::{Cause, quoted, shortened};
 use super::header::{self, Fault};
 use super::open::open_file;
@@ -46,11 +47,12 @@ pub struct TensorFile {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Reads all tensors of the file at `path`, of dtype F32, F16, BF16, F64, I64 or I32, widened or rounded to f32.
+/// Reads all tensors of the file at `path`, of dtype F32, F16, BF16, F64, I64 or I32, widened or rounded to f32. A checksum
+/// that [`write_sealed`] gave it is checked, and is not part of the metadata that is returned.
 ///
 /// # Errors
-/// Whatever is wrong with the file or a tensor in it, including a value that is not finite and an integer that
-/// f32 cannot hold exactly. Nothing is allocated on the word of the header alone.
+/// Whatever is wrong with the file or a tensor in it, including a value that is not finite, an integer that
+/// f32 cannot hold exactly, and content other than that of its checksum. Nothing is allocated on the word of the header alone.
 pub fn read(path: &Path) -> Result<TensorFile, FileError> {
     let (mut file, length) = open_file(path, KIND)?;
     read_from(path, length, &mut file)
@@ -89,15 +91,32 @@ fn read_from(path: &Path, length: u64, source: &mut impl Read) -> Result<TensorF
     read_up_to(path, header_len, source, &mut bytes)?;
     let too_large = || malformed(path, format!("{length} bytes"), "a file that fits in memory", None);
     let data_len = usize::try_from(room - header_len).map_err(|_| too_large())?;
-    let metadata =
+    let mut metadata =
         header::check(&bytes[LENGTH_BYTES..], data_len).map_err(|fault| refused(path, fault, BAD_TENSOR))?;
 
     bytes.try_reserve_exact(data_len).map_err(|_| too_large())?;
     read_up_to(path, room - header_len, source, &mut bytes)?;
     let parsed = SafeTensors::deserialize(&bytes)
         .map_err(|error| malformed(path, error.to_string(), "a valid file", Some(error.into())))?;
+    let views: BTreeMap<&str, TensorView> = parsed.iter().collect();
+    if let Some(said) = metadata.remove(checksum::KEY) {
+        let mut found = Checksum::new(&metadata);
+        for (name, view) in &views {
+            found.tensor(name, &view.dtype().to_string(), view.shape(), view.data());
+        }
+        let found = found.text();
+        if found != said {
+            let found = format!("content with the checksum {found}");
+            return Err(malformed(
+                path,
+                found,
+                format!("{}, as the file says of itself", quoted(&said)),
+                None,
+            ));
+        }
+    }
     let mut tensors = BTreeMap::new();
-    for (name, view) in parsed.iter() {
+    for (name, view) in views {
         let data = widen(&view).map_err(|(index, found)| {
             let shape = format!("{:?}", view.shape());
             let found = format!("{found} at index {index} of shape {}", shortened(&shape));
@@ -169,7 +188,25 @@ fn exact(value: i64) -> Result<f32, String> {
 /// What [`read`] would refuse to read back (a shape that does not match its data, a harmful name, a value that is
 /// not finite), before the disk is touched; then whatever the disk says.
 pub fn write(path: &Path, file: &TensorFile) -> Result<(), FileError> {
-    let header = header_of(file)
+    write_with(path, file, &file.metadata)
+}
+
+/// The same with a checksum of the content in the metadata, which [`read`] checks.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_sealed(path: &Path, file: &TensorFile) -> Result<(), FileError> {
+    let mut checksum = Checksum::new(&file.metadata);
+    for (name, tensor) in &file.tensors {
+        checksum.tensor(name, &Dtype::F32.to_string(), &tensor.shape, &little_endian(&tensor.data));
+    }
+    let mut metadata = file.metadata.clone();
+    metadata.insert(checksum::KEY.into(), checksum.text());
+    write_with(path, file, &metadata)
+}
+
+fn write_with(path: &Path, file: &TensorFile, metadata: &BTreeMap<String, String>) -> Result<(), FileError> {
+    let header = header_of(file, metadata)
         .map_err(|fault| refused(path, fault, NOT_WRITTEN))?
         .to_json()
         .map_err(FileError::encoding(path))?;
@@ -199,7 +236,10 @@ impl HeaderJson<'_> {
     }
 }
 
-fn header_of(file: &TensorFile) -> Result<HeaderJson<'_>, Fault> {
+fn header_of<'a>(
+    file: &'a TensorFile,
+    metadata: &'a BTreeMap<String, String>,
+) -> Result<HeaderJson<'a>, Fault> {
     let mut tensors = BTreeMap::new();
     let mut start = 0;
     for (name, Tensor { shape, data }) in &file.tensors {
@@ -217,7 +257,7 @@ fn header_of(file: &TensorFile) -> Result<HeaderJson<'_>, Fault> {
         tensors.insert(name.as_str(), info);
         start = end;
     }
-    Ok(HeaderJson { metadata: &file.metadata, tensors })
+    Ok(HeaderJson { metadata, tensors })
 }
 
 fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {

@@ -294,3 +294,55 @@ proptest! {
         sound(&with_header(&format!("{{{}}}", entries.join(",")), &data))?;
     }
 }
+
+#[test]
+fn a_sealed_file_tells_any_flipped_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let file = sample();
+    write_sealed(&path, &file).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(parse(&bytes).unwrap(), file);
+
+    let header_len = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    let mut found_by_checksum = 0;
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        match parse(&damaged) {
+            Err(e) => found_by_checksum += usize::from(e.to_string().contains("content with the checksum")),
+            // A flip in the name of the checksum makes a file without one, whose content is whole.
+            Ok(read) => {
+                assert!(bit / 8 < LENGTH_BYTES + header_len, "a flip at byte {} passed", bit / 8);
+                assert_eq!(read.tensors, file.tensors);
+                let mut metadata = read.metadata;
+                metadata.retain(|key, _| !key.starts_with("inkwash") && !key.ends_with("crc32"));
+                assert_eq!(metadata, file.metadata);
+            }
+        }
+    }
+    assert!(found_by_checksum > 7 * 32 / 2, "{found_by_checksum}");
+
+    // Without a checksum, as older files are.
+    let other = bytes_of(&file);
+    assert_eq!(parse(&other).unwrap(), file);
+}
+
+#[test]
+fn a_checksum_tells_tensors_apart_by_name_shape_and_order() {
+    let of = |tensors: &[(&str, &[usize], &[u8])]| {
+        let mut checksum = Checksum::new(&BTreeMap::new());
+        tensors.iter().for_each(|(name, shape, data)| checksum.tensor(name, "F32", shape, data));
+        checksum.text()
+    };
+    let plain = of(&[("a", &[1, 2], &[1, 2]), ("b", &[1], &[3])]);
+    assert_eq!(plain, of(&[("a", &[1, 2], &[1, 2]), ("b", &[1], &[3])]));
+    for other in [
+        of(&[("b", &[1, 2], &[1, 2]), ("a", &[1], &[3])]),
+        of(&[("a", &[2, 1], &[1, 2]), ("b", &[1], &[3])]),
+        of(&[("a", &[1, 2], &[1]), ("b", &[1], &[2, 3])]),
+        of(&[("a", &[1, 2], &[1, 2])]),
+    ] {
+        assert_ne!(plain, other);
+    }
+}

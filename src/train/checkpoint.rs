@@ -1,114 +1,12 @@
-//! What a run leaves on disk: `config.toml`, `model.safetensors` (the averaged weights by name, of a U-Net under diffusers'
-//! names), and `checkpoints/step-NNNNNN.safetensors` (all that is needed to go on).
+//! `checkpoints/step-NNNNNN.safetensors`: all that is needed to go on from a step.
 
-use super::{NetworkKind, TrainConfig, read_config};
-use crate::classifier::Classifier;
-use crate::diffusion::{Sampler, UNet};
+use super::{FolderError, ModelFolder, Pictures};
 use crate::io::tensor_file::{self, TensorFile};
 use crate::io::{FileError, shortened};
-use crate::model::{Model, ModelError, flat, tensors};
-use crate::nn::{ConfigError, Parameters};
+use crate::model::{flat, tensors};
+use crate::nn::Parameters;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// A model folder that cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum FolderError {
-    /// A file that cannot be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A folder of diffusers that cannot be opened, or weights of another network.
-    #[error(transparent)]
-    Model(Box<ModelError>),
-    /// No `config.toml`.
-    #[error(
-        "{path} has no config.toml, so it is not a run of inkwash; give the folder that `inkwash train --out` \
-         wrote"
-    )]
-    NotARun {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// Neither a run nor a folder of diffusers.
-    #[error(
-        "{path} {found}; expected a folder with config.toml, as a run of inkwash, or with model_index.json or \
-         config.json, as a model of diffusers. {remedy}"
-    )]
-    NotAModel {
-        /// The path.
-        path: PathBuf,
-        /// What is there.
-        found: String,
-        /// What to give instead.
-        remedy: String,
-    },
-    /// A run without a checkpoint.
-    #[error(
-        "{path} holds no checkpoint yet, so there is nothing to go on from; start the run anew with --out"
-    )]
-    NoCheckpoint {
-        /// Where checkpoints would lie.
-        path: PathBuf,
-    },
-    /// A configuration file with an error in it.
-    #[error("{path}: {message}")]
-    Toml {
-        /// The file.
-        path: PathBuf,
-        /// toml's words: line, field, expectation.
-        message: String,
-    },
-    /// A configuration that no network can be built from.
-    #[error("{path}: {source}")]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: ConfigError,
-    },
-    /// A run of another kind of network.
-    #[error(
-        "{path} is a run of {found}, where a run of {expected} is needed; give one that was trained with --network {expected}"
-    )]
-    OtherNetwork {
-        /// The folder.
-        path: PathBuf,
-        /// The network that it holds.
-        found: &'static str,
-        /// The network that is needed.
-        expected: &'static str,
-    },
-    /// A checkpoint that contradicts itself or its name.
-    #[error("{path}: {message}; delete the file to go on from the checkpoint before it")]
-    Checkpoint {
-        /// The file.
-        path: PathBuf,
-        /// What was found, and what was expected.
-        message: String,
-    },
-    /// Another error of the operating system.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-impl From<ModelError> for FolderError {
-    fn from(error: ModelError) -> Self {
-        Self::Model(Box::new(error))
-    }
-}
-
-/// A folder with a configuration and weights.
-#[derive(Clone, Debug)]
-pub struct ModelFolder {
-    path: PathBuf,
-}
 
 /// Parameters, first moment, second moment and average, and the step that comes next.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +15,8 @@ pub struct Checkpoint {
     pub next_step: u32,
     /// Steps so far whose gradient was finite: those that AdamW counts.
     pub steps_taken: u32,
+    /// What it was trained on, where that is known.
+    pub pictures: Option<Pictures>,
     /// Parameters, first moment, second moment, average: flat vectors in device order.
     pub states: [Vec<f32>; 4],
 }
@@ -125,7 +25,35 @@ impl Checkpoint {
     /// The states before the first step: the average is the weights.
     pub fn at_the_beginning(weights: Vec<f32>) -> Self {
         let zeros = vec![0.0; weights.len()];
-        Self { next_step: 0, steps_taken: 0, states: [weights.clone(), zeros.clone(), zeros, weights] }
+        let states = [weights.clone(), zeros.clone(), zeros, weights];
+        Self { next_step: 0, steps_taken: 0, pictures: None, states }
+    }
+}
+
+/// A checkpoint that was read and agrees with itself, before it is known of which network it is.
+pub(super) struct CheckpointFile {
+    path: PathBuf,
+    file: TensorFile,
+    /// See [`Checkpoint`].
+    pub next_step: u32,
+    /// See [`Checkpoint`].
+    pub steps_taken: u32,
+    /// See [`Checkpoint`].
+    pub pictures: Option<Pictures>,
+}
+
+impl CheckpointFile {
+    /// The states of a network.
+    ///
+    /// # Errors
+    /// Tensors of another network.
+    pub fn states(self, parameters: &Parameters) -> Result<Checkpoint, FolderError> {
+        let Self { path, file, next_step, steps_taken, pictures } = self;
+        let mut states: [Vec<f32>; 4] = Default::default();
+        for (state, slot) in STATES.iter().zip(&mut states) {
+            *slot = flat(parameters, &file, &format!("{state}."), &path)?;
+        }
+        Ok(Checkpoint { next_step, steps_taken, pictures, states })
     }
 }
 
@@ -134,82 +62,13 @@ const NEXT_STEP: &str = "next_step";
 const STEPS_TAKEN: &str = "steps_taken";
 /// What stands before the name of a parameter in a checkpoint.
 const STATES: [&str; 4] = ["parameter", "first_moment", "second_moment", "average"];
+/// Checkpoints that are kept.
+const KEPT: usize = 2;
 
 impl ModelFolder {
-    /// A folder, whether it exists or not.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
-    }
-
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its configuration.
-    pub fn config(&self) -> Result<TrainConfig, FolderError> {
-        let file = self.path.join("config.toml");
-        if !file.is_file() {
-            return Err(FolderError::NotARun { path: self.path.clone() });
-        }
-        read_config(&file)
-    }
-
-    /// Refuses a run of another kind of network.
-    fn expect(&self, config: &TrainConfig, expected: NetworkKind) -> Result<(), FolderError> {
-        if config.network == expected {
-            return Ok(());
-        }
-        let [found, expected] = [config.network, expected].map(NetworkKind::name);
-        Err(FolderError::OtherNetwork { path: self.path.clone(), found, expected })
-    }
-
-    fn config_error(&self, source: ConfigError) -> FolderError {
-        FolderError::Config { path: self.path.join("config.toml"), source }
-    }
-
-    /// The U-Net of its configuration.
-    pub fn unet(&self, config: &TrainConfig) -> Result<UNet, FolderError> {
-        self.expect(config, NetworkKind::Unet)?;
-        UNet::new(&config.unet_config(0)).map_err(|e| self.config_error(e))
-    }
-
-    /// The classifier of its configuration.
-    pub fn classifier(&self, config: &TrainConfig) -> Result<Classifier, FolderError> {
-        self.expect(config, NetworkKind::Classifier)?;
-        Classifier::new(&config.classifier_config(0)).map_err(|e| self.config_error(e))
-    }
-
-    /// Its averaged weights as a flat vector.
-    pub fn weights(&self, parameters: &Parameters) -> Result<Vec<f32>, FolderError> {
-        let path = self.path.join("model.safetensors");
-        Ok(flat(parameters, &tensor_file::read(&path)?, "", &path)?)
-    }
-
-    /// The model of its averaged weights, with DDIM and what the run was trained with.
-    pub fn open(&self) -> Result<Model, FolderError> {
-        let config = self.config()?;
-        let unet = self.unet(&config)?;
-        let weights = self.weights(&unet.parameters)?;
-        Ok(model(&config, unet, weights))
-    }
-
-    /// Writes the averaged weights.
-    pub fn save_weights(
-        &self,
-        parameters: &Parameters,
-        ema: &[f32],
-        next_step: u32,
-    ) -> Result<(), FolderError> {
-        let file = TensorFile {
-            tensors: tensors(parameters, ema, "").collect(),
-            metadata: BTreeMap::from([("steps".into(), next_step.to_string())]),
-        };
-        Ok(tensor_file::write(&self.path.join("model.safetensors"), &file)?)
-    }
-
-    fn checkpoint_path(&self, next_step: u32) -> PathBuf {
-        self.path.join("checkpoints").join(format!("step-{next_step:06}.safetensors"))
+    /// Where the checkpoints lie.
+    pub(super) fn checkpoints_folder(&self) -> PathBuf {
+        self.path().join("checkpoints")
     }
 
     /// Writes a checkpoint and the averaged weights, and keeps the two newest checkpoints.
@@ -218,34 +77,32 @@ impl ModelFolder {
         parameters: &Parameters,
         checkpoint: &Checkpoint,
     ) -> Result<PathBuf, FolderError> {
-        let path = self.checkpoint_path(checkpoint.next_step);
-        let all = STATES.iter().zip(&checkpoint.states);
-        let mut file = TensorFile {
-            tensors: BTreeMap::new(),
-            metadata: BTreeMap::from([
-                (NEXT_STEP.into(), checkpoint.next_step.to_string()),
-                (STEPS_TAKEN.into(), checkpoint.steps_taken.to_string()),
-            ]),
-        };
-        for (state, data) in all {
+        let path = self.checkpoints_folder().join(format!("step-{:06}.safetensors", checkpoint.next_step));
+        let mut metadata = checkpoint.pictures.as_ref().map(Pictures::metadata).unwrap_or_default();
+        metadata.insert(NEXT_STEP.into(), checkpoint.next_step.to_string());
+        metadata.insert(STEPS_TAKEN.into(), checkpoint.steps_taken.to_string());
+        let mut file = TensorFile { tensors: BTreeMap::new(), metadata };
+        for (state, data) in STATES.iter().zip(&checkpoint.states) {
             file.tensors.extend(tensors(parameters, data, &format!("{state}.")));
         }
-        tensor_file::write(&path, &file)?;
+        tensor_file::write_sealed(&path, &file)?;
         self.save_weights(parameters, &checkpoint.states[3], checkpoint.next_step)?;
-        let mut kept = self.checkpoints()?;
-        kept.pop();
-        kept.pop();
-        for (_, old) in kept {
-            std::fs::remove_file(&old).map_err(|source| FolderError::Io { path: old, source })?;
+        let mut old = self.checkpoints()?;
+        old.truncate(old.len().saturating_sub(KEPT));
+        for (_, old) in old {
+            std::fs::remove_file(&old).map_err(FileError::io("remove", &old))?;
         }
         Ok(path)
     }
 
-    /// The checkpoints of the run, oldest first.
-    fn checkpoints(&self) -> Result<Vec<(u32, PathBuf)>, FolderError> {
-        let folder = self.path.join("checkpoints");
-        let entries =
-            std::fs::read_dir(&folder).map_err(|source| FolderError::Io { path: folder, source })?;
+    /// The checkpoints of the run by the steps in their names, oldest first; none where there is no folder for them.
+    pub(super) fn checkpoints(&self) -> Result<Vec<(u32, PathBuf)>, FolderError> {
+        let folder = self.checkpoints_folder();
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(FolderError::Io { path: folder, source }),
+        };
         let mut found: Vec<(u32, PathBuf)> = entries
             .filter_map(|e| {
                 let path = e.ok()?.path();
@@ -257,20 +114,85 @@ impl ModelFolder {
         Ok(found)
     }
 
+    /// The checkpoint of a step, or the newest.
+    fn find_checkpoint(&self, step: Option<u32>) -> Result<(u32, PathBuf), FolderError> {
+        let mut all = self.checkpoints()?;
+        let path = || self.path().to_path_buf();
+        match step {
+            None => all.pop().ok_or_else(|| FolderError::NoCheckpoint { path: path() }),
+            Some(step) => {
+                let steps: Vec<String> = all.iter().map(|(step, _)| step.to_string()).collect();
+                let found =
+                    if steps.is_empty() { "nothing, as there are none".into() } else { steps.join(" or ") };
+                all.into_iter()
+                    .find(|(found, _)| *found == step)
+                    .ok_or_else(|| FolderError::NoSuchCheckpoint { path: path(), step, found })
+            }
+        }
+    }
+
     /// The newest checkpoint.
     pub fn load_checkpoint(&self, parameters: &Parameters) -> Result<Checkpoint, FolderError> {
-        let Some((named, path)) = self.checkpoints()?.pop() else {
-            return Err(FolderError::NoCheckpoint { path: self.path.join("checkpoints") });
-        };
-        let file = tensor_file::read(&path)?;
-        let (next_step, steps_taken) = counts(&file, named)
-            .map_err(|message| FolderError::Checkpoint { path: path.clone(), message })?;
-        let mut states: [Vec<f32>; 4] = Default::default();
-        for (state, slot) in STATES.iter().zip(&mut states) {
-            *slot = flat(parameters, &file, &format!("{state}."), &path)?;
-        }
-        Ok(Checkpoint { next_step, steps_taken, states })
+        self.open_checkpoint(None)?.states(parameters)
     }
+
+    /// Reads the checkpoint of a step, or the newest.
+    ///
+    /// # Errors
+    /// A checkpoint that is not there or damaged. A damaged one is told with the one before it.
+    pub(super) fn open_checkpoint(&self, step: Option<u32>) -> Result<CheckpointFile, FolderError> {
+        let (step, path) = self.find_checkpoint(step)?;
+        let damaged = |message: String| self.damaged_checkpoint(step, message);
+        let file = tensor_file::read(&path).map_err(|e| damaged(e.to_string()))?;
+        let contradiction = |message: String| damaged(format!("{}: {message}.", path.display()));
+        let (next_step, steps_taken) = counts(&file, step).map_err(contradiction)?;
+        let pictures = Pictures::from_metadata(&file.metadata).map_err(contradiction)?;
+        Ok(CheckpointFile { path, file, next_step, steps_taken, pictures })
+    }
+
+    fn damaged_checkpoint(&self, step: u32, message: String) -> FolderError {
+        let older = self.checkpoints().unwrap_or_default().into_iter().rev().find(|(older, _)| *older < step);
+        let remedy = match older {
+            Some((older, _)) => format!(
+                "The checkpoint before it is of step {older}: go on from there with `inkwash train --resume {} \
+                 --from-step {older}`, which sets this one aside",
+                self.path().display()
+            ),
+            None => "There is no older checkpoint of the run: put a copy of the file back, or begin a new run with \
+                     another --out"
+                .into(),
+        };
+        FolderError::Checkpoint { message, remedy }
+    }
+
+    /// Renames every checkpoint after a step, so that it is kept and no longer counts. The newest goes first: whenever this
+    /// is cut short, what is left is a run that can go on.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn set_aside_after(&self, step: u32) -> Result<(), FolderError> {
+        for (_, path) in self.checkpoints()?.into_iter().rev().filter(|(newer, _)| *newer > step) {
+            let aside = free_name(&path);
+            std::fs::rename(&path, &aside).map_err(FileError::io("rename", &path))?;
+        }
+        Ok(())
+    }
+}
+
+/// A name for a checkpoint that is set aside: `….safetensors.set-aside`, with a number if that is taken.
+#[cfg(not(target_arch = "wasm32"))]
+fn free_name(path: &Path) -> PathBuf {
+    let named = |number: u64| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".set-aside");
+        if number > 1 {
+            name.push(format!("-{number}"));
+        }
+        PathBuf::from(name)
+    };
+    let mut number = 1;
+    while named(number).exists() {
+        number += 1;
+    }
+    named(number)
 }
 
 /// The step that comes next and the steps taken, as a checkpoint itself says; `named` is the step in its file's name.
@@ -295,37 +217,4 @@ fn counts(file: &TensorFile, named: u32) -> Result<(u32, u32), String> {
         return Err(format!("the metadata has {STEPS_TAKEN} = {taken}, more than {NEXT_STEP} = {next_step}"));
     }
     Ok((next_step, taken))
-}
-
-/// A run's network with DDIM and what it was trained with.
-fn model(config: &TrainConfig, unet: UNet, weights: Vec<f32>) -> Model {
-    let scheduler = config.scheduler(Sampler::Ddim);
-    Model {
-        unet,
-        weights,
-        scheduler,
-        null_label: config.null_label(),
-        class_names: config.class_names.clone(),
-        warnings: Vec::new(),
-    }
-}
-
-/// Opens the run folder of a classifier, with its averaged weights.
-pub fn open_classifier(path: &Path) -> Result<(Classifier, Vec<f32>), FolderError> {
-    let folder = ModelFolder::new(path);
-    let classifier = folder.classifier(&folder.config()?)?;
-    let weights = folder.weights(&classifier.parameters)?;
-    Ok((classifier, weights))
-}
-
-/// The model that the program carries: the built-in glyphs, trained by the command in `assets/README.md`.
-pub fn built_in_model() -> Result<Model, FolderError> {
-    let path = Path::new("assets/glyphs/config.toml");
-    let config: TrainConfig = toml::from_str(include_str!("../../assets/glyphs/config.toml"))
-        .map_err(|e| FolderError::Toml { path: path.into(), message: e.to_string() })?;
-    let unet = ModelFolder::new("assets/glyphs").unet(&config)?;
-    let path = "assets/glyphs/model.safetensors";
-    let file = tensor_file::parse(path, include_bytes!("../../assets/glyphs/model.safetensors"))?;
-    let weights = flat(&unet.parameters, &file, "", Path::new(path))?;
-    Ok(model(&config, unet, weights))
 }

@@ -1,10 +1,10 @@
 //! Sample grids: how far a run has come, as pictures.
 
 use super::{Diffusion, TrainConfig, TrainError, TrainStates, Trainer};
-use crate::diffusion::{Sampler, Trajectory, UNet};
+use crate::diffusion::{Sampler, Trajectory};
 use crate::gpu::Blocking as _;
 use crate::graph::{Caps, Plan};
-use crate::io::save_grid;
+use crate::io::{GridExtent, save_grid};
 use crate::nn::ConfigError;
 use crate::sample::{Drawing, PictureSampler};
 use std::path::Path;
@@ -20,9 +20,21 @@ pub(super) struct GridSampler {
     columns: usize,
 }
 
+/// The shorter side of a picture in the grid, at least.
+const MIN_SIDE: usize = 64;
+
+/// How many pictures the grids of a run show, and in how many columns: as many as it asks for, if a drawing holds them.
+/// `config` has the network in full.
+pub(super) fn grid_extent(config: &TrainConfig) -> GridExtent {
+    let [height, width, _] = config.picture_shape();
+    let embeddings = config.unet_config(0).num_class_embeds.unwrap_or(1);
+    let columns = grid_columns(config.sample_count, classes(embeddings, config));
+    GridExtent::new(config.sample_count, columns, height, width, MIN_SIDE)
+}
+
 /// Pictures that are computed at once.
 fn batch(config: &TrainConfig) -> usize {
-    config.sample_count.min(config.batch)
+    grid_extent(config).shown.min(config.batch)
 }
 
 fn trajectory(config: &TrainConfig) -> Result<Trajectory, ConfigError> {
@@ -45,14 +57,15 @@ impl GridSampler {
         let Diffusion { unet, config } = &trainer.task;
         let (store, ema) = (&trainer.store, &trainer.states.ema);
         let sampler = PictureSampler::new(store, unet, ema, batch(config), trajectory(config)?).block_on()?;
-        let classes = classes(unet, config);
+        let classes = classes(unet.config.num_class_embeds.unwrap_or(1), config);
+        let GridExtent { columns, shown } = grid_extent(config);
         let (height, width) = unet.config.sample_size.get();
         Ok(Self {
             sampler,
-            labels: (0..config.sample_count).map(|i| (i % classes) as u32).collect(),
+            labels: (0..shown).map(|i| (i % classes) as u32).collect(),
             seed: config.seed,
             shape: [height, width, unet.config.out_channels],
-            columns: grid_columns(config.sample_count, classes),
+            columns,
         })
     }
 
@@ -66,13 +79,12 @@ impl GridSampler {
         let drawing = Drawing::new(self.labels.len(), self.seed, &self.labels);
         let pictures = self.sampler.draw(&drawing, async |_| Ok(())).block_on()?;
         let [height, width, channels] = self.shape;
-        Ok(save_grid(path, &pictures, height, width, channels, self.columns, 64)?)
+        Ok(save_grid(path, &pictures, height, width, channels, self.columns, MIN_SIDE)?)
     }
 }
 
-/// Classes that can be drawn; 1 without any.
-fn classes(unet: &UNet, config: &TrainConfig) -> usize {
-    let embeddings = unet.config.num_class_embeds.unwrap_or(1);
+/// Classes that can be drawn, of a network with so many embeddings; 1 without any.
+fn classes(embeddings: usize, config: &TrainConfig) -> usize {
     config.null_label().map_or(embeddings, |null| null as usize).max(1)
 }
 

@@ -8,37 +8,62 @@ mod config;
 mod config_file;
 mod diffusion;
 #[cfg(not(target_arch = "wasm32"))]
+mod divergence;
+#[cfg(not(target_arch = "wasm32"))]
+mod error;
+#[cfg(not(target_arch = "wasm32"))]
 mod evaluation;
+#[cfg(not(target_arch = "wasm32"))]
+mod event;
+mod folder;
 #[cfg(not(target_arch = "wasm32"))]
 mod grid;
 #[cfg(not(target_arch = "wasm32"))]
 mod init;
+#[cfg(not(target_arch = "wasm32"))]
+mod log;
 #[cfg(feature = "charts")]
 mod loss_curve;
+#[cfg(not(target_arch = "wasm32"))]
+mod open_data;
 mod open_model;
+mod pictures;
+#[cfg(not(target_arch = "wasm32"))]
+mod plan;
 #[cfg(not(target_arch = "wasm32"))]
 mod run;
+#[cfg(not(target_arch = "wasm32"))]
+mod run_folder;
 mod states;
 mod step;
 mod validate;
+#[cfg(not(target_arch = "wasm32"))]
+mod warnings;
 
-pub use checkpoint::{Checkpoint, FolderError, ModelFolder, built_in_model, open_classifier};
+pub use checkpoint::Checkpoint;
 pub use classification::{Classification, ClassificationInputs};
 pub use config::{EmaWarmup, LearningRate, NetworkKind, TimestepSampling, TrainConfig};
 pub use config_file::{read_config, read_config_and_fields};
 pub use diffusion::{Diffusion, DiffusionInputs};
+#[cfg(not(target_arch = "wasm32"))]
+pub use error::TrainError;
+#[cfg(not(target_arch = "wasm32"))]
+pub use event::{RunOptions, TrainEvent};
+pub use folder::{FolderError, ModelFolder, built_in_model, open_classifier};
 #[cfg(not(target_arch = "wasm32"))]
 pub use grid::grid_columns;
 #[cfg(not(target_arch = "wasm32"))]
 pub use init::{Inherited, open_initial_model};
 #[cfg(feature = "charts")]
 pub use loss_curve::loss_curve;
-pub use open_model::open_model;
 #[cfg(not(target_arch = "wasm32"))]
-pub use run::{
-    RunOptions, RunPlan, TrainError, TrainEvent, check_labels, open_data, open_data_reporting, split_data,
-    train,
-};
+pub use open_data::{check_labels, open_data, open_data_reporting, split_data};
+pub use open_model::open_model;
+pub use pictures::Pictures;
+#[cfg(not(target_arch = "wasm32"))]
+pub use plan::RunPlan;
+#[cfg(not(target_arch = "wasm32"))]
+pub use run::train;
 pub use states::TrainStates;
 pub use step::{
     LogRow, LossGraph, StepOptions, Task, TrainPlans, Trainer, UpdateInputs, Updater, gradient_graph,

@@ -1,292 +1,39 @@
 //! The training loop: pictures in, run folder out, with interruption and resumption. It sends its events to an
 //! observer; nothing is printed here.
 
-use super::checkpoint::{Checkpoint, FolderError, ModelFolder};
-use super::evaluation::{Evaluation, HeldOut, evaluation_plan};
+use super::checkpoint::CheckpointFile;
+use super::divergence::{Skips, first_not_finite};
+use super::evaluation::Evaluation;
 use super::grid::GridSampler;
 use super::init::Initial;
-use super::step::{LogRow, Task, TrainPlans, Trainer};
-use super::{Classification, Diffusion, NetworkKind, PictureBatch, TrainConfig, TrainStates};
-use crate::classifier::Classifier;
-use crate::data::{self, AugmentOptions, DataError, Dataset, Loader, Report};
-use crate::diffusion::UNet;
-use crate::gpu::{Blocking as _, Device, GpuError, Info, RunError};
-use crate::graph::{Caps, Plan};
-use crate::io::atomic::write_atomic;
-use crate::io::{FileError, JsonLines, remove_abandoned, write_json};
-use crate::nn::{ConfigError, Parameters};
+use super::log::{self, Log};
+use super::open_data::{check_labels, class_difference};
+use super::plan::{PictureTask, classification, diffusion};
+use super::run_folder::{Contents, DATA, Held};
+use super::warnings::{learning_rate_jump, other_pictures, warnings};
+use super::{
+    Checkpoint, FolderError, ModelFolder, NetworkKind, Pictures, RunOptions, RunPlan, TrainConfig,
+    TrainError, TrainEvent, Trainer, open_data_reporting,
+};
+use crate::data::{AugmentOptions, Dataset, Loader, Report, batch_at};
+use crate::gpu::{Blocking as _, Device, GpuError};
+use crate::io::{FileError, write_json};
 use serde_json::json;
-use std::io::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// A run that cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// A number out of range or a network that cannot be built.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The pictures.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The graph, plan or device.
-    #[error(transparent)]
-    Step(#[from] RunError),
-    /// The device.
-    #[error(transparent)]
-    Gpu(#[from] GpuError),
-    /// A file of the run.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The run folder.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// The output folder is taken.
-    #[error(
-        "{0} already holds files; choose another --out, or go on with the run in it by `inkwash train --resume {0}`"
-    )]
-    OutputTaken(PathBuf),
-    /// The pictures do not fit the configuration.
-    #[error("{0}")]
-    Mismatch(String),
-    /// The loss became infinite or NaN and stays so.
-    #[error(
-        "the gradient was not finite in {0} steps in a row, from step {1} on; the last checkpoint is untouched. \
-         Lower --learning-rate or set --clip-norm 1"
-    )]
-    Diverged(u32, u32),
-}
-
-/// What is asked of a run beside its configuration.
-#[derive(Clone)]
-pub struct RunOptions<'a> {
-    /// Where the run folder is made, or lies.
-    pub out: PathBuf,
-    /// Go on from the folder's newest checkpoint.
-    pub resume: bool,
-    /// Called while the pictures are read, from several threads.
-    pub data_progress: &'a data::Progress<'a>,
-}
-
-impl RunOptions<'_> {
-    /// A new run in this folder.
-    pub fn new(out: impl Into<PathBuf>) -> Self {
-        Self { out: out.into(), resume: false, data_progress: &|_, _| () }
-    }
-}
-
-/// An event of a run, in the order in which they happen. Steps are counts of optimizer steps done.
-pub enum TrainEvent<'a> {
-    /// Something to know that is as it should be.
-    Note {
-        /// A sentence without its full stop.
-        message: &'a str,
-    },
-    /// The pictures were read; this was found where they lie.
-    DataOpened {
-        /// Also of what is not used.
-        report: &'a Report,
-    },
-    /// Pictures, configuration and device fit together. Nothing is allocated or written yet.
-    Planned {
-        /// The device.
-        device: &'a Info,
-        /// Pictures to train on.
-        training: usize,
-        /// Pictures held out.
-        held_out: usize,
-        /// The configuration with the network in full.
-        config: &'a TrainConfig,
-        /// The network, the plans of a training step, and the memory that is needed.
-        plan: &'a RunPlan,
-    },
-    /// The first step follows.
-    Started {
-        /// 0, or where a resumed run goes on.
-        step: u32,
-        /// Steps of the whole run.
-        steps: u32,
-        /// Device bytes allocated.
-        allocated_bytes: u64,
-    },
-    /// Rows were read back from the device and logged.
-    Logged {
-        /// One for each step since the last ones.
-        rows: &'a [LogRow],
-        /// Mean since the start, without pauses for samples and checkpoints.
-        images_per_s: f64,
-    },
-    /// A step was submitted. The device may still be at work on it.
-    Step {
-        /// Steps done.
-        step: u32,
-    },
-    /// The averaged weights were measured on the held-out pictures.
-    HeldOut {
-        /// Steps done.
-        step: u32,
-        /// The loss.
-        loss: f64,
-        /// The share of pictures whose class a classifier predicts.
-        accuracy: Option<f64>,
-    },
-    /// A sample grid was drawn and written.
-    GridSaved {
-        /// Steps done.
-        step: u32,
-    },
-    /// A checkpoint and the averaged weights were written.
-    CheckpointSaved {
-        /// Steps done.
-        step: u32,
-    },
-    /// The run was interrupted and has ended early, with a checkpoint.
-    Interrupted {
-        /// Steps done.
-        step: u32,
-    },
-    /// All steps are done.
-    Finished {
-        /// Steps done.
-        step: u32,
-    },
-}
-
-/// Pictures of a configuration, split into training and held-out parts.
-pub fn open_data(config: &TrainConfig) -> Result<(Dataset, Dataset), TrainError> {
-    open_data_reporting(config, &mut Report::default(), &|_, _| ())
-}
-
-/// As [`open_data`], with what was found, as far as it got, in `report`. `progress` is called now and then with the
-/// pictures read and those there are.
-pub fn open_data_reporting(
-    config: &TrainConfig,
-    report: &mut Report,
-    progress: &data::Progress,
-) -> Result<(Dataset, Dataset), TrainError> {
-    let all = Dataset::open_reporting(&config.data, &config.data_options(), report, progress)?;
-    split_data(config, all)
-}
-
-/// The pictures to train on and those held out.
-///
-/// # Errors
-/// None are left to train on, or there are no classes where the run learns them.
-pub fn split_data(config: &TrainConfig, all: Dataset) -> Result<(Dataset, Dataset), TrainError> {
-    if config.class_conditional && all.class_names.is_empty() {
-        return Err(TrainError::Mismatch(format!(
-            "--class-conditional needs classes, but {} has none; put the pictures of each class into a subfolder \
-             named after it, or leave the flag out",
-            config.data
-        )));
-    }
-    if config.network.needs_classes() && all.class_names.len() < 2 {
-        return Err(TrainError::Mismatch(format!(
-            "--network classifier needs classes, but {} has {}; put the pictures of each class into a subfolder named \
-             after it, and give at least two",
-            config.data,
-            all.class_names.len()
-        )));
-    }
-    let count = all.len();
-    let (training, held_out) = all.split(config.held_out, config.seed);
-    if training.is_empty() {
-        return Err(TrainError::Mismatch(format!(
-            "{}: of {count} pictures, held_out = {} leaves none to train on; lower --held-out",
-            config.data, config.held_out
-        )));
-    }
-    Ok((training, held_out))
-}
-
-/// What a run will do to a device, before it is asked for.
-#[derive(Clone, Debug)]
-pub struct RunPlan {
-    /// The network's.
-    pub parameters: Parameters,
-    /// The plans of a training step.
-    pub plans: TrainPlans,
-    /// Device bytes to train, evaluate and sample.
-    pub bytes: u64,
-}
-
-impl RunPlan {
-    /// Plans a run whose configuration has the network in full ([`TrainConfig::with_network`]).
-    pub fn new(config: &TrainConfig, caps: &Caps) -> Result<Self, TrainError> {
-        match config.network {
-            NetworkKind::Unet => Self::of(&diffusion(config)?, config, caps),
-            NetworkKind::Classifier => Self::of(&classification(config)?, config, caps),
-        }
-    }
-
-    fn of(task: &impl PictureTask, config: &TrainConfig, caps: &Caps) -> Result<Self, TrainError> {
-        let parameters = task.network().parameters().clone();
-        let plans = TrainPlans::new(task, &config.step_options(), caps)?;
-        let states = TrainStates::new(parameters.flat_elements(), config.log_every as usize);
-        let evaluation = evaluation_plan(task, &states, config.batch, caps)?;
-        let grids = task.grid_plans(&states, caps)?;
-        let all: Vec<&Plan> = [&plans.micro, &plans.update, &evaluation].into_iter().chain(&grids).collect();
-        let bytes = Plan::bytes_together(&all);
-        Ok(Self { parameters, plans, bytes })
-    }
-}
-
-fn diffusion(config: &TrainConfig) -> Result<Diffusion, ConfigError> {
-    Ok(Diffusion::new(UNet::new(&config.unet_config(0))?, config))
-}
-
-fn classification(config: &TrainConfig) -> Result<Classification, ConfigError> {
-    Ok(Classification(Classifier::new(&config.classifier_config(0))?))
-}
-
-/// A task on pictures of a data set, as the loop runs it.
-trait PictureTask: Task<Batch = PictureBatch> + Sized {
-    /// What the loss is, on its chart.
-    #[cfg(feature = "charts")]
-    const LOSS: &'static str;
-
-    /// Draws sample grids, if the network draws.
-    fn grids(trainer: &Trainer<Self>) -> Result<Option<GridSampler>, TrainError>;
-
-    /// The plans of the grids, to know their memory.
-    fn grid_plans(&self, states: &TrainStates, caps: &Caps) -> Result<Vec<Plan>, TrainError>;
-}
-
-impl PictureTask for Diffusion {
-    #[cfg(feature = "charts")]
-    const LOSS: &'static str = "mean squared error";
-
-    fn grids(trainer: &Trainer<Self>) -> Result<Option<GridSampler>, TrainError> {
-        Ok(Some(GridSampler::new(trainer)?))
-    }
-
-    fn grid_plans(&self, states: &TrainStates, caps: &Caps) -> Result<Vec<Plan>, TrainError> {
-        Ok(GridSampler::plans(self, states, caps)?.into())
-    }
-}
-
-impl PictureTask for Classification {
-    #[cfg(feature = "charts")]
-    const LOSS: &'static str = "cross-entropy";
-
-    fn grids(_trainer: &Trainer<Self>) -> Result<Option<GridSampler>, TrainError> {
-        Ok(None)
-    }
-
-    fn grid_plans(&self, _states: &TrainStates, _caps: &Caps) -> Result<Vec<Plan>, TrainError> {
-        Ok(Vec::new())
-    }
-}
 
 /// Trains, and returns the run folder. `observe` is given every event. `interrupted` is looked at after every
 /// step; when it is set, a checkpoint is written and the run ends early. The device is opened once the pictures and
 /// the configuration are known to be good, and nothing is written before all that can be refused has been.
 ///
+/// At a step where all of it is due, the log is written first, then the checkpoint, then come the held-out loss and the
+/// sample grid; a run that was killed in between makes up for what is missing when it is resumed. A picture that cannot be
+/// written does not end the training.
+///
 /// # Errors
-/// Whatever is refused, a device or disk that fails, and a loss that is not finite 50 steps in a row. The last
-/// checkpoint is then untouched.
+/// Whatever is refused, a device or disk that fails, and more than a tenth of the last hundred steps without a finite
+/// gradient. The last checkpoint is then untouched.
 pub fn train(
     open_device: impl FnOnce() -> Result<Arc<Device>, GpuError>,
     config: &TrainConfig,
@@ -295,7 +42,17 @@ pub fn train(
     mut observe: impl FnMut(&TrainEvent),
 ) -> Result<ModelFolder, TrainError> {
     let observe = &mut observe;
-    let accepted = Accepted::new(config, options, observe)?;
+    config.validate()?;
+    let folder = ModelFolder::new(&options.out);
+    let beginning = if options.resume {
+        match Beginning::resumed(&folder, config, options.from_step, observe)? {
+            Some(beginning) => beginning,
+            None => return Ok(folder),
+        }
+    } else {
+        Beginning::new(&folder, observe)?
+    };
+    let accepted = Accepted::new(folder, config, options, beginning, observe)?;
     match accepted.config.network {
         NetworkKind::Unet => {
             let task = diffusion(&accepted.config)?;
@@ -308,88 +65,226 @@ pub fn train(
     }
 }
 
+type Observer<'a> = dyn FnMut(&TrainEvent) + 'a;
+
+/// Where a run begins.
+struct Beginning {
+    /// Where it goes on.
+    checkpoint: Option<CheckpointFile>,
+    /// The configuration that the run had, if it is one that goes on.
+    had: Option<TrainConfig>,
+    /// None where nobody has trained yet.
+    held: Option<Held>,
+}
+
+impl Beginning {
+    /// A new run.
+    fn new(folder: &ModelFolder, observe: &mut Observer) -> Result<Self, TrainError> {
+        let held = match folder.contents()? {
+            Contents::Nothing => None,
+            Contents::Begun => {
+                let held = folder.hold_early()?;
+                let message = format!(
+                    "{} holds a run that ended before its first checkpoint; a new one takes its place",
+                    folder.path().display()
+                );
+                observe(&TrainEvent::Note { message: &message });
+                held
+            }
+            Contents::Other => return Err(TrainError::OutputTaken(folder.path().to_path_buf())),
+        };
+        Ok(Self { checkpoint: None, had: None, held })
+    }
+
+    /// A run that goes on; `None`, said, if there is nothing left to do for it.
+    fn resumed(
+        folder: &ModelFolder,
+        config: &TrainConfig,
+        from_step: Option<u32>,
+        observe: &mut Observer,
+    ) -> Result<Option<Self>, TrainError> {
+        if folder.contents()? == Contents::Nothing {
+            return Err(FolderError::NotARun { path: folder.path().to_path_buf() }.into());
+        }
+        let held = folder.hold_early()?;
+        let checkpoint = match folder.open_checkpoint(from_step) {
+            Ok(checkpoint) => Some(checkpoint),
+            Err(FolderError::NoCheckpoint { .. }) if folder.contents()? == Contents::Begun => None,
+            Err(e) => return Err(e.into()),
+        };
+        if let Some(checkpoint) = &checkpoint
+            && from_step.is_none()
+            && folder.is_done(config, checkpoint)?
+        {
+            folder.remove_abandoned();
+            observe(&TrainEvent::NothingToDo { step: checkpoint.next_step, steps: config.steps });
+            return Ok(None);
+        }
+        if checkpoint.is_none() {
+            let message = format!(
+                "{} holds a run that ended before its first checkpoint; it begins again at step 0",
+                folder.path().display()
+            );
+            observe(&TrainEvent::Note { message: &message });
+        }
+        // A folder that was put together by hand may have checkpoints alone.
+        let had = folder.path().join("config.toml").is_file().then(|| folder.config()).transpose()?;
+        Ok(Some(Self { checkpoint, had, held }))
+    }
+
+    /// Steps done.
+    fn step(&self) -> u32 {
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.next_step)
+    }
+}
+
 /// A run whose configuration, folder and pictures are good.
 struct Accepted {
+    folder: ModelFolder,
     /// With the network in full.
     config: TrainConfig,
-    training: Dataset,
+    beginning: Beginning,
+    training: Arc<Dataset>,
     held_out: Dataset,
-    folder: ModelFolder,
+    pictures: Pictures,
+    /// What was found where the pictures lie.
     report: Report,
-    resume: bool,
 }
 
 impl Accepted {
     fn new(
+        folder: ModelFolder,
         config: &TrainConfig,
         options: &RunOptions,
-        observe: &mut dyn FnMut(&TrainEvent),
+        beginning: Beginning,
+        observe: &mut Observer,
     ) -> Result<Self, TrainError> {
-        config.validate()?;
-        let folder = ModelFolder::new(&options.out);
-        let taken = std::fs::read_dir(&options.out).is_ok_and(|mut entries| entries.next().is_some());
-        if taken && !options.resume {
-            return Err(TrainError::OutputTaken(options.out.clone()));
-        }
         let mut report = Report::default();
         let (training, held_out) = open_data_reporting(config, &mut report, options.data_progress)?;
         observe(&TrainEvent::DataOpened { report: &report });
-        let config = config.with_network(&training.class_names);
-        check_labels(&config, &training)?;
-        Ok(Self { config, training, held_out, folder, report, resume: options.resume })
+        let found = &training.class_names;
+        let with_network = config.with_network(found);
+        let pictures = Pictures {
+            training: training.len(),
+            held_out: held_out.len(),
+            class_names: with_network.class_names.clone(),
+        };
+        let had = beginning.checkpoint.as_ref().and_then(|checkpoint| checkpoint.pictures.as_ref());
+
+        // 1. A label must mean what it meant.
+        let kept = had.map_or(&config.class_names, |had| &had.class_names);
+        if let Some(difference) = class_difference(kept, found).filter(|_| !kept.is_empty()) {
+            let (whose, remedy) = if options.resume {
+                (
+                    "the run",
+                    "Give the data back these classes under these names, or begin a new run with --out",
+                )
+            } else {
+                ("class_names in the configuration", "Leave class_names out: the data has them")
+            };
+            return Err(TrainError::Mismatch(format!(
+                "the classes found in {} are not those of {whose}: {difference}. {remedy}",
+                config.data
+            )));
+        }
+        check_labels(&with_network, &training)?;
+
+        // 2. What is allowed, but may not be meant.
+        let mut warned = warnings(&with_network, &pictures);
+        if options.resume && config.learns_classes() && kept.is_empty() && beginning.checkpoint.is_some() {
+            warned.push(
+                "the run has not kept the names of its classes, so that they cannot be compared; it keeps those of the \
+                 data from now on"
+                    .into(),
+            );
+        }
+        warned.extend(had.and_then(|had| other_pictures(had, &pictures)));
+        let step = beginning.step();
+        warned.extend(beginning.had.as_ref().and_then(|had| learning_rate_jump(had, &with_network, step)));
+        warned.iter().for_each(|message| observe(&TrainEvent::Warning { message }));
+        let (config, training) = (with_network, Arc::new(training));
+        Ok(Self { folder, config, beginning, training, held_out, pictures, report })
     }
 
+    /// Allocates the states and plans, makes the run folder or goes on with it, and trains.
     fn run<T: PictureTask>(
         self,
         task: T,
         open_device: impl FnOnce() -> Result<Arc<Device>, GpuError>,
         interrupted: &AtomicBool,
-        observe: &mut dyn FnMut(&TrainEvent),
+        observe: &mut Observer,
     ) -> Result<ModelFolder, TrainError> {
+        let Self { folder, config, beginning, training, held_out, pictures, report } = self;
+        let Beginning { checkpoint, held, .. } = beginning;
         let parameters = task.network().parameters();
-        let start = if self.resume {
-            self.folder.load_checkpoint(parameters)?
-        } else {
-            let Initial { weights, notes } = Initial::new(&self.config, parameters)?;
-            notes.iter().for_each(|message| observe(&TrainEvent::Note { message }));
-            Checkpoint::at_the_beginning(weights)
+        let goes_on = checkpoint.is_some();
+        let start = match checkpoint {
+            Some(file) => file.states(parameters)?,
+            None => {
+                let Initial { weights, notes } = Initial::new(&config, parameters)?;
+                notes.iter().for_each(|message| observe(&TrainEvent::Note { message }));
+                Checkpoint::at_the_beginning(weights)
+            }
         };
         let device = open_device()?;
         observe(&TrainEvent::Planned {
             device: &device.info,
-            training: self.training.len(),
-            held_out: self.held_out.len(),
-            config: &self.config,
-            plan: &RunPlan::of(&task, &self.config, &device.caps)?,
+            training: training.len(),
+            held_out: held_out.len(),
+            config: &config,
+            plan: &RunPlan::of(&task, &config, &device.caps)?,
         });
-        let (mut run, mut loader) = Run::start(self, task, &start, &device, observe)?;
-        run.steps(&mut loader, interrupted)?;
-        #[cfg(feature = "charts")]
-        super::loss_curve(&run.folder.path().join(LOG), &run.folder.path().join("loss.png"), T::LOSS)?;
-        Ok(run.folder)
-    }
-}
 
-/// Refuses a label that the network has no embedding or score for, or only the embedding that stands for none.
-pub fn check_labels(config: &TrainConfig, training: &Dataset) -> Result<(), TrainError> {
-    let (all, field) = match config.network {
-        NetworkKind::Unet if !config.class_conditional => return Ok(()),
-        NetworkKind::Unet => {
-            (config.unet_config(0).num_class_embeds.unwrap_or(1), "num_class_embeds in [unet]")
-        }
-        NetworkKind::Classifier => (config.classifier_config(0).num_classes, "num_classes in [classifier]"),
-    };
-    let all = u32::try_from(all).unwrap_or(u32::MAX);
-    let classes = config.null_label().unwrap_or(all);
-    let mut labels = (0..training.len()).map(|i| training.label(i));
-    match labels.find(|&label| label >= classes) {
-        None => Ok(()),
-        Some(label) => {
-            let none = if classes < all { ", the last of its labels standing for none" } else { "" };
-            Err(TrainError::Mismatch(format!(
-                "{} has label {label}, but the network has {classes} classes{none}; set {field}",
-                config.data
-            )))
+        // 1. The device.
+        let mut trainer = Trainer::new(&device, task, config.step_options()).block_on()?;
+        trainer.restore(&start)?;
+        let step = trainer.next_step();
+        let evaluation = Evaluation::new(&trainer, held_out)?;
+        let grids = T::grids(&trainer)?;
+        let allocated_bytes = trainer.allocated_bytes()
+            + evaluation.as_ref().map_or(0, Evaluation::bytes)
+            + grids.as_ref().map_or(0, GridSampler::bytes);
+
+        // 2. The folder.
+        let held = if goes_on {
+            let held = held.map_or_else(|| folder.hold(), Ok)?;
+            folder.set_aside_after(step)?;
+            folder.go_on(&config)?;
+            if folder.step_of_weights() != Some(step) {
+                folder.save_weights(trainer.task.network().parameters(), &start.states[3], step)?;
+            }
+            held
+        } else {
+            folder.begin(held, &config)?
+        };
+        write_json(&folder.path().join(DATA), &json!(report))?;
+        let (log, before) = Log::open(folder.path().join(log::NAME), &pictures, step)?;
+        let skips = Skips::before(start.next_step - start.steps_taken, &before.steps);
+
+        // 3. The steps.
+        let first_batch = u64::from(step) * u64::from(config.accumulate);
+        let mut loader =
+            Loader::new(training.clone(), config.batch, config.seed, augment(&config), first_batch);
+        observe(&TrainEvent::Started { step, skipped: skips.total, steps: config.steps, allocated_bytes });
+        let mut run = Run {
+            clock: Clock { first_step: step, start: Instant::now(), paused: Duration::ZERO },
+            measured: before.held_out,
+            failed: None,
+            _held: held,
+            config,
+            trainer,
+            training,
+            pictures,
+            evaluation,
+            grids,
+            folder,
+            log,
+            skips,
+            observe,
+        };
+        match run.finish(&mut loader, interrupted) {
+            Ok(()) => Ok(run.folder),
+            Err(source) => Err(TrainError::Stopped { source: Box::new(source), state: run.folder.state() }),
         }
     }
 }
@@ -398,45 +293,56 @@ pub fn check_labels(config: &TrainConfig, training: &Dataset) -> Result<(), Trai
 struct Run<'a, T: PictureTask> {
     config: TrainConfig,
     trainer: Trainer<T>,
+    training: Arc<Dataset>,
+    pictures: Pictures,
     evaluation: Option<Evaluation<T>>,
     grids: Option<GridSampler>,
     folder: ModelFolder,
-    log: JsonLines,
+    _held: Held,
+    log: Log,
     clock: Clock,
-    /// Steps in a row, up to the last that was logged, whose gradient was not finite.
-    not_finite: u32,
-    observe: &'a mut dyn FnMut(&TrainEvent),
+    skips: Skips,
+    /// Whether the held-out pictures were measured at the step where the run goes on.
+    measured: bool,
+    /// Pictures that could not be written: the first error, and how many.
+    failed: Option<(FileError, usize)>,
+    observe: &'a mut Observer<'a>,
 }
 
-/// After so many steps in a row without a finite gradient, a run ends: they changed nothing, and no further one will.
-const NOT_FINITE_STEPS: u32 = 50;
+impl<T: PictureTask> Run<'_, T> {
+    /// Everything from the first step on.
+    fn finish(&mut self, loader: &mut Loader, interrupted: &AtomicBool) -> Result<(), TrainError> {
+        self.make_up()?;
+        self.steps(loader, interrupted)?;
+        #[cfg(feature = "charts")]
+        {
+            let [log, curve] =
+                [log::NAME, super::run_folder::LOSS_CURVE].map(|name| self.folder.path().join(name));
+            let drawn = super::loss_curve(&log, &curve, T::LOSS);
+            self.note_failure(drawn);
+        }
+        match self.failed.take() {
+            None => Ok(()),
+            Some((first, count)) => Err(TrainError::Pictures { first: Box::new(first), count }),
+        }
+    }
 
-impl<'a, T: PictureTask> Run<'a, T> {
-    /// Allocates the states and plans, makes the run folder or goes on with it, and sets the loader to work.
-    fn start(
-        accepted: Accepted,
-        task: T,
-        start: &Checkpoint,
-        device: &Arc<Device>,
-        observe: &'a mut dyn FnMut(&TrainEvent),
-    ) -> Result<(Self, Loader), TrainError> {
-        let Accepted { config, training, held_out, folder, report, .. } = accepted;
-        let mut trainer = Trainer::new(device, task, config.step_options()).block_on()?;
-        trainer.restore(start)?;
-        let step = trainer.next_step();
-        let evaluation = Evaluation::new(&trainer, held_out)?;
-        let grids = T::grids(&trainer)?;
-        let allocated_bytes = trainer.allocated_bytes()
-            + evaluation.as_ref().map_or(0, Evaluation::bytes)
-            + grids.as_ref().map_or(0, GridSampler::bytes);
-        let log = open_folder(&folder, &config, step)?;
-        save_report(&folder, &report)?;
-        let augment = AugmentOptions { flip: config.flip, crop_padding: config.crop_padding };
-        let first_batch = u64::from(step) * u64::from(config.accumulate);
-        let loader = Loader::new(Arc::new(training), config.batch, config.seed, augment, first_batch);
-        observe(&TrainEvent::Started { step, steps: config.steps, allocated_bytes });
-        let clock = Clock { first_step: step, start: Instant::now(), paused: Duration::ZERO };
-        Ok((Self { config, trainer, evaluation, grids, folder, log, clock, not_finite: 0, observe }, loader))
+    /// What was due at the step where the run goes on and is not there, because the run was killed after the checkpoint.
+    fn make_up(&mut self) -> Result<(), TrainError> {
+        let step = self.trainer.next_step();
+        if step > 0 && self.is_due(self.config.sample_every, step) {
+            if !self.measured {
+                self.evaluate(step)?;
+            }
+            if !self.folder.grid_path(step).is_file() {
+                self.draw_grid(step)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, every: u32, step: u32) -> bool {
+        step == self.config.steps || (every > 0 && step.is_multiple_of(every))
     }
 
     /// Steps to the end, or until `interrupted`, with all that is due between them.
@@ -451,19 +357,20 @@ impl<'a, T: PictureTask> Run<'a, T> {
                 .block_on()?;
             let step = self.trainer.next_step();
             let stopped = interrupted.load(Ordering::Relaxed);
-            let due = |every: u32| step == steps || (every > 0 && step.is_multiple_of(every));
-            let (sample_due, checkpoint_due) = (due(sample_every), due(checkpoint_every) || stopped);
+            let sample_due = self.is_due(sample_every, step);
+            let checkpoint_due = self.is_due(checkpoint_every, step) || stopped;
             if self.trainer.log_is_full() || sample_due || checkpoint_due {
                 self.read_log(step)?;
             }
             (self.observe)(&TrainEvent::Step { step });
             let pause = Instant::now();
+            if checkpoint_due {
+                // Before all that may fail for another reason than the training itself.
+                self.save_checkpoint(step)?;
+            }
             if sample_due {
                 self.evaluate(step)?;
                 self.draw_grid(step)?;
-            }
-            if checkpoint_due {
-                self.save_checkpoint(step)?;
             }
             self.clock.paused += pause.elapsed();
             if stopped {
@@ -478,34 +385,48 @@ impl<'a, T: PictureTask> Run<'a, T> {
     /// Waits for the device's table of losses and logs it.
     fn read_log(&mut self, step: u32) -> Result<(), TrainError> {
         let rows = self.trainer.read_log().block_on()?;
-        let config = &self.config;
-        let images_per_s = self.clock.images_per_s(step, config);
+        let images_per_s = self.clock.images_per_s(step, &self.config);
         for row in &rows {
-            self.log.write(&json!({
-                "step": row.step + 1,
-                "loss": row.loss,
-                "gradient_norm": row.gradient_norm,
-                "finite": row.finite,
-                "learning_rate": config.learning_rate_at(row.step),
-                "images_per_s": images_per_s,
-            }))?;
-            self.not_finite = if row.finite { 0 } else { self.not_finite + 1 };
+            self.skips.count(row.step + 1, row.finite);
+            let learning_rate = self.config.learning_rate_at(row.step);
+            self.log.step(row, self.skips.total, learning_rate, images_per_s)?;
         }
-        (self.observe)(&TrainEvent::Logged { rows: &rows, images_per_s });
-        if self.not_finite >= NOT_FINITE_STEPS {
-            return Err(TrainError::Diverged(self.not_finite, step - self.not_finite));
+        (self.observe)(&TrainEvent::Logged { rows: &rows, skipped: self.skips.total, images_per_s });
+        if self.skips.are_too_many() { Err(self.diverged(step)?) } else { Ok(()) }
+    }
+
+    /// Why so many steps were skipped.
+    fn diverged(&self, step: u32) -> Result<TrainError, TrainError> {
+        /// Steps that are taken once more, at most, to see where it begins: each reads every tensor of it.
+        const TRIED: usize = 3;
+        let TrainConfig { batch, seed, accumulate, learning_rate, clip_norm, .. } = self.config;
+        let mut place = None;
+        for skipped in self.skips.recent_skipped().take(TRIED) {
+            let first = u64::from(skipped - 1) * u64::from(accumulate);
+            let batches = (first..first + u64::from(accumulate)).map(|k| {
+                let batch = batch_at(&self.training, batch, seed, augment(&self.config), k);
+                (batch.images, batch.labels)
+            });
+            place = first_not_finite(&self.trainer, skipped, batches).block_on()?;
+            if place.is_some() {
+                break;
+            }
         }
-        Ok(())
+        let clip = if clip_norm > 0.0 { "" } else { ", or set --clip-norm 1" };
+        Ok(TrainError::Diverged {
+            skipped: self.skips.recent_skipped().count(),
+            steps: self.skips.recent(),
+            step,
+            place: place.unwrap_or_else(|| "With the weights as they are now, these steps are finite".into()),
+            remedy: format!("Lower --learning-rate, which is {learning_rate}{clip}"),
+        })
     }
 
     fn evaluate(&mut self, step: u32) -> Result<(), TrainError> {
         if let Some(evaluation) = &self.evaluation {
-            let HeldOut { loss, accuracy } = evaluation.measure(&self.trainer)?;
-            let mut record = json!({ "step": step, "held_out_loss": loss });
-            if let Some(accuracy) = accuracy {
-                record["held_out_accuracy"] = json!(accuracy);
-            }
-            self.log.write(&record)?;
+            let measured = evaluation.measure(&self.trainer)?;
+            self.log.held_out(step, measured)?;
+            let (loss, accuracy) = (measured.loss, measured.accuracy);
             (self.observe)(&TrainEvent::HeldOut { step, loss, accuracy });
         }
         Ok(())
@@ -513,45 +434,34 @@ impl<'a, T: PictureTask> Run<'a, T> {
 
     fn draw_grid(&mut self, step: u32) -> Result<(), TrainError> {
         let Some(grids) = &self.grids else { return Ok(()) };
-        let path = self.folder.path().join("samples").join(format!("step-{step:06}.png"));
-        grids.save(&path)?;
-        (self.observe)(&TrainEvent::GridSaved { step });
+        match grids.save(&self.folder.grid_path(step)) {
+            Ok(()) => (self.observe)(&TrainEvent::GridSaved { step }),
+            Err(TrainError::File(e)) => self.note_failure(Err(e)),
+            Err(e) => return Err(e),
+        }
         Ok(())
     }
 
+    /// A picture that cannot be written is told at once and at the end. The training goes on.
+    fn note_failure(&mut self, drawn: Result<(), FileError>) {
+        let Err(e) = drawn else { return };
+        (self.observe)(&TrainEvent::Warning { message: e.to_string().trim_end_matches('.') });
+        let count = self.failed.as_ref().map_or(0, |(_, count)| *count) + 1;
+        self.failed = Some((self.failed.take().map_or(e, |(first, _)| first), count));
+    }
+
     fn save_checkpoint(&mut self, step: u32) -> Result<(), TrainError> {
-        let parameters = self.trainer.task.network().parameters();
-        self.folder.save_checkpoint(parameters, &self.trainer.checkpoint().block_on()?)?;
+        self.log.sync()?;
+        let mut checkpoint = self.trainer.checkpoint().block_on()?;
+        checkpoint.pictures = Some(self.pictures.clone());
+        self.folder.save_checkpoint(self.trainer.task.network().parameters(), &checkpoint)?;
         (self.observe)(&TrainEvent::CheckpointSaved { step });
         Ok(())
     }
 }
 
-/// The log's name in the run folder.
-const LOG: &str = "log.jsonl";
-
-/// Makes the run folder with its configuration, if it is not there, and opens the log, from which whatever was logged
-/// after `step` is taken off: those steps will be taken again.
-fn open_folder(folder: &ModelFolder, config: &TrainConfig, step: u32) -> Result<JsonLines, TrainError> {
-    remove_abandoned(folder.path());
-    let samples = config.network.draws_pictures().then_some("samples");
-    for sub in std::iter::once("checkpoints").chain(samples) {
-        let path = folder.path().join(sub);
-        remove_abandoned(&path);
-        std::fs::create_dir_all(&path).map_err(|source| FolderError::Io { path, source })?;
-    }
-    let path = folder.path().join("config.toml");
-    let text = toml::to_string(config)
-        .map_err(|e| FolderError::Toml { path: path.clone(), message: e.to_string() })?;
-    write_atomic(&path, |file| file.write_all(text.as_bytes()))?;
-    Ok(JsonLines::open_keeping(folder.path().join(LOG), |record| {
-        record.get("step").and_then(serde_json::Value::as_u64).is_some_and(|logged| logged <= step.into())
-    })?)
-}
-
-/// Keeps what was found where the pictures lie in `data.json` of the run folder.
-fn save_report(folder: &ModelFolder, report: &Report) -> Result<(), TrainError> {
-    Ok(write_json(&folder.path().join("data.json"), &json!(report))?)
+fn augment(config: &TrainConfig) -> AugmentOptions {
+    AugmentOptions { flip: config.flip, crop_padding: config.crop_padding }
 }
 
 /// Measures the speed of a run.

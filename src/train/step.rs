@@ -271,7 +271,7 @@ impl<T: Task> Trainer<T> {
 
     /// Goes on from a checkpoint.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), RunError> {
-        let Checkpoint { next_step, steps_taken, states } = checkpoint;
+        let Checkpoint { next_step, steps_taken, states, .. } = checkpoint;
         self.set_states(*next_step, *steps_taken, states.each_ref().map(Vec::as_slice))
     }
 
@@ -292,7 +292,7 @@ impl<T: Task> Trainer<T> {
             *slot = self.store.read(state).await?;
         }
         let steps_taken = self.store.read_u32(&self.states.steps_taken).await?[0];
-        Ok(Checkpoint { next_step: self.next_step, steps_taken, states })
+        Ok(Checkpoint { next_step: self.next_step, steps_taken, pictures: None, states })
     }
 
     /// The step that comes next.
@@ -307,23 +307,33 @@ impl<T: Task> Trainer<T> {
         hyper: &Hyper,
         mut next_batch: impl FnMut() -> T::Batch,
     ) -> Result<(), RunError> {
-        let StepOptions { batch, accumulate, seed, log_every, .. } = self.options;
-        let step = self.next_step;
-        let mut words = StepWords { seed, step, row: step % log_every, ..StepWords::default() };
-        for micro in 0..accumulate {
-            words.micro = micro;
-            words.first_item = micro * batch as u32;
-            let items = self.task.vary(next_batch(), &words);
-            self.task.upload(&self.micro, &self.inputs, &items);
-            if let Some(value) = self.step_words {
-                self.micro.write_u32(value, &words.words());
-            }
+        let mut words = StepWords::default();
+        for micro in 0..self.options.accumulate {
+            words = self.upload(self.next_step, micro, next_batch());
             self.micro.run().await?;
         }
         self.updater.run(hyper, &words).await?;
         self.next_step += 1;
         self.unread += 1;
         Ok(())
+    }
+
+    /// Uploads a micro-batch of a step, changed as training does, and returns the addresses of its random numbers.
+    pub(super) fn upload(&self, step: u32, micro: u32, items: T::Batch) -> StepWords {
+        let StepOptions { batch, seed, log_every, .. } = self.options;
+        let first_item = micro * batch as u32;
+        let words = StepWords { seed, step, row: step % log_every, micro, first_item };
+        let items = self.task.vary(items, &words);
+        self.task.upload(&self.micro, &self.inputs, &items);
+        if let Some(value) = self.step_words {
+            self.micro.write_u32(value, &words.words());
+        }
+        words
+    }
+
+    /// From a micro-batch to gradients.
+    pub(super) fn micro(&self) -> &Executable {
+        &self.micro
     }
 
     /// Whether the log is full and must be read before the next step.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod runs;
+pub mod training;
 
 use inkwash::gpu::{Blocking as _, Choice, Device};
 use inkwash::graph::Caps;
