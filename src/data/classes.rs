@@ -104,6 +104,7 @@ pub(super) fn by_folder(
     base: &Path,
     pictures: &[usize],
     is_left_out: impl Fn(&Path) -> bool,
+    opening: &mut Opening,
 ) -> Result<Labels, DataError> {
     let tree = listing.tree();
     let below = |path: &'_ Path| path.strip_prefix(base).ok().map(Path::to_path_buf);
@@ -117,7 +118,8 @@ pub(super) fn by_folder(
         (None, _) => return Ok((Vec::new(), Vec::new())),
         (Some(&inside), Some(&stray)) => {
             return Err(DataError::MixedFolder {
-                path: listing.root().join(base),
+                // `join` with nothing would leave a slash at the end.
+                path: listing.root().join(base).components().collect(),
                 strays: beside.len(),
                 stray: tree.files[pictures[stray]].clone(),
                 inside: in_folders.len(),
@@ -139,6 +141,15 @@ pub(super) fn by_folder(
         .collect();
     folders.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()).then_with(|| a.cmp(b)));
     let label: HashMap<&OsStr, u32> = folders.iter().map(OsString::as_os_str).zip(0..).collect();
+    let is_deep = |&picture: &usize| tree.files[picture].iter().count() > base.iter().count() + 2;
+    if let [only] = &folders[..]
+        && pictures.iter().any(is_deep)
+    {
+        opening.report.notes.push(format!(
+            "`{}` is the one class; if the folders in it are the classes, give it as the data",
+            only.display()
+        ));
+    }
     // Every picture's folder is among the folders of the tree.
     let labels = classes.iter().flatten().filter_map(|class| label.get(class.as_os_str()).copied()).collect();
     Ok((folders.iter().map(|name| name.to_string_lossy().into_owned()).collect(), labels))

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hasher};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use image::{ImageFormat, ImageReader};
 
 use super::edm::{self, Edm};
 use super::listing::Listing;
@@ -53,7 +56,7 @@ pub(super) fn dataset(listing: &dyn Listing, opening: &mut Opening) -> Result<Da
     }
     let (class_names, labels) = match edm {
         Some(edm) => edm.labels(listing, &found, opening)?,
-        None => classes::by_folder(listing, &base, &found, left_out)?,
+        None => classes::by_folder(listing, &base, &found, left_out, opening)?,
     };
     opening.options.check_memory(&root().display().to_string(), found.len() as u64)?;
     let (pixels, kept) = decode(listing, &found, opening)?;
@@ -139,7 +142,7 @@ fn decode(
         match decoded {
             Ok((pixels, encoded)) => {
                 row.copy_from_slice(&pixels);
-                *source = SourceFile { path, size: size(&encoded), digest: digest(&encoded) };
+                *source = SourceFile { size: size(&path, &encoded), path, digest: digest(&encoded) };
             }
             Err(error) => lock(&damaged).push((i, DamagedPicture::new(path, &error))),
         }
@@ -169,8 +172,13 @@ fn decode(
 }
 
 /// Width and height as the file says.
-fn size(encoded: &[u8]) -> Option<(u32, u32)> {
-    image::ImageReader::new(std::io::Cursor::new(encoded)).with_guessed_format().ok()?.into_dimensions().ok()
+fn size(path: &Path, encoded: &[u8]) -> Option<(u32, u32)> {
+    let mut reader = ImageReader::new(Cursor::new(encoded)).with_guessed_format().ok()?;
+    // TGA has no magic.
+    if reader.format().is_none() {
+        reader.set_format(ImageFormat::from_path(path).ok()?);
+    }
+    reader.into_dimensions().ok()
 }
 
 fn digest(bytes: &[u8]) -> u64 {

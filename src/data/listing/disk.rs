@@ -63,6 +63,9 @@ fn walk(root: &Path, below: &Path, above: &mut Vec<PathBuf>, tree: &mut Tree) ->
         return Ok(());
     }
     above.push(real);
+    if !below.as_os_str().is_empty() {
+        tree.folders.insert(below.into());
+    }
     for entry in fs::read_dir(&folder).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
         if is_hidden(name.as_encoded_bytes()) {
@@ -71,10 +74,7 @@ fn walk(root: &Path, below: &Path, above: &mut Vec<PathBuf>, tree: &mut Tree) ->
         }
         let path = below.join(name);
         match fs::metadata(root.join(&path)) {
-            Ok(metadata) if metadata.is_dir() => {
-                walk(root, &path, above, tree)?;
-                tree.folders.insert(path);
-            }
+            Ok(metadata) if metadata.is_dir() => walk(root, &path, above, tree)?,
             // A link to nothing is a file too: that it cannot be read is told of where it is read.
             Err(_) => tree.files.push(path),
             Ok(metadata) if metadata.is_file() => tree.files.push(path),

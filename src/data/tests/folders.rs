@@ -144,6 +144,8 @@ fn strays_are_counted_and_the_first_is_named() {
     let png = grey(1);
     let files: [(&str, &[u8]); 4] = [("b.png", &png), ("a.png", &png), ("z/x.png", &png), ("c.png", &png)];
     each_way(&files, |path| {
+        let error = refused(path, &[]).to_string();
+        assert!(error.starts_with(&format!("{}: ", path.display())), "{error}");
         refused(path, &["in subfolders (1, first z/x.png)", "beside them (3, first a.png)"]);
     });
 }
@@ -205,6 +207,25 @@ fn all_damaged_pictures_are_named_at_once_or_left_out() {
     let error =
         open(all.path(), &Options { damaged: Damaged::Skip, ..options(16, 1) }).unwrap_err().to_string();
     assert!(error.contains("12 of 12 pictures") && !error.contains("--damaged skip"), "{error}");
+}
+
+#[test]
+fn one_class_with_folders_in_it_is_told_of() {
+    let files: [(&str, &[u8]); 3] =
+        [("photos/cat/a.png", &grey(1)), ("photos/dog/a.png", &grey(2)), ("texts/a.txt", b"")];
+    let (data, report) = reported(folder(&files[..2]).path(), &options(16, 1));
+    assert_eq!(data.unwrap().class_names, ["photos"]);
+    assert!(report.notes.iter().any(|note| note.contains("`photos` is the one class")), "{:?}", report.notes);
+    let (_, report) = reported(folder(&files).path(), &options(16, 1));
+    assert!(!report.notes.iter().any(|note| note.contains("the one class")));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_back_is_no_class() {
+    let folder = folder(&[("cat/a.png", &grey(1))]);
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("back")).unwrap();
+    assert_eq!(open(folder.path(), &options(16, 1)).unwrap().class_names, ["cat"]);
 }
 
 #[cfg(unix)]
