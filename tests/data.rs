@@ -179,6 +179,8 @@ fn any_data_and_any_flag_of_train_can_be_given() {
     let mut record = vec![3];
     record.extend([9; 3072]);
     write(at, "batch.bin", &[record.clone(), record].concat());
+    let enlarged = check(at, &["batch.bin", "--preset", "faces-64"]).1;
+    has(&enlarged, &["sizes           32 x 32", "2 of 2 pictures are smaller than 64 x 64"]);
     has(
         &check(at, &["batch.bin"]).1,
         &["1 that are copies", "picture 0, picture 1: same when scaled", "one colour      2"],

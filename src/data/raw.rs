@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::report::first_few;
+use super::report::{Sizes, first_few};
 use super::{DataError, Dataset, Opening, picture};
 
 /// Pictures of one size on their way into a data set.
@@ -47,6 +47,9 @@ impl Collector {
         opening: &mut Opening,
     ) -> Dataset {
         *opening.report.formats.entry(format).or_default() += self.pushed;
+        if let (Ok(height), Ok(width)) = (u32::try_from(self.size.0), u32::try_from(self.size.1)) {
+            opening.report.sizes = Sizes::new(vec![(width, height); self.pushed], opening.options.size);
+        }
         Dataset::from_parts(opening.options, names, self.pixels, labels)
     }
 }

@@ -60,7 +60,7 @@ pub struct Sizes {
 
 impl Sizes {
     /// Of pictures that are scaled to `target`, which is (height, width).
-    fn new(mut sizes: Vec<(u32, u32)>, target: (usize, usize)) -> Self {
+    pub(super) fn new(mut sizes: Vec<(u32, u32)>, target: (usize, usize)) -> Self {
         sizes.sort_unstable_by_key(|&(width, height)| (u64::from(width) * u64::from(height), width));
         let is_smaller =
             |&&(width, height): &&(u32, u32)| (height as usize) < target.0 || (width as usize) < target.1;
@@ -185,8 +185,10 @@ impl Report {
                 first_few(&empty)
             ));
         }
-        let sizes = self.files.iter().filter_map(|file| file.size).collect();
-        self.sizes = Sizes::new(sizes, (dataset.height, dataset.width));
+        if !self.files.is_empty() {
+            let sizes = self.files.iter().filter_map(|file| file.size).collect();
+            self.sizes = Sizes::new(sizes, (dataset.height, dataset.width));
+        }
         if self.sizes.enlarged > 0 {
             let (height, width) = (dataset.height, dataset.width);
             self.notes.push(format!(
