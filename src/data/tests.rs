@@ -2,10 +2,9 @@ use std::fs;
 use std::io::{Cursor, Write};
 use std::path::Path;
 
-use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgba, RgbaImage};
+use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use tempfile::{TempDir, tempdir};
 
-use super::picture::tests::textured;
 use super::*;
 
 mod folders;
@@ -37,6 +36,11 @@ fn encode(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     image.into().write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
+}
+
+/// A picture with detail all over.
+pub(super) fn textured(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| Rgb([(x * 7) as u8, (y * 5) as u8, (x * y % 251) as u8]))
 }
 
 fn folder(files: &[(&str, &[u8])]) -> TempDir {

@@ -125,4 +125,4 @@ fn explain(error: ImageError, format: ImageFormat, limit: u64) -> PictureError {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

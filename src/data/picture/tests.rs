@@ -10,6 +10,7 @@ use image::{
 };
 
 use super::*;
+use crate::data::tests::textured;
 use crate::rng::{Philox, Stream};
 
 /// Every format that is read; of each, an encoder of it.
@@ -41,11 +42,6 @@ fn encode(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
-}
-
-/// A picture with detail all over.
-pub(in crate::data) fn textured(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| Rgb([(x * 7) as u8, (y * 5) as u8, (x * y % 251) as u8]))
 }
 
 fn name(format: ImageFormat) -> String {
@@ -268,6 +264,13 @@ fn other_codings_of_jpeg_are_not_called_damaged() {
     refused("a.jpg", &with(1, 0xC3), &["lossless coding", "is not read"]);
     refused("a.jpg", &with(1, 0xC5), &["hierarchical coding", "is not read"]);
     refused("a.jpg", &with(4, 12), &["more than 8 bits", "is not read"]);
+    // Each table is a segment of its own.
+    let mut frame = jpeg.to_vec();
+    while let Some(table) = frame.windows(2).position(|w| w == [0xFF, 0xC4]) {
+        let length = usize::from(u16::from_be_bytes([frame[table + 2], frame[table + 3]]));
+        frame.drain(table..table + 2 + length);
+    }
+    refused("a.jpg", &frame, &["without Huffman tables", "is not read"]);
 }
 
 /// A TIFF of one row, all in one strip; the tags are (number, value).

@@ -192,6 +192,9 @@ impl Walk {
     fn scan(&mut self, header: &[u8], data: &[u8]) -> Result<usize, Fault> {
         let malformed = || Fault::from("a scan header is malformed");
         let frame = self.frame.as_mut().ok_or("a scan comes before the frame header")?;
+        if !self.dc.iter().chain(&self.ac).any(Option::is_some) {
+            return Err(Fault::NotRead("a JPEG without Huffman tables, as a frame of a film is,"));
+        }
         let (&count, rest) = header.split_first().ok_or_else(malformed)?;
         let (selectors, rest) = rest.split_at_checked(usize::from(count) * 2).ok_or_else(malformed)?;
         let &[start, end, approximation] = rest else { return Err(malformed()) };
