@@ -218,7 +218,7 @@ fn class_names(
         return Ok(names);
     }
     opening.report.notes.push(format!(
-        "{} has {} class names, fewer than the {needed} that the labels ask for; the published names are used",
+        "{} holds fewer class names ({}) than the labels ask for ({needed}); the published names are used",
         path.display(),
         names.len()
     ));

@@ -9,7 +9,7 @@ use image::ImageFormat;
 use super::cifar::{self, Cifar};
 use super::listing::{Disk, Listing};
 use super::numpy::{self, Container};
-use super::report::{PassedOver, first_few};
+use super::report::{OtherFiles, PassedOver, first_few};
 use super::{DataError, Dataset, Opening, foreign, idx, mnist, read_head};
 
 /// Pictures and labels in a known layout.
@@ -224,7 +224,11 @@ impl Survey {
         let folders = self.numpy_layouts();
         match &folders[..] {
             [] => {}
-            [layout] => return layout.read(opening),
+            [layout] => {
+                // What was no picture is the data.
+                opening.report.other = OtherFiles::default();
+                return layout.read(opening);
+            }
             several => {
                 return Err(self.several(several.iter().map(Layout::describe).collect()));
             }

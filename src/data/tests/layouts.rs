@@ -201,7 +201,7 @@ fn cifar_10_takes_the_part_and_the_names_that_fit() {
     let few = folder(&[("data_batch_1.bin", &train), ("batches.meta.txt", b"cat\ndog\n")]);
     let (data, report) = reported(few.path(), &options(8, 1));
     assert_eq!(data.class_names[3], "cat");
-    assert!(report.notes.iter().any(|note| note.contains("2 class names, fewer than the 4")));
+    assert!(report.notes.iter().any(|note| note.contains("class names (2) than the labels ask for (4)")));
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn cifar_100_has_fine_and_coarse_classes() {
         assert_eq!((data.len(), data.class_names.len()), (2, 100));
         assert_eq!((class(&data, 0), class(&data, 1)), ("worm".into(), "apple".into()));
         assert!(data.image(1).chunks(3).all(|pixel| pixel == [1, 2, 3]));
-        assert!(report.notes.iter().any(|note| note.contains("fewer than the 100")), "{:?}", report.notes);
+        assert!(report.notes.iter().any(|note| note.contains("fewer class names (1)")), "{:?}", report.notes);
         let coarse = Options { class_labels: ClassLabels::Coarse, ..options(8, 1) };
         let data = open(path, &coarse).unwrap();
         assert_eq!((data.class_names.len(), class(&data, 0)), (20, "vehicles_2".into()));

@@ -68,6 +68,7 @@ fn arr_0_and_arr_1_are_pictures_and_labels() {
                 (vec!["0".into(), "4".into()], 1, 0)
             );
             assert!(report.layout.contains("2 pictures of 4 x 5, RGB"), "{}", report.layout);
+            assert_eq!(report.other, OtherFiles::default());
         }
     }
 }
