@@ -9,6 +9,7 @@ mod common;
 
 use assert_cmd::Command;
 use common::training::run_config;
+use inkwash::data::glyphs::CLASS_NAMES;
 use inkwash::diffusion::{Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, UNet, UNetConfig};
 use inkwash::train::{Checkpoint, ModelFolder, TrainConfig, built_in_model, open_model};
 use std::collections::BTreeMap;
@@ -315,6 +316,76 @@ fn combinations_that_make_no_sense_are_refused() {
     refused(without_driver(at), at, &["export", "run", "out"], &["noise schedule is flow", "four chains"]);
 }
 
+/// What a run takes over from the model that it begins from, what is given otherwise, and what does not fit.
+#[test]
+fn a_run_may_begin_from_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let unet = preset(Preset::TinyGray);
+    std::fs::create_dir(at.join("run")).unwrap();
+    let config = "timesteps = 300\nnoise_schedule = \"squaredcos_cap_v2\"\nprediction = \"v_prediction\"\n";
+    std::fs::write(at.join("run/config.toml"), config).unwrap();
+    ModelFolder::new(at.join("run")).save_weights(&unet.parameters, &unet.parameters.initial(0), 7).unwrap();
+    let dry = ["train", "--dry-run", "--glyph-count", "64", "--init"];
+    let text = stdout(without_driver(at), &[&dry[..], &["run", "--size", "32x24"]].concat());
+    for words in
+        ["prediction v_prediction", "squaredcos_cap_v2", "timesteps 300", "24x32x1, 701,345 parameters"]
+    {
+        assert!(text.contains(words), "no `{words}` in: {text}");
+    }
+    // The command line and a file say otherwise, and are warned.
+    std::fs::write(at.join("tune.toml"), "init = \"run\"\nprediction = \"sample\"\n").unwrap();
+    let [flag, file] = [
+        [&dry[..], &["run", "--prediction", "epsilon"]].concat(),
+        vec!["train", "--dry-run", "--config", "tune.toml"],
+    ]
+    .map(|arguments| {
+        let output = without_driver(at).args(arguments).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    });
+    assert!(
+        flag.contains("warning: ") && flag.contains("prediction epsilon, where the model has v_prediction"),
+        "{flag}"
+    );
+    assert!(file.contains("prediction sample, where the model has v_prediction"), "{file}");
+    let text = stdout(without_driver(at), &[&dry[..], &["builtin:glyphs"]].concat());
+    assert!(text.contains("16x16x1") && text.contains("noise_schedule squaredcos_cap_v2"), "{text}");
+
+    refused(
+        without_driver(at),
+        at,
+        &[&dry[..], &["run", "--size", "33"]].concat(),
+        &["size: 33x33", "32x32 or 34x34"],
+    );
+    refused(
+        without_driver(at),
+        at,
+        &[&dry[..], &["nowhere"]].concat(),
+        &["nowhere is not there", "config.toml"],
+    );
+    refused(
+        without_driver(at),
+        at,
+        &["train", "--resume", "run", "--init", "run"],
+        &["--init", "cannot be used with"],
+    );
+    let classifier = ["--network", "classifier"];
+    refused(
+        without_driver(at),
+        at,
+        &[&dry[..], &["run"], &classifier].concat(),
+        &["init: found run", "classifier"],
+    );
+    let train = ["train", "--out", "new", "--glyph-count", "64", "--init", "run", "--preset", "small-32"];
+    refused(
+        without_driver(at),
+        at,
+        &train,
+        &["conv_in.weight", "[32, 1, 3, 3], here [64, 3, 3, 3]", "--preset"],
+    );
+}
+
 /// What is exported opens as a model with the same weights and the run's own schedule.
 #[test]
 fn a_run_is_exported() {
@@ -351,7 +422,13 @@ fn a_run_is_exported() {
     }
     let text = stdout(without_driver(at), &["export", "builtin:glyphs", "glyphs"]);
     assert!(text.contains("class_labels") && text.contains("10 classes"), "{text}");
-    assert!(open_model(&at.join("glyphs")).unwrap().weights == built_in_model().unwrap().weights);
+    let (again, built_in) = (open_model(&at.join("glyphs")).unwrap(), built_in_model().unwrap());
+    assert!(again.weights == built_in.weights);
+    assert!(
+        again.class_names == CLASS_NAMES && built_in.class_names == CLASS_NAMES,
+        "{:?}",
+        again.class_names
+    );
 
     refused(
         without_driver(at),

@@ -276,3 +276,148 @@ fn same_but_for_size_and_classes(theirs: &UNetConfig, ours: &UNetConfig) -> Resu
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diffusion::{
+        DownBlock, Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, UNet, UpBlock,
+    };
+
+    fn config(classes: &[&str], dropout: f64) -> TrainConfig {
+        let unet = UNetConfig {
+            block_out_channels: vec![8],
+            down_block_types: vec![DownBlock::DownBlock2D],
+            up_block_types: vec![UpBlock::UpBlock2D],
+            norm_num_groups: 4,
+            ..UNetConfig::preset(Preset::TinyGray)
+        };
+        let class_conditional = !classes.is_empty();
+        let names: Vec<String> = classes.iter().map(ToString::to_string).collect();
+        TrainConfig { unet: Some(unet), class_conditional, label_dropout: dropout, ..TrainConfig::default() }
+            .with_network(&names)
+    }
+
+    /// A model of other weights than a run's random ones.
+    fn model(config: &TrainConfig) -> Model {
+        let unet = UNet::new(&config.unet_config(0)).unwrap();
+        Model {
+            weights: unet.parameters.initial(77),
+            unet,
+            scheduler: config.scheduler(Sampler::Ddim),
+            null_label: config.null_label(),
+            class_names: config.class_names.clone(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn begin(config: &TrainConfig, model: &Model) -> Result<(UNet, Initial), String> {
+        let unet = UNet::new(&config.unet_config(0)).unwrap();
+        let mut initial = Initial { weights: unet.parameters.initial(config.seed), notes: Vec::new() };
+        initial.copy(model, config, &unet.parameters)?;
+        Ok((unet, initial))
+    }
+
+    fn tensor<'a>(unet: &UNet, weights: &'a [f32], name: &str) -> &'a [f32] {
+        let p = unet.parameters.iter().find(|p| p.name == name).unwrap();
+        &weights[p.offset..p.offset + p.elements()]
+    }
+
+    /// Rows of the table of embeddings.
+    fn rows<'a>(unet: &UNet, weights: &'a [f32]) -> Vec<&'a [f32]> {
+        tensor(unet, weights, CLASSES).chunks_exact(unet.config.time_width()).collect()
+    }
+
+    #[test]
+    fn classes_keep_their_embedding_by_name() {
+        let ours = config(&["cat", "cow", "dog"], 0.1);
+        let theirs = model(&config(&["bird", "dog", "cat"], 0.1));
+        let (unet, initial) = begin(&ours, &theirs).unwrap();
+        let (found, from) = (rows(&unet, &initial.weights), rows(&theirs.unet, &theirs.weights));
+        let random = unet.parameters.initial(ours.seed);
+        assert_eq!(found, [from[2], rows(&unet, &random)[1], from[1], from[3]]);
+        let notes = initial.notes.join("\n");
+        for words in ["keep their embedding: cat, dog (2)", "at random: cow (1)", "do not have: bird (1)"] {
+            assert!(notes.contains(words), "{notes}");
+        }
+        for p in unet.parameters.iter().filter(|p| p.name != CLASSES) {
+            let [a, b] = [(&unet, &initial.weights), (&theirs.unet, &theirs.weights)]
+                .map(|(unet, weights)| tensor(unet, weights, &p.name));
+            assert!(a == b, "{}", p.name);
+        }
+        // Without names nothing is known of them.
+        let unnamed = Model { class_names: Vec::new(), ..theirs };
+        let (unet, initial) = begin(&ours, &unnamed).unwrap();
+        assert_eq!(rows(&unet, &initial.weights)[..3], rows(&unet, &random)[..3]);
+        assert!(initial.notes[0].contains("have no names"), "{:?}", initial.notes);
+    }
+
+    #[test]
+    fn classes_come_and_go() {
+        let (with, without) = (config(&["a", "b"], 0.1), config(&[], 0.0));
+        // Told of no class, the network is the model.
+        let (unet, initial) = begin(&with, &model(&without)).unwrap();
+        let random = unet.parameters.initial(with.seed);
+        let found = rows(&unet, &initial.weights);
+        assert_eq!(found[..2], rows(&unet, &random)[..2]);
+        assert!(found[2].iter().all(|&x| x == 0.0) && initial.notes[0].contains("had no classes"));
+        // And the other way round: the bias has what was added behind it.
+        for (dropout, labels) in [(0.1, 2..3), (0.0, 0..2)] {
+            let theirs = model(&config(&["a", "b"], dropout));
+            let (unet, initial) = begin(&without, &theirs).unwrap();
+            let share = 1.0 / labels.len() as f32;
+            let mut expected = tensor(&theirs.unet, &theirs.weights, TIME_BIAS).to_vec();
+            for row in &rows(&theirs.unet, &theirs.weights)[labels] {
+                expected.iter_mut().zip(*row).for_each(|(to, value)| *to += share * value);
+            }
+            assert_eq!(tensor(&unet, &initial.weights, TIME_BIAS), expected);
+            assert!(initial.notes[0].contains("left out"), "{:?}", initial.notes);
+        }
+    }
+
+    #[test]
+    fn another_network_is_named_by_what_differs() {
+        let ours = config(&[], 0.0);
+        let with = |change: &dyn Fn(&mut UNetConfig)| {
+            let mut other = ours.clone();
+            change(other.unet.as_mut().unwrap());
+            begin(&other, &model(&ours)).err().unwrap_or_default()
+        };
+        assert_eq!(with(&|unet| unet.sample_size = crate::nn::Size::Square(40)), "");
+        let wider = with(&|unet| unet.in_channels = 3);
+        assert_eq!(wider, "its tensor conv_in.weight has shape [8, 1, 3, 3], here [8, 3, 3, 3]");
+        let deeper = with(&|unet| unet.layers_per_block = 2);
+        assert!(deeper.starts_with("it has no tensor down_blocks.0.resnets.1"), "{deeper}");
+        let without = with(&|unet| unet.add_attention = false);
+        assert!(without.starts_with("it also has a tensor mid_block.attentions.0"), "{without}");
+        // Every shape is the same, and the function another.
+        assert_eq!(with(&|unet| unet.attention_head_dim = None), "its attention_head_dim is 8, here absent");
+        assert_eq!(with(&|unet| unet.flip_sin_to_cos = false), "its flip_sin_to_cos is true, here false");
+    }
+
+    #[test]
+    fn what_is_not_given_comes_from_the_model() {
+        let mut theirs = model(&config(&["a"], 0.0));
+        theirs.scheduler = SchedulerConfig {
+            prediction_type: Prediction::VPrediction,
+            beta_schedule: ScheduleKind::Cosine,
+            num_train_timesteps: 300,
+            ..SchedulerConfig::new(Sampler::Ddim)
+        };
+        let mut run = TrainConfig { prediction: Prediction::Sample, ..TrainConfig::default() };
+        let inherited = run.inherit(&theirs, &BTreeSet::from(["prediction".into(), "steps".into()]));
+        let expected = (Prediction::Sample, ScheduleKind::Cosine, 300);
+        assert_eq!((run.prediction, run.noise_schedule, run.timesteps), expected);
+        let taken = "taken over from the model: noise_schedule squaredcos_cap_v2, timesteps 300";
+        assert_eq!(inherited.notes, [taken]);
+        let words = "prediction sample, where the model has v_prediction";
+        assert!(inherited.warnings.len() == 1 && inherited.warnings[0].contains(words), "{inherited:?}");
+        assert_eq!(run.unet, Some(UNetConfig { num_class_embeds: None, ..theirs.unet.config.clone() }));
+        let mut run = TrainConfig { preset: Preset::Cifar, ..TrainConfig::default() };
+        run.inherit(&theirs, &BTreeSet::from(["preset".into()]));
+        assert_eq!(run.unet, None);
+        // A model that is trained as a run is by default has nothing to tell.
+        let told = TrainConfig::default().inherit(&model(&TrainConfig::default()), &BTreeSet::new());
+        assert!(told.notes.is_empty() && told.warnings.is_empty());
+    }
+}
