@@ -34,5 +34,6 @@ pub use jsonl::{JsonLines, write_json};
 #[cfg(feature = "charts")]
 pub use labelled_rows::save_rows;
 pub use png::{is_whole_png, read_single};
+pub(crate) use open::placeholder;
 pub use tensor_file::{Tensor, TensorFile};
 pub(crate) use text::read_text;

@@ -5,12 +5,16 @@
 #![expect(missing_docs, reason = "each variant's message says what it means")]
 
 use super::READ;
+use crate::io::placeholder;
 
 /// Why one picture cannot be used. Each message goes on after the file's name, and ends with the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
     #[error("{bytes} bytes that are no picture, though the name says so; expected {READ}; replace the file")]
     NotAPicture { bytes: u64 },
+
+    #[error("{found}; expected {READ}. {remedy}")]
+    Placeholder { found: &'static str, remedy: &'static str },
 
     #[error("{what} is not read; {remedy}")]
     NotRead { what: String, remedy: &'static str },
@@ -34,7 +38,31 @@ pub enum PictureError {
     FileTooLarge { bytes: u64, limit: u64 },
 }
 
+impl PictureError {
+    /// Of a file whose content is no picture.
+    pub(super) fn not_a_picture(content: &[u8]) -> Self {
+        match placeholder(content) {
+            Some((found, remedy)) => Self::Placeholder { found, remedy },
+            None => Self::NotAPicture { bytes: content.len() as u64 },
+        }
+    }
+}
+
 /// Rounded up, so that it is never the limit that was passed.
 fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_stands_for_a_picture_is_named() {
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n";
+        let message = PictureError::not_a_picture(pointer).to_string();
+        assert!(message.contains("Git LFS pointer") && message.contains("git lfs pull"), "{message}");
+        assert!(PictureError::not_a_picture(b"<!DOCTYPE html>").to_string().contains("a web page"));
+        assert!(PictureError::not_a_picture(b"notes").to_string().starts_with("5 bytes that are no picture"));
+    }
 }

@@ -68,7 +68,7 @@ fn decode<T>(
             return Err(PictureError::NotRead { what: kind.into(), remedy });
         }
         (_, Some(format)) => format,
-        (_, None) => return Err(PictureError::NotAPicture { bytes: encoded.len() as u64 }),
+        (_, None) => return Err(PictureError::not_a_picture(encoded)),
     };
     // Decoders fill what is missing, or stop reading where they have enough.
     match format {
