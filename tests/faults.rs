@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::runs::{assert_same_run, has_checkpoint, short_run};
+use common::cut_short::{Files, assert_same_run, has_checkpoint, short_run};
 use inkwash::diffusion::UNet;
 use inkwash::gpu::{Blocking as _, Call, Choice, Device, Fault};
 use inkwash::graph::{Caps, Kernels};
@@ -170,5 +170,5 @@ fn a_run_outlives_its_devices() {
     let count: u32 = failures.values().sum();
     println!("{taken} steps for {steps}, {count} failures: {failures:?}");
     assert!(count > steps / 20, "{count} failures in {steps} steps are few");
-    assert_same_run(&straight, &broken, &BTreeMap::new());
+    assert_same_run(&straight, &broken, &Files::new());
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::runs::{records, short_run};
+use common::cut_short::{records, short_run};
 use inkwash::gpu::Device;
 use inkwash::io::tensor_file;
 use inkwash::train::{RunOptions, TrainConfig, TrainEvent, read_config, train};

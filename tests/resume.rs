@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::runs::records;
+use common::cut_short::records;
 use common::training::{
     Finished, copy, cut_log, end_of, files, losses, resumed, run, run_config, run_until, tiny, trainer,
 };

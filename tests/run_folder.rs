@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::runs::records;
+use common::cut_short::records;
 use common::training::{Finished, copy, cut_log, end_of, files, losses, resumed, run, tiny};
 use inkwash::diffusion::UNet;
 use inkwash::io::tensor_file;

@@ -107,7 +107,7 @@ pub fn main() -> ExitCode {
         (Command::Train(_) | Command::Data(_), None) => Ok(ExitCode::FAILURE),
     };
     result.unwrap_or_else(|e| {
-        eprintln!("error: {}", in_words(&*e));
+        eprintln!("error: {}", printable(&in_words(&*e)));
         ExitCode::FAILURE
     })
 }
@@ -124,6 +124,13 @@ fn in_words(e: &dyn std::error::Error) -> String {
         cause = e.source();
     }
     message
+}
+
+/// A message that may quote names of files, with whatever would steer a terminal escaped.
+fn printable(message: &str) -> String {
+    let escaped =
+        |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.into() };
+    message.chars().map(escaped).collect()
 }
 
 /// Set by the first Ctrl-C, which asks for an early end; the second one ends at once. `then` says what the first one

@@ -65,7 +65,16 @@ impl FileError {
                 io::ErrorKind::AlreadyExists => {
                     "A file of this name was there already and was left as it is: move it away, or choose another name."
                 }
-                io::ErrorKind::StorageFull => "Free some disk space and try again.",
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "Free some disk space and try again."
+                }
+                io::ErrorKind::FileTooLarge => {
+                    "The file system, or a limit of this process (ulimit -f), allows no file of this size."
+                }
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    "Choose a folder that can be written to, or have this one mounted for writing."
+                }
+                io::ErrorKind::NotADirectory => "A part of the path is a file where a folder is needed.",
                 io::ErrorKind::IsADirectory => "Name a file, not a folder.",
                 _ => "Check the disk and the path, and try again.",
             },

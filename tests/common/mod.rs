@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-pub mod runs;
+pub mod cut_short;
 pub mod training;
 
 use inkwash::gpu::{Blocking as _, Choice, Device};

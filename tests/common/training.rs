@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use super::runs::records;
+use super::cut_short::records;
 use inkwash::diffusion::{DownBlock, UNet, UNetConfig, UpBlock};
 use inkwash::gpu::{Blocking as _, Device};
 use inkwash::io::jsonl;

@@ -1,4 +1,4 @@
-//! A run that takes a second or two and writes everything that a run writes, and what it leaves behind.
+//! A run that takes a second or two and writes everything that a run writes, and whether one that was cut short leaves the same.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -43,9 +43,12 @@ pub fn short_run(steps: u32) -> TrainConfig {
     }
 }
 
-/// Every file below a folder with its bytes, by its path in it.
-pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
+/// Files by their paths in a folder.
+pub type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// Every file below a folder with its bytes.
+pub fn files(folder: &Path) -> Files {
+    let mut found = Files::new();
     let mut open = vec![folder.to_path_buf()];
     while let Some(next) = open.pop() {
         for entry in std::fs::read_dir(&next).unwrap() {
@@ -76,20 +79,29 @@ pub fn records(folder: &Path) -> Vec<Value> {
     records
 }
 
-/// That a run which was cut short, however often, left what the one that was not did: the same files with the same bytes,
-/// and the same log but for the clock. `theirs` are files that a user put into its folder.
-pub fn assert_same_run(expected: &Path, found: &Path, theirs: &BTreeMap<PathBuf, Vec<u8>>) {
+/// That a run which was cut short, however often, left what the one that was not did: the same log but for the clock, and the
+/// same files otherwise. `theirs` are files that a user put into its folder.
+pub fn assert_same_run(expected: &Path, found: &Path, theirs: &Files) {
+    assert_eq!(records(found), records(expected), "{}: another log", found.display());
+    compare(expected, found, theirs, Some("log.jsonl"));
+}
+
+/// That two folders hold the same files with the same bytes, but for a user's.
+pub fn assert_same_files(expected: &Path, found: &Path, theirs: &Files) {
+    compare(expected, found, theirs, None);
+}
+
+fn compare(expected: &Path, found: &Path, theirs: &Files, but_for: Option<&str>) {
     let what = found.display();
-    let (mut expected_files, mut found_files) = (files(expected), files(found));
+    let (expected, mut found) = (files(expected), files(found));
     for (path, bytes) in theirs {
-        assert_eq!(found_files.remove(path).as_ref(), Some(bytes), "{what}: {} was changed", path.display());
+        assert!(found.remove(path).as_ref() == Some(bytes), "{what}: {} was changed", path.display());
     }
-    let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&found_files), names(&expected_files), "{what}: other files");
-    let log = Path::new("log.jsonl");
-    assert!(expected_files.remove(log).is_some() && found_files.remove(log).is_some());
-    assert_eq!(records(found), records(expected), "{what}: another log");
-    for (path, bytes) in &expected_files {
-        assert!(&found_files[path] == bytes, "{what}: {} differs", path.display());
+    let names = |files: &Files| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&expected), "{what}: other files");
+    for (path, bytes) in
+        expected.iter().filter(|(path, _)| but_for.is_none_or(|name| *path != Path::new(name)))
+    {
+        assert!(&found[path] == bytes, "{what}: {} differs", path.display());
     }
 }
