@@ -4,6 +4,7 @@
 
 use assert_cmd::Command;
 use image::{ImageFormat, Rgb, RgbImage};
+use inkwash::io::npz::{NpzArray, write_npz};
 use serde_json::Value;
 use std::io::Cursor;
 use std::path::Path;
@@ -204,4 +205,22 @@ fn many_classes_are_folded() {
     let text = check(at, &["data"]).1;
     has(&text, &["classes         30,", "  19  19        1\n", "and 10 more of 1 to 1 pictures"]);
     assert_eq!(json(at, &["data"]).1["classes"].as_array().unwrap().len(), 30);
+}
+
+/// What `inkwash sample --format npz` writes can be learned.
+#[test]
+fn an_npz_of_inkwash_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pixels, labels) = ([0, 85, 170, 255].repeat(6), [4i64, 0, 4].map(i64::to_le_bytes).concat());
+    let mut arrays = [
+        NpzArray { name: "arr_0", dtype: "|u1", shape: &[3, 2, 4, 1], data: &mut &pixels[..] },
+        NpzArray { name: "arr_1", dtype: "<i8", shape: &[3], data: &mut &labels[..] },
+    ];
+    write_npz(&folder.path().join("samples.npz"), false, &mut arrays).unwrap();
+    let (starts, report) = json(folder.path(), &["samples.npz", "--held-out", "0"]);
+    assert!(starts, "{report}");
+    let classes = report["classes"].as_array().unwrap();
+    let classes: Vec<_> =
+        classes.iter().map(|class| (class["name"].as_str().unwrap(), &class["pictures"])).collect();
+    assert_eq!(classes, [("0", &Value::from(1)), ("4", &Value::from(2))]);
 }

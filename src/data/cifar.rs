@@ -168,7 +168,7 @@ fn read(cifar: Cifar, files: &[PathBuf], opening: &mut Opening) -> Result<Datase
         })?;
     }
     let names = class_names(&files[0].with_file_name(names_file), published, &labels, opening)?;
-    Ok(pictures.finish("cifar", names, labels, opening))
+    Ok(pictures.finish("CIFAR", names, labels, opening))
 }
 
 /// Bytes of a file of whole records.

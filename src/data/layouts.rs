@@ -166,6 +166,11 @@ impl Survey {
                 survey.layouts.push(Layout::CifarPickles(cifar, folder));
             }
         }
+        // The pictures of `inkwash sample --format npz`, beside the grid that is drawn of them.
+        let here = |name: &str| disk.tree().files.iter().any(|file| file == Path::new(name));
+        if here("samples.json") && here("samples.npz") {
+            survey.layouts.push(Layout::Numpy(Container::Npz(survey.root.join("samples.npz")), None));
+        }
         survey.layouts.extend(homes.into_iter().map(Layout::Mnist));
         survey.layouts.sort_by(|a, b| a.path().cmp(b.path()));
         survey
@@ -177,7 +182,9 @@ impl Survey {
     /// Several layouts, or one below the folder with pictures beside it: each with its folder.
     pub fn layout(&self, opening: &mut Opening) -> Result<Option<&Layout>, DataError> {
         // Given a folder of Kaggle's that holds one file, that file alone is meant.
-        let direct = |layout: &&Layout| layout.path() == self.root || matches!(layout, Layout::Idx(_));
+        let direct = |layout: &&Layout| {
+            layout.path() == self.root || matches!(layout, Layout::Idx(_) | Layout::Numpy(..))
+        };
         let here: Vec<&Layout> = self.layouts.iter().filter(direct).collect();
         let chosen = match (&here[..], &self.layouts[..]) {
             ([], []) => {

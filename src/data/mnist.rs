@@ -170,7 +170,7 @@ fn read(path: &Path, files: &[(Name, PathBuf)], opening: &mut Opening) -> Result
         }
         Ok(())
     })?;
-    Ok(pictures.finish("idx", class_names, labels, opening))
+    Ok(pictures.finish("IDX", class_names, labels, opening))
 }
 
 /// The class numbers of `count` pictures.

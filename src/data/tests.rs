@@ -19,6 +19,13 @@ fn open(path: &Path, options: &Options) -> Result<Dataset, DataError> {
     Dataset::open(path.to_str().unwrap(), options)
 }
 
+/// A data set that opens, and what was found.
+fn open_reported(path: &Path, options: &Options) -> (Dataset, Report) {
+    let mut report = Report::default();
+    let data = Dataset::open_reporting(path.to_str().unwrap(), options, &mut report, &|_, _| ()).unwrap();
+    (data, report)
+}
+
 /// Opens what must be refused; the message must name the place and hold each of `words`.
 #[track_caller]
 fn refused(path: &Path, words: &[&str]) -> DataError {

@@ -88,7 +88,7 @@ impl NetworkKind {
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Pictures to learn: a folder, an MNIST IDX file, a CIFAR-10 .bin file or folder, or builtin:glyphs
+    /// Pictures to learn: a folder or zip file, an IDX (MNIST), CIFAR or NumPy file or folder, or builtin:glyphs
     #[cfg_attr(
         feature = "cli",
         arg(long, default_value_t = Self::default().data, value_name = "PATH|builtin:NAME")

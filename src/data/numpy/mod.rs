@@ -165,7 +165,7 @@ fn read(
             "no value of {place} is above {highest} of 255, so every picture is black; masks of 0 and 1 can be saved as bool"
         ));
     }
-    Ok(collector.finish("npy", class_names, labels, opening))
+    Ok(collector.finish("NumPy", class_names, labels, opening))
 }
 
 /// Reads a header and compares it with the number of bytes that there are, where that is known.

@@ -5,12 +5,6 @@ use super::*;
 const TEST_IMAGES: &str = "t10k-images-idx3-ubyte";
 const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
 
-fn reported(path: &Path, options: &Options) -> (Dataset, Report) {
-    let mut report = Report::default();
-    let data = Dataset::open_reporting(path.to_str().unwrap(), options, &mut report, &|_, _| ()).unwrap();
-    (data, report)
-}
-
 fn of_split(split: &str) -> Options {
     Options { split: Some(split.into()), ..options(8, 1) }
 }
@@ -36,7 +30,7 @@ fn idx_files_are_found_below_the_folder_given() {
     let zipped = format!("{}.gz", raw[0]);
     let torchvision = folder(&[(&raw[0], &pictures), (&raw[1], &classes), (&zipped, &gzip(&pictures))]);
     for path in ["", "MNIST", "MNIST/raw"] {
-        let (data, report) = reported(&torchvision.path().join(path), &options(8, 1));
+        let (data, report) = open_reported(&torchvision.path().join(path), &options(8, 1));
         assert_eq!(values(&data), [(10, "0"), (20, "1")]);
         assert!(report.layout.contains("MNIST/raw"), "{}", report.layout);
     }
@@ -52,7 +46,7 @@ fn idx_files_are_found_below_the_folder_given() {
     // A picture in the very folder does not make it a folder of pictures, but is named.
     let png = encode(GrayImage::new(4, 4), ImageFormat::Png);
     let preview = folder(&[(IMAGES, &pictures), (LABELS, &classes), ("preview.png", &png)]);
-    let (data, report) = reported(preview.path(), &options(8, 1));
+    let (data, report) = open_reported(preview.path(), &options(8, 1));
     assert_eq!(data.len(), 2);
     assert!(report.passed_over[0].path.ends_with("preview.png"));
 }
@@ -85,7 +79,7 @@ fn a_split_chooses_the_part() {
         (TEST_IMAGES, &images(&[20])),
         (TEST_LABELS, &labels(&[2])),
     ]);
-    let (data, report) = reported(whole.path(), &options(8, 1));
+    let (data, report) = open_reported(whole.path(), &options(8, 1));
     assert_eq!(values(&data), [(10, "1")]);
     assert!(report.passed_over[0].path.ends_with(TEST_IMAGES));
     assert!(report.passed_over[0].reason.contains("--split test"), "{:?}", report.passed_over);
@@ -98,7 +92,7 @@ fn a_split_chooses_the_part() {
     assert!(message.contains(IMAGES) && message.contains("found train"), "{message}");
 
     let only = folder(&[(TEST_IMAGES, &images(&[20])), (TEST_LABELS, &labels(&[2]))]);
-    let (data, report) = reported(only.path(), &options(8, 1));
+    let (data, report) = open_reported(only.path(), &options(8, 1));
     assert_eq!(values(&data), [(20, "2")]);
     assert!(report.notes.iter().any(|note| note.contains("only the test part")), "{:?}", report.notes);
 }
@@ -106,7 +100,7 @@ fn a_split_chooses_the_part() {
 #[test]
 fn classes_are_the_labels_that_occur() {
     let sparse = folder(&[(IMAGES, &images(&[10, 20, 30])), (LABELS, &labels(&[7, 3, 7]))]);
-    let (data, report) = reported(sparse.path(), &options(8, 1));
+    let (data, report) = open_reported(sparse.path(), &options(8, 1));
     assert_eq!(values(&data), [(10, "7"), (20, "3"), (30, "7")]);
     assert_eq!(data.class_names, ["3", "7"]);
     assert!(report.notes.iter().any(|note| note.contains("without a gap") && note.contains("3, 7")));
@@ -119,7 +113,7 @@ fn classes_are_the_labels_that_occur() {
     ]);
     assert_eq!(values(&open(qmnist.path(), &options(8, 1)).unwrap()), [(10, "4"), (20, "1")]);
     let bare = folder(&[(IMAGES, &images(&[1]))]);
-    let (_, report) = reported(bare.path(), &options(8, 1));
+    let (_, report) = open_reported(bare.path(), &options(8, 1));
     assert!(report.notes.iter().any(|note| note.contains("no labels")), "{:?}", report.notes);
 }
 
@@ -131,7 +125,7 @@ fn emnist_is_turned_and_its_classes_are_characters() {
     let turned = folder(&[(&name("digits", "train", "images-idx3"), &gzip(&stored))]);
     let options = Options { size: (2, 3), ..options(8, 1) };
     for path in [turned.path(), &turned.path().join(name("digits", "train", "images-idx3"))] {
-        let (data, report) = reported(path, &options);
+        let (data, report) = open_reported(path, &options);
         assert_eq!(data.image(0), [1, 3, 5, 2, 4, 6]);
         assert!(report.notes.iter().any(|note| note.contains("transposed")), "{:?}", report.notes);
     }
@@ -159,7 +153,7 @@ fn emnist_is_turned_and_its_classes_are_characters() {
         ("balanced", 47, (36, "a")),
         ("byclass", 62, (61, "z")),
     ] {
-        let (data, report) = reported(emnist.path(), &of_split(split));
+        let (data, report) = open_reported(emnist.path(), &of_split(split));
         assert_eq!((data.class_names.len(), values(&data)), (classes, vec![class]), "{split}");
         let empty = format!("{} of {classes} classes have no pictures", classes - 1);
         assert!(report.notes.iter().any(|note| note.contains(&empty)), "{:?}", report.notes);
@@ -187,7 +181,7 @@ fn record(labels: &[u8]) -> Vec<u8> {
 fn cifar_10_takes_the_part_and_the_names_that_fit() {
     let (train, test) = (record(&[3]), record(&[9]));
     let whole = folder(&[("data_batch_1.bin", &train), ("test_batch.bin", &test)]);
-    let (data, report) = reported(whole.path(), &options(32, 3));
+    let (data, report) = open_reported(whole.path(), &options(32, 3));
     assert_eq!(data.class_names[data.label(0) as usize], "cat");
     assert!(report.passed_over[0].path.ends_with("test_batch.bin"));
     assert!(
@@ -199,7 +193,7 @@ fn cifar_10_takes_the_part_and_the_names_that_fit() {
     let named = folder(&[("data_batch_1.bin", &train), ("batches.meta.txt", b"a\nb\nc\nd\n\n")]);
     assert_eq!(open(named.path(), &options(8, 1)).unwrap().class_names, ["a", "b", "c", "d"]);
     let few = folder(&[("data_batch_1.bin", &train), ("batches.meta.txt", b"cat\ndog\n")]);
-    let (data, report) = reported(few.path(), &options(8, 1));
+    let (data, report) = open_reported(few.path(), &options(8, 1));
     assert_eq!(data.class_names[3], "cat");
     assert!(report.notes.iter().any(|note| note.contains("class names (2) than the labels ask for (4)")));
 }
@@ -211,7 +205,7 @@ fn cifar_100_has_fine_and_coarse_classes() {
         folder(&[("train.bin", &train), ("test.bin", &record(&[0, 1])), ("fine_label_names.txt", b"x\n")]);
     let class = |data: &Dataset, i| data.class_names[data.label(i) as usize].clone();
     for path in [whole.path(), &whole.path().join("train.bin")] {
-        let (data, report) = reported(path, &options(32, 3));
+        let (data, report) = open_reported(path, &options(32, 3));
         assert_eq!((data.len(), data.class_names.len()), (2, 100));
         assert_eq!((class(&data, 0), class(&data, 1)), ("worm".into(), "apple".into()));
         assert!(data.image(1).chunks(3).all(|pixel| pixel == [1, 2, 3]));
@@ -279,7 +273,7 @@ fn data_of_other_programs_is_named_with_what_converts_it() {
     // Beside pictures they are what they are: something else.
     let png = encode(GrayImage::new(4, 4), ImageFormat::Png);
     let beside = folder(&[("a.png", &png), ("labels.csv", b"a,1"), ("features.npy", b"")]);
-    let (data, report) = reported(beside.path(), &options(8, 1));
+    let (data, report) = open_reported(beside.path(), &options(8, 1));
     assert_eq!(data.len(), 1);
     assert!(report.passed_over.iter().any(|other| other.path.ends_with("features.npy")));
 }

@@ -30,12 +30,6 @@ fn stored(arrays: &[(&str, Vec<u8>)]) -> Vec<u8> {
     npz(arrays, zip::CompressionMethod::Stored)
 }
 
-fn reported(path: &Path, options: &Options) -> (Dataset, Report) {
-    let mut report = Report::default();
-    let data = Dataset::open_reporting(path.to_str().unwrap(), options, &mut report, &|_, _| ()).unwrap();
-    (data, report)
-}
-
 /// Opens a single array at its own size.
 fn open_array(bytes: &[u8], size: (usize, usize), channels: usize) -> Dataset {
     let folder = folder(&[("x.npy", bytes)]);
@@ -61,7 +55,7 @@ fn arr_0_and_arr_1_are_pictures_and_labels() {
         let folder = folder(&[("samples.npz", &npz(&arrays, method))]);
         let options = Options { size: (4, 5), ..options(8, 3) };
         for path in [folder.path(), &folder.path().join("samples.npz")] {
-            let (data, report) = reported(path, &options);
+            let (data, report) = open_reported(path, &options);
             assert_eq!([data.image(0), data.image(1)].concat(), body);
             assert_eq!(
                 (data.class_names.clone(), data.label(0), data.label(1)),
@@ -71,6 +65,16 @@ fn arr_0_and_arr_1_are_pictures_and_labels() {
             assert_eq!(report.other, OtherFiles::default());
         }
     }
+}
+
+#[test]
+fn a_folder_of_samples_is_its_archive() {
+    let grid = encode(textured(8, 8), ImageFormat::Png);
+    let samples = stored(&[("arr_0", npy("|u1", false, &[3, 2, 2, 1], &[9; 12]))]);
+    let folder = folder(&[("grid.png", &grid), ("samples.json", b"{}"), ("samples.npz", &samples)]);
+    let (data, report) = open_reported(folder.path(), &options(2, 1));
+    assert_eq!((data.len(), data.image(2)), (3, &[9; 4][..]));
+    assert!(report.passed_over[0].path.ends_with("grid.png"));
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn values_mean_what_their_type_and_range_say() {
         ("|u1", [0.0, 1.0, 1.0, 0.0], [0, 1, 1, 0], "above 1 of 255, so every picture is black"),
     ] {
         let folder = folder(&[("x.npy", &bytes_of(descr, values))]);
-        let (data, report) = reported(folder.path(), &options(2, 1));
+        let (data, report) = open_reported(folder.path(), &options(2, 1));
         assert_eq!(data.image(0), expected, "{descr} {values:?}");
         assert!(report.notes.iter().any(|note| note.contains(rule)), "{descr}: {:?}", report.notes);
     }
@@ -177,7 +181,7 @@ fn parts_and_labels_are_told_by_name() {
     };
     let split = |name: &str| Options { split: Some(name.into()), ..options(2, 1) };
     for place in [in_npz(&keras), in_files(&keras)] {
-        let (data, report) = reported(place.path(), &options(2, 1));
+        let (data, report) = open_reported(place.path(), &options(2, 1));
         assert_eq!((data.image(0)[0], data.class_names.concat().as_str()), (10, "1"));
         assert!(report.passed_over[0].path.to_str().unwrap().contains("x_test"), "{:?}", report.passed_over);
         let data = open(place.path(), &split("test")).unwrap();
