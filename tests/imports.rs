@@ -17,8 +17,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("nn", &["tensor", "rng", "graph", "ops"]),
     ("diffusion", &["tensor", "rng", "graph", "ops", "nn"]),
     ("classifier", &["tensor", "graph", "ops", "nn", "diffusion"]),
-    ("data", &["rng"]),
     ("io", &[]),
+    ("data", &["rng", "io"]),
     ("model", &["nn", "diffusion", "io"]),
     ("sample", &["tensor", "rng", "graph", "ops", "gpu", "nn", "diffusion"]),
     (
