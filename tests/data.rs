@@ -77,7 +77,7 @@ fn what_is_remarkable_is_told() {
     has(
         &text,
         &[
-            "folder of pictures: 7 png",
+            "folder of pictures: 7 PNG",
             "9 x 9 to 20 x 20 by area",
             "   1  dog        2",
             "not used        1 ",

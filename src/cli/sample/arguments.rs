@@ -1,6 +1,7 @@
 //! The flags of `inkwash sample`.
 
 use crate::cli::Failure;
+use crate::data;
 use crate::diffusion::{Sampler, SchedulerConfig, TimestepSpacing, VarianceType};
 use crate::sample::GuidanceOptions;
 use clap::ValueEnum;
@@ -136,6 +137,19 @@ pub struct GivenArgs {
     /// How often each step of --inpaint is taken, with noise put back between
     #[arg(long, default_value_t = 5, value_name = "N", requires = "inpaint")]
     pub resamples: usize,
+    /// The most MiB that one of these pictures may take in memory
+    #[arg(long, default_value_t = 512, value_name = "MIB")]
+    max_picture_mib: u64,
+}
+
+impl GivenArgs {
+    /// How the pictures are read, for a network of this height, width and channels.
+    pub fn data_options(&self, [height, width, channels]: [usize; 3]) -> data::Options {
+        data::Options {
+            max_picture_bytes: self.max_picture_mib.saturating_mul(1 << 20),
+            ..data::Options::new((height, width), channels)
+        }
+    }
 }
 
 /// What is left out follows the model: its `scheduler_config.json`, or DDIM for a run of this program.

@@ -55,7 +55,7 @@ impl Given {
         let given = &args.given;
         let source = match (&given.from_picture, &args.initial_noise, args.between_seeds.as_deref()) {
             (Some(path), ..) => {
-                let picture = picture(path, shape)?;
+                let picture = picture(path, &given.data_options(shape))?;
                 if !(given.strength > 0.0 && given.strength <= 1.0) {
                     return Err(
                         format!("--strength {}: it must be above 0 and at most 1", given.strength).into()
@@ -84,8 +84,9 @@ impl Given {
                 if given.resamples == 0 {
                     return Err("--resamples must be at least 1".into());
                 }
-                let keep = kept(mask, shape)?;
-                Some(Known { picture: picture(path, shape)?, keep, resamples: given.resamples })
+                let options = given.data_options(shape);
+                let keep = kept(mask, &options)?;
+                Some(Known { picture: picture(path, &options)?, keep, resamples: given.resamples })
             }
             _ => None,
         };
@@ -166,18 +167,17 @@ fn initial_noise(path: &Path, n: usize, [h, w, c]: [usize; 3]) -> Result<Vec<f32
 }
 
 /// What a mask keeps, for each channel: white is drawn anew, so the kept share is what is missing to white.
-fn kept(path: &Path, [height, width, channels]: [usize; 3]) -> Result<Vec<f32>, Failure> {
-    let Mask { values, notes } = read_mask(path, &Options::new((height, width), channels))?;
+fn kept(path: &Path, options: &Options) -> Result<Vec<f32>, Failure> {
+    let Mask { values, notes } = read_mask(path, options)?;
     for note in notes {
         eprintln!("warning: --mask {}: {note}", path.display());
     }
-    Ok(values.iter().flat_map(|&white| std::iter::repeat_n(1.0 - white, channels)).collect())
+    Ok(values.iter().flat_map(|&white| std::iter::repeat_n(1.0 - white, options.channels)).collect())
 }
 
 /// A picture file as (H, W, C) in [-1, 1].
-fn picture(path: &Path, [height, width, channels]: [usize; 3]) -> Result<Vec<f32>, Failure> {
-    let options = Options::new((height, width), channels);
-    Ok(read_picture(path, &options)?.into_iter().map(to_unit).collect())
+fn picture(path: &Path, options: &Options) -> Result<Vec<f32>, Failure> {
+    Ok(read_picture(path, options)?.into_iter().map(to_unit).collect())
 }
 
 /// The noise of a seed for one picture.
