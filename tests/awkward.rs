@@ -255,7 +255,7 @@ fn awkward_paths_are_named() {
     symlink("nowhere.png", at.join("dangling/x.png")).unwrap();
     symlink("x.png", at.join("circle/x.png")).unwrap();
     symlink("/dev/zero", at.join("device/x.png")).unwrap();
-    let deep = at.join("deep").join("d/".repeat(60));
+    let deep = at.join("deep").join("d/".repeat(900));
     std::fs::create_dir_all(&deep).unwrap();
     std::fs::write(deep.join("x.png"), "no picture").unwrap();
     let odd = [b"\xff\xfe.png".as_slice(), b"line\nbreak.png", b"\x1b[2Jclear.png", b" .png", b"-rf.png"];
@@ -282,11 +282,13 @@ fn awkward_paths_are_named() {
     }
     let message = refused(at, &["sample", "-n", "2", "--initial-noise", "noise.safetensors"]);
     assert_names(&message, "noise.safetensors", "noise from a pipe");
-    for picture in ["circle/x.png", "dangling/x.png", "folder", "sparse/x.png"] {
+    for picture in ["alone.png", "/dev/zero", "circle/x.png", "dangling/x.png", "folder", "sparse/x.png"] {
         let message = refused(at, &["sample", "-n", "2", "--from-picture", picture]);
         assert_names(&message, picture, "a picture to begin from");
+        let given = ["sample", "-n", "2", "--inpaint", "names/ .png", "--mask", picture];
+        assert_names(&refused(at, &given), picture, "a mask");
     }
-    for config in ["folder", "circle/x.png"] {
+    for config in ["config.toml", "/dev/zero", "folder", "circle/x.png"] {
         let message = refused(at, &["train", "--dry-run", "--config", config]);
         assert_names(&message, config, "a configuration");
     }

@@ -308,7 +308,12 @@ pub fn read_picture(path: &Path, options: &Options) -> Result<Vec<u8>, DataError
 /// The bytes of a file that may be a picture.
 fn read_file(path: &Path, options: &Options) -> Result<Vec<u8>, DataError> {
     let unreadable = |source| DataError::Read { path: path.into(), source };
-    let (bytes, limit) = (fs::metadata(path).map_err(unreadable)?.len(), options.max_picture_bytes);
+    let about = fs::metadata(path).map_err(unreadable)?;
+    if !about.is_file() {
+        // Reading from a pipe would wait for ever, and a device may never end.
+        return Err(unreadable(std::io::Error::other("it is a folder, pipe or device")));
+    }
+    let (bytes, limit) = (about.len(), options.max_picture_bytes);
     if bytes > limit {
         return Err(DataError::Picture {
             path: path.into(),

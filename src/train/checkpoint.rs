@@ -101,7 +101,7 @@ impl ModelFolder {
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(FolderError::Io { path: folder, source }),
+            Err(source) => return Err(FileError::io("list", &folder)(source).into()),
         };
         let mut found: Vec<(u32, PathBuf)> = entries
             .filter_map(|e| {

@@ -64,7 +64,7 @@ pub enum TrainError {
         count: usize,
     },
     /// A run that had begun.
-    #[error("{source}. {state}")]
+    #[error("{}. {state}", .source.to_string().trim_end_matches('.'))]
     Stopped {
         /// What ended it.
         #[source]

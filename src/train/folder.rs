@@ -106,15 +106,6 @@ pub enum FolderError {
         /// How to go on without it.
         remedy: String,
     },
-    /// Another error of the operating system.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 impl From<ModelError> for FolderError {

@@ -193,7 +193,7 @@ fn is_grid(name: &str) -> bool {
 
 /// The names in a folder, and which of them are folders; none if it is not there.
 fn names(folder: &Path) -> Result<Vec<(String, bool)>, FolderError> {
-    let failed = |source| FolderError::Io { path: folder.into(), source };
+    let failed = |source| FileError::io("list", folder)(source).into();
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -208,7 +208,7 @@ fn names(folder: &Path) -> Result<Vec<(String, bool)>, FolderError> {
 }
 
 fn create(folder: &Path) -> Result<(), FolderError> {
-    std::fs::create_dir_all(folder).map_err(|source| FolderError::Io { path: folder.into(), source })
+    Ok(std::fs::create_dir_all(folder).map_err(FileError::io("make the folder", folder))?)
 }
 
 /// Removes a file, if it is there.
