@@ -277,7 +277,7 @@ fn what_a_killed_run_had_not_written_yet_is_made_up_for() {
     });
     assert!(finished.catches_up(&path).starts_with("started 3\ncheckpoint 6\n"));
 
-    // 4. At the last step, where nothing is left to train.
+    // 4. At the last step, where nothing is left to train. Before the older checkpoint was removed, too.
     for (name, lost) in [
         ("last grid", "samples/step-000006.png"),
         ("curve", "loss.png"),
@@ -286,6 +286,7 @@ fn what_a_killed_run_had_not_written_yet_is_made_up_for() {
         let path = finished.folder.path().join(name);
         copy(&finished.path(), &path);
         std::fs::remove_file(path.join(lost)).unwrap();
+        std::fs::write(path.join("checkpoints/step-000001.safetensors"), "older").unwrap();
         let told = finished.catches_up(&path);
         let expected = if lost.contains("samples") { "started 6\ngrid 6\n" } else { "started 6\n" };
         assert_eq!(told, expected, "{name}");

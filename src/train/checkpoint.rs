@@ -87,12 +87,18 @@ impl ModelFolder {
         }
         tensor_file::write_sealed(&path, &file)?;
         self.save_weights(parameters, &checkpoint.states[3], checkpoint.next_step)?;
+        self.remove_old_checkpoints()?;
+        Ok(path)
+    }
+
+    /// Removes all checkpoints but the two newest.
+    pub(super) fn remove_old_checkpoints(&self) -> Result<(), FolderError> {
         let mut old = self.checkpoints()?;
         old.truncate(old.len().saturating_sub(KEPT));
         for (_, old) in old {
             std::fs::remove_file(&old).map_err(FileError::io("remove", &old))?;
         }
-        Ok(path)
+        Ok(())
     }
 
     /// The checkpoints of the run by the steps in their names, oldest first; none where there is no folder for them.

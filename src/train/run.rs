@@ -250,6 +250,7 @@ impl Accepted {
             let held = held.map_or_else(|| folder.hold(), Ok)?;
             folder.set_aside_after(step)?;
             folder.go_on(&config)?;
+            folder.remove_old_checkpoints()?;
             if folder.step_of_weights() != Some(step) {
                 folder.save_weights(trainer.task.network().parameters(), &start.states[3], step)?;
             }
