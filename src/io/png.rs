@@ -1,12 +1,11 @@
 //! PNG files.
 
-use std::io::{Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::{ImageFormat, ImageReader, RgbImage};
 
 use super::FileError;
-use super::atomic::write_atomic;
 use super::open::open_file;
 
 /// What a PNG file begins with: its signature, and the length and name of its first chunk.
@@ -62,7 +61,8 @@ pub(super) fn encode_png(path: &Path, image: &RgbImage) -> Result<Vec<u8>, FileE
     Ok(bytes.into_inner())
 }
 
+#[cfg(feature = "charts")]
 pub(super) fn save_png(path: &Path, image: &RgbImage) -> Result<(), FileError> {
     let bytes = encode_png(path, image)?;
-    write_atomic(path, |out| out.write_all(&bytes))
+    super::atomic::write_atomic(path, |out| std::io::Write::write_all(out, &bytes))
 }

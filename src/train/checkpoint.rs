@@ -6,7 +6,7 @@ use crate::io::{FileError, shortened};
 use crate::model::{flat, tensors};
 use crate::nn::Parameters;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Parameters, first moment, second moment and average, and the step that comes next.
 #[derive(Clone, Debug, PartialEq)]
@@ -185,7 +185,7 @@ impl ModelFolder {
 
 /// A name for a checkpoint that is set aside: `….safetensors.set-aside`, with a number if that is taken.
 #[cfg(not(target_arch = "wasm32"))]
-fn free_name(path: &Path) -> PathBuf {
+fn free_name(path: &std::path::Path) -> PathBuf {
     let named = |number: u64| {
         let mut name = path.as_os_str().to_owned();
         name.push(".set-aside");

@@ -332,6 +332,7 @@ impl<T: Task> Trainer<T> {
     }
 
     /// From a micro-batch to gradients.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn micro(&self) -> &Executable {
         &self.micro
     }
