@@ -96,6 +96,15 @@ fn mount(arguments: &[&str]) {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A folder on which something is mounted, so that it cannot be removed before that is taken off.
+struct Mounted<'a>(&'a str);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
 /// Fills the disk below a folder, but for some bytes.
 fn fill(ballast: &Path, but_for: u64) {
     let mut file = std::fs::File::create(ballast).unwrap();
@@ -116,6 +125,7 @@ fn a_full_disk_costs_no_checkpoint() {
         let disk = home.path().join("disk");
         std::fs::create_dir(&disk).unwrap();
         mount(&["-t", "tmpfs", "-o", "size=4m", "tmpfs", disk.to_str().unwrap()]);
+        let _mounted = Mounted(disk.to_str().unwrap());
         let ballast = disk.join("ballast");
         let checkpoint = files(&straight)[Path::new("checkpoints/step-000008.safetensors")].len() as u64;
         // When the disk fills up, and the bytes that are left then: for nothing, for a page, for half a checkpoint, or for one but
@@ -186,9 +196,11 @@ fn a_folder_that_becomes_read_only_costs_no_checkpoint() {
             let out = home.path().join(format!("to-{folder}"));
             let made = out.join(folder);
             let made = made.to_str().unwrap();
+            let mut mounted = None;
             let error = attempt(&device, &out, |event| {
                 if let TrainEvent::Step { step: 5 } = event {
                     mount(&["--bind", made, made]);
+                    mounted = Some(Mounted(made));
                     mount(&["-o", "remount,bind,ro", made]);
                 }
             })
@@ -198,7 +210,7 @@ fn a_folder_that_becomes_read_only_costs_no_checkpoint() {
             // Nor does it go on as long as nothing has changed.
             let error = attempt(&device, &out, |_| ()).unwrap_err();
             assert_clear(&error, &[made, "Read-only", "mounted"]);
-            assert!(shell(&format!("umount {made}")).status.success());
+            drop(mounted);
             attempt(&device, &out, |_| ()).unwrap();
             assert_same_run(&straight, &out, &Files::new());
         }
@@ -268,20 +280,18 @@ fn a_folder_of_another_user_is_named() {
     let start = "--config short.toml --out";
     let output = train(&format!("{start} run --steps 4"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for folder in ["checkpoints", "."] {
-        let path = out.join(folder);
-        let allow = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
-        allow(0o555);
-        let error = error_of(&train("--resume run --steps 8"));
-        assert_clear(&error, &["run", "Permission denied", "who owns"]);
-        assert_whole(&out);
-        allow(0o755);
-    }
+    let allow = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    let checkpoints = out.join("checkpoints");
+    allow(&checkpoints, 0o555);
+    let error = error_of(&train("--resume run --steps 8"));
+    assert_clear(&error, &["run/checkpoints", "Permission denied", "who owns"]);
+    assert_whole(&out);
+    allow(&checkpoints, 0o755);
     // A new run where there may be none.
-    std::fs::set_permissions(at, PermissionsExt::from_mode(0o555)).unwrap();
+    allow(at, 0o555);
     let error = error_of(&train(&format!("{start} new")));
     assert_clear(&error, &["new", "Permission denied", "who owns"]);
-    std::fs::set_permissions(at, PermissionsExt::from_mode(0o777)).unwrap();
+    allow(at, 0o777);
     // And then where there may.
     let output = train("--resume run --steps 8");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

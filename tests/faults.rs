@@ -122,7 +122,7 @@ fn any_call_may_fail() {
 #[test]
 fn a_run_outlives_its_devices() {
     let Some(device) = common::open_device() else { return };
-    let steps = long_run().unwrap_or(30);
+    let steps = long_run().unwrap_or(24);
     let config = short_run(steps);
     let parameters = UNet::new(&config.unet_config(0)).unwrap().parameters;
     let home = tempfile::tempdir().unwrap();
