@@ -3,10 +3,9 @@
 use crate::diffusion::{Sampler, Trajectory, UNet};
 use crate::gpu::{Blocking as _, Device, Executable, GpuError, RunError, Store};
 use crate::graph::{Candidate, Graph, Plan};
-use crate::ops::{Case, CopyCeiling, FmaCeiling};
+use crate::ops::Case;
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
-use crate::tensor::Spec;
 use crate::train::{Diffusion, TrainConfig, TrainError, TrainPlans, Trainer};
 use cpu_time::ProcessTime;
 use serde::Serialize;
@@ -92,51 +91,6 @@ pub fn op_speeds(device: &Arc<Device>, case: &Case, repeats: Repeats) -> Result<
         })
     };
     case.op.candidates(&inputs, &outputs, &device.caps).into_iter().map(speed).collect()
-}
-
-/// What the device reaches in the two simplest kernels there are.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Ceilings {
-    /// Floating-point operations per second of independent f32 multiply-adds in registers.
-    pub flops_per_s: f64,
-    /// Bytes per second of a vec4 copy, read plus written.
-    pub bytes_per_s: f64,
-}
-
-/// Runs both kernels a few times and keeps the best.
-pub fn measure_ceilings(device: &Arc<Device>) -> Result<Ceilings, RunError> {
-    let cpu = device.info.kind == "cpu";
-    // Long enough to swamp the launch (a few ms), short enough for a CPU driver.
-    let fma = FmaCeiling {
-        invocations: if cpu { 1 << 12 } else { 1 << 18 },
-        rounds: if cpu { 2_000 } else { 8_000 },
-    };
-    let elements = if cpu { 8 << 20 } else { 32 << 20 };
-    let best = |mut graph: Graph, value, name: &str| -> Result<f64, RunError> {
-        graph.output("y", value);
-        let plan = Plan::new(graph, &device.caps).map_err(GpuError::from)?;
-        let executable = Executable::new(&Store::new(device), plan).block_on()?;
-        let mut best = f64::INFINITY;
-        for _ in 0..6 {
-            best = best.min(executable.profile().block_on()?.iter().sum());
-        }
-        if best > 0.0 {
-            Ok(best)
-        } else {
-            let device = device.info.name.clone();
-            Err(GpuError::Device { device, message: format!("{name}: the timer stood still") }.into())
-        }
-    };
-    let flops = fma.flops() as f64;
-    let mut graph = Graph::new();
-    let x = graph.input("x", Spec::f32([1]));
-    let y = graph.apply(fma, &[x])?;
-    let flops_per_s = flops / best(graph, y, "multiply-adds")?;
-    let mut graph = Graph::new();
-    let x = graph.input("x", Spec::f32([elements]));
-    let y = graph.apply(CopyCeiling, &[x])?;
-    let bytes_per_s = 8.0 * elements as f64 / best(graph, y, "copy")?;
-    Ok(Ceilings { flops_per_s, bytes_per_s })
 }
 
 /// Seconds, pictures and operations per second of repeated steps.
@@ -270,7 +224,7 @@ pub fn bench_step(
     device: &Arc<Device>,
     config: &TrainConfig,
     repeats: Repeats,
-) -> Result<(StepReport, Trainer<Diffusion>), TrainError> {
+) -> Result<StepReport, TrainError> {
     let rss_before_model_bytes = host_memory("VmHWM:");
     let network = config.unet_config(0);
     let unet = UNet::new(&network)?;
@@ -309,9 +263,9 @@ pub fn bench_step(
     let forward = sampler.model_flops() / config.batch as u64;
     let bytes = sampler.bytes() + trainer.store.bytes();
     let ddim_step = step_speed(config.batch, forward * config.batch as u64, bytes, repeats, device, || {
-        sampler.step_once(half_way).block_on()
+        sampler.step_by(half_way, Executable::run).block_on()
     })?;
-    let report = StepReport {
+    Ok(StepReport {
         config: serde_json::to_value(config.preset)
             .ok()
             .and_then(|v| v.as_str().map(String::from))
@@ -334,6 +288,5 @@ pub fn bench_step(
         train,
         ddim_step,
         rss_before_model_bytes,
-    };
-    Ok((report, trainer))
+    })
 }

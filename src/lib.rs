@@ -15,6 +15,7 @@
 //! - [`data`]: pictures in. [`io`]: files in and out. [`model`]: trained networks on disk.
 //! - [`train`]: tasks, the two graphs of a step, the loop, checkpoints. [`sample`]: the denoising loop.
 //! - [`check`]: proof of the operators. [`verify`]: proof of the whole against PyTorch's numbers. [`bench`](mod@bench): their speed.
+//!   [`profile`]: where the time of a step goes.
 //! - [`lab`]: the article's experiments (feature `charts`).
 //! - [`cli`]: one file per command (feature `cli`, which brings `charts` along). Only it prints, reads flags or catches
 //!   signals.
@@ -35,6 +36,8 @@ pub mod lab;
 pub mod model;
 pub mod nn;
 pub mod ops;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod profile;
 pub mod rng;
 pub mod sample;
 pub mod shader;

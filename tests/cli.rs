@@ -80,6 +80,8 @@ fn help() {
         ("help_sample", &["sample", "--help"]),
         ("help_export", &["export", "--help"]),
         ("help_doctor", &["doctor", "--help"]),
+        ("help_profile", &["profile", "--help"]),
+        ("help_profile_diff", &["profile", "diff", "--help"]),
         ("help_bench", &["bench", "--help"]),
         ("help_bench_step", &["bench", "step", "--help"]),
         ("help_bench_op", &["bench", "op", "--help"]),
@@ -610,4 +612,44 @@ fn an_interruption_says_what_it_does() {
         assert!(at.join(written).is_file(), "{arguments:?}: no {written}");
     }
     assert!(!at.join("drawn/00000.png").exists());
+}
+
+#[test]
+fn profiles_are_written_and_compared() {
+    let Some(_) = common::open_device() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = inkwash(folder.path()).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), text)
+    };
+    let profile = ["profile", "--op", "silu", "--runs", "3"];
+    let files = ["--out", "a.json", "--csv", "a.csv", "--trace", "a.trace"];
+    let (status, shown) = run(&[&profile[..], &files].concat());
+    assert_eq!(status, Some(0), "{shown}");
+    for words in ["clock", "launches", "not accounted for", "undisturbed step", "silu"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let mut slower: serde_json::Value = serde_json::from_str(&read("a.json")).unwrap();
+    assert_eq!(read("a.csv").lines().count(), 1 + slower["launches"].as_array().unwrap().len());
+    let trace: serde_json::Value = serde_json::from_str(&read("a.trace")).unwrap();
+    assert!(trace["traceEvents"].as_array().unwrap().len() > 5);
+
+    let (status, shown) = run(&["profile", "diff", "a.json", "a.json"]);
+    assert!(status == Some(0) && shown.contains("nothing changed"), "{shown}");
+    for launch in slower["launches"].as_array_mut().unwrap() {
+        for sample in launch["samples"].as_array_mut().unwrap() {
+            *sample = (sample.as_f64().unwrap() * 100.0).into();
+        }
+    }
+    std::fs::write(folder.path().join("b.json"), slower.to_string()).unwrap();
+    let (status, shown) = run(&["profile", "diff", "a.json", "b.json"]);
+    assert!(status == Some(1) && shown.contains("slower"), "{shown}");
+    let (status, shown) = run(&["profile", "diff", "b.json", "a.json"]);
+    assert!(status == Some(0) && shown.contains("faster"), "{shown}");
+    let (status, shown) = run(&["profile", "diff", "a.json", "missing.json"]);
+    assert!(status == Some(2) && shown.contains("missing.json"), "{shown}");
+    let (status, shown) = run(&[&profile[..], &["--filter", "nothing has this"]].concat());
+    assert!(status == Some(1) && shown.contains("--filter nothing has this"), "{shown}");
 }

@@ -40,6 +40,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("verify", &["tensor", "graph", "ops", "gpu", "nn", "diffusion", "io", "model", "sample", "train"]),
     ("check", &["tensor", "rng", "graph", "ops", "gpu"]),
+    (
+        "profile",
+        &["tensor", "rng", "graph", "ops", "gpu", "nn", "diffusion", "classifier", "io", "sample", "train"],
+    ),
     ("bench", &["tensor", "rng", "graph", "ops", "gpu", "diffusion", "sample", "train"]),
     (
         "lab",
@@ -77,6 +81,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "train",
             "verify",
             "check",
+            "profile",
             "bench",
             "lab",
         ],

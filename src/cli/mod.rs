@@ -7,6 +7,8 @@ mod demo;
 mod doctor;
 mod export;
 mod lab;
+mod operator;
+mod profile;
 mod progress;
 mod sample;
 mod train;
@@ -45,6 +47,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Run the article's experiments: each measures its claims and draws what it finds
     Lab(lab::LabArgs),
+    /// Tell where the time of a step goes: every launch, by module, operator and kernel
+    Profile(Box<profile::ProfileArgs>),
     /// Measure a training step, an operator, or the device's own ceilings
     Bench(bench::BenchArgs),
     /// Train the built-in glyphs for a few minutes and show what came of it
@@ -102,6 +106,7 @@ pub fn main() -> ExitCode {
         (Command::Doctor(args), _) => doctor::run(args, &cli.device),
         (Command::Lab(args), _) => lab::run(args, &cli.device),
         (Command::Verify(args), _) => verify::run(args, &cli.device),
+        (Command::Profile(args), _) => profile::run(args, &cli.device),
         (Command::Bench(args), _) => bench::run(args, &cli.device),
         (Command::Demo(args), _) => demo::run(args, &cli.device),
         (Command::Train(_) | Command::Data(_), None) => Ok(ExitCode::FAILURE),

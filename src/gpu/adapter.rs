@@ -130,6 +130,8 @@ pub(super) fn plan_features(adapter: &wgpu::Adapter) -> Features {
             Vec::new()
         },
         timestamps: has.contains(wgpu::Features::TIMESTAMP_QUERY),
+        timestamps_in_passes: has
+            .contains(wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
     }
 }
 

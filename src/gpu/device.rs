@@ -47,6 +47,8 @@ type PipelineKey = (&'static str, &'static str, Variant);
 pub(super) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
+    /// `shader:entry`, as tools outside see it.
+    pub label: String,
     pub interface: Arc<Interface>,
 }
 
@@ -127,6 +129,7 @@ impl Device {
             kernels.unwrap_or(if info.kind == "cpu" { Kernels::Registers } else { Kernels::Workgroup });
         let required_features = [
             (features.timestamps, wgpu::Features::TIMESTAMP_QUERY),
+            (features.timestamps_in_passes, wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
             (features.f16, wgpu::Features::SHADER_F16),
             (features.subgroups.is_some(), wgpu::Features::SUBGROUP),
             (!features.cooperative.is_empty(), wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
@@ -395,7 +398,7 @@ impl Device {
             return Err(self.failed(&format!("{label} ({}): {e}", variant.describe())));
         }
         self.check()?;
-        let made = Arc::new(Pipeline { pipeline, layout, interface });
+        let made = Arc::new(Pipeline { pipeline, layout, label, interface });
         lock(&self.pipelines).insert(key, made.clone());
         Ok(made)
     }

@@ -3,8 +3,8 @@
 
 use super::device::Pipeline;
 use super::store::{STORAGE, from_bits};
-use super::{Device, GpuError, Store};
-use crate::graph::{Dispatch, Home, Origin, Placement, Plan, Scalar, ValueId};
+use super::{Clock, Device, GpuError, Store, Timing};
+use crate::graph::{Cost, Dispatch, Home, Origin, Placement, Plan, Scalar, ValueId};
 use crate::shader::{Access, Interface, ParamKind, ShaderError};
 use crate::tensor::DType;
 use std::ops::ControlFlow;
@@ -87,6 +87,7 @@ impl Executable {
         let uniform_buffer = device.buffer("parameters of launches", uniform_bytes, usage);
         device.write(&uniform_buffer, 0, &uniforms);
 
+        let flops: Vec<u64> = plan.launch_costs().iter().map(Cost::flops).collect();
         let mut launches = Vec::with_capacity(plan.launches.len());
         for (i, (launch, pipeline)) in plan.launches.iter().zip(pipelines).enumerate() {
             let resource = |buffer, offset, size| {
@@ -109,16 +110,7 @@ impl Executable {
                 })
                 .collect();
             let bind_group = device.bind_group(launch.dispatch.entry, &pipeline.layout, &entries);
-            // The whole node's work is counted at its first launch.
-            let first = i == 0 || plan.launches[i - 1].node != launch.node;
-            let flops = if first {
-                let node = &plan.graph.nodes[launch.node];
-                let (x, y) = plan.graph.node_specs(node);
-                node.op.cost(&x, &y).flops()
-            } else {
-                0
-            };
-            launches.push(Prepared { pipeline, bind_group, groups: launch.dispatch.groups, flops });
+            launches.push(Prepared { pipeline, bind_group, groups: launch.dispatch.groups, flops: flops[i] });
         }
         scopes.end().await?;
         Ok(Self { device, plan, buffers, bytes: bytes + uniform_bytes, launches })
@@ -160,72 +152,81 @@ impl Executable {
         }
     }
 
-    /// The launches of each submission, by their work and number.
-    fn submissions(&self, most: usize) -> Vec<&[Prepared]> {
-        let work = self.launches.iter().map(|launch| launch.flops);
-        ranges(work, SUBMISSION_FLOPS, most).into_iter().map(|range| &self.launches[range]).collect()
+    /// The launches of each submission, by number.
+    fn submissions(&self) -> Vec<std::ops::Range<usize>> {
+        ranges(self.launches.iter().map(|launch| launch.flops), SUBMISSION_FLOPS)
     }
 
     /// Encodes and submits every launch. Waits for no result, only for the device to keep up: a few runs ahead of it is
     /// enough.
     pub async fn run(&self) -> Result<(), GpuError> {
-        for launches in self.submissions(usize::MAX) {
+        for range in self.submissions() {
             let mut encoder = self.device.encoder();
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                launches.iter().for_each(|launch| encode(&mut pass, launch));
+                self.launches[range].iter().for_each(|launch| encode(&mut pass, launch));
             }
             self.device.submit(encoder).await?;
         }
         Ok(())
     }
 
-    /// Runs once and measures every launch: seconds, in the order of [`Plan::launches`]. Uses device
-    /// timestamps where there are any, and otherwise waits for each launch alone.
-    pub async fn profile(&self) -> Result<Vec<f64>, GpuError> {
-        if !self.device.caps.features.timestamps {
-            return self.profile_by_waiting().await;
+    /// Runs once, in the same submissions as [`Executable::run`] where the device has timestamps, and times every launch in the
+    /// order of [`Plan::launches`].
+    pub async fn run_timed(&self, clock: Clock) -> Result<Timing, GpuError> {
+        if clock == Clock::Waiting {
+            let mut timing = Timing::of_waiting(&self.device);
+            timing.first_submitted = Some(std::time::Instant::now());
+            self.run_by_launch(async |_, seconds| {
+                timing.waited_for(seconds);
+                Ok(ControlFlow::<()>::Continue(()))
+            })
+            .await?;
+            return Ok(timing);
         }
-        /// wgpu allows 4096 queries in a set; each launch needs two.
-        const LAUNCHES_PER_SET: usize = 2048;
-        let mut seconds = Vec::with_capacity(self.launches.len());
-        for launches in self.submissions(LAUNCHES_PER_SET) {
-            let count = launches.len() as u32 * 2;
-            let queries = self.device.query_set(count);
-            let bytes = u64::from(count) * 8;
-            let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-            let resolved = self.device.buffer("timestamps", bytes, usage);
+        let submissions = self.submissions();
+        let in_passes = clock == Clock::TimestampsInPasses;
+        // In a pass, the end of a launch is the begin of the next; only the first has a begin of its own.
+        let begins = if in_passes { submissions.len() } else { self.launches.len() };
+        let mut timing = Timing::of_timestamps(&self.device, self.launches.len() + begins);
+        let mut next = 0;
+        for range in submissions {
+            let last = range.end == self.launches.len();
             let mut encoder = self.device.encoder();
-            for (i, launch) in (0u32..).zip(launches) {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: None,
-                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                        query_set: &queries,
-                        beginning_of_pass_write_index: Some(2 * i),
-                        end_of_pass_write_index: Some(2 * i + 1),
-                    }),
-                });
-                encode(&mut pass, launch);
+            if in_passes {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                let (queries, begin) = timing.query(next);
+                pass.write_timestamp(queries, begin);
+                for launch in &self.launches[range] {
+                    timing.launch(next, next + 1);
+                    next += 1;
+                    encode(&mut pass, launch);
+                    let (queries, end) = timing.query(next);
+                    pass.write_timestamp(queries, end);
+                }
+                next += 1;
+            } else {
+                for launch in &self.launches[range] {
+                    timing.launch(next, next + 1);
+                    let (query_set, begin) = timing.query(next);
+                    let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                        query_set,
+                        beginning_of_pass_write_index: Some(begin),
+                        end_of_pass_write_index: Some(begin + 1),
+                    });
+                    let label = Some(launch.pipeline.label.as_str());
+                    let pass = wgpu::ComputePassDescriptor { label, timestamp_writes };
+                    encode(&mut encoder.begin_compute_pass(&pass), launch);
+                    next += 2;
+                }
             }
-            encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+            if last {
+                timing.resolve(&mut encoder);
+            }
             self.device.submit(encoder).await?;
-            let words = self.device.read_words(&resolved, 0, bytes).await?;
-            let ticks: Vec<u64> =
-                words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
-            let period = self.device.tick_seconds();
-            seconds.extend(ticks.chunks_exact(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period));
+            timing.first_submitted.get_or_insert_with(std::time::Instant::now);
         }
-        Ok(seconds)
-    }
-
-    async fn profile_by_waiting(&self) -> Result<Vec<f64>, GpuError> {
-        let mut times = Vec::with_capacity(self.launches.len());
-        self.run_by_launch(async |_, seconds| {
-            times.push(seconds);
-            Ok(ControlFlow::<()>::Continue(()))
-        })
-        .await?;
-        Ok(times)
+        Ok(timing)
     }
 
     /// Runs once, and waits for each launch alone. After each, `visit` is given its number in [`Plan::launches`] and the
@@ -314,14 +315,14 @@ impl Executable {
     }
 }
 
-/// Neighbouring items whose work together reaches `limit` at the last one of them, `most` items at the most.
-fn ranges(work: impl Iterator<Item = u64>, limit: u64, most: usize) -> Vec<std::ops::Range<usize>> {
+/// Neighbouring items whose work together reaches `limit` at the last one of them.
+fn ranges(work: impl Iterator<Item = u64>, limit: u64) -> Vec<std::ops::Range<usize>> {
     let mut ranges = Vec::new();
     let (mut start, mut end, mut sum) = (0, 0, 0u64);
     for work in work {
         end += 1;
         sum = sum.saturating_add(work);
-        if sum >= limit || end - start == most {
+        if sum >= limit {
             ranges.push(start..end);
             (start, sum) = (end, 0);
         }
@@ -390,12 +391,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_submission_is_bounded_by_work_and_by_number() {
-        let of = |work: &[u64], limit, most| ranges(work.iter().copied(), limit, most);
-        assert_eq!(of(&[4, 4, 4, 9, 1], 8, usize::MAX), [0..2, 2..4, 4..5]);
-        // As profiles do it: neither the work nor the number of queries may be passed.
-        assert_eq!(of(&[4, 4, 1, 1, 1, 1], 8, 3), [0..2, 2..5, 5..6]);
-        assert_eq!(of(&[0; 5], 8, 2), [0..2, 2..4, 4..5]);
-        assert!(of(&[], 8, 2).is_empty());
+    fn a_submission_is_bounded_by_work() {
+        let of = |work: &[u64]| ranges(work.iter().copied(), 8);
+        assert_eq!(of(&[4, 4, 4, 9, 1]), [0..2, 2..4, 4..5]);
+        assert_eq!(of(&[0, 0, 0, 8, 0]), [0..4, 4..5]);
+        assert!(of(&[]).is_empty());
     }
 }

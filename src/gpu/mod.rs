@@ -9,6 +9,7 @@ mod error;
 mod executable;
 mod faults;
 mod store;
+mod timing;
 
 pub use adapter::{Info, list};
 pub use device::Device;
@@ -19,6 +20,7 @@ pub use faults::{Call, Fault};
 #[cfg(not(target_arch = "wasm32"))]
 pub use pollster::FutureExt as Blocking;
 pub use store::Store;
+pub use timing::{Clock, Timing};
 
 use crate::graph::Kernels;
 

@@ -82,6 +82,8 @@ pub struct Features {
     pub cooperative: Vec<CooperativeShape>,
     /// Timestamps at the beginning and the end of a pass.
     pub timestamps: bool,
+    /// Timestamps between the launches of a pass too.
+    pub timestamps_in_passes: bool,
 }
 
 /// What operators and plans may ask of a device.

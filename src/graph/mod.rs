@@ -4,6 +4,7 @@
 mod caps;
 mod gradient;
 mod interpret;
+mod launch_cost;
 mod memory;
 mod op;
 mod plan;
@@ -18,6 +19,7 @@ pub(crate) use plan::SlotPool;
 pub use plan::{Binding, Home, Launch, Placement, Plan, PlanError, PlannedBuffer};
 
 use crate::tensor::{Array, DType, Spec};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A graph that cannot be built.
@@ -79,9 +81,10 @@ pub enum Origin {
 }
 
 /// The part of a step that a node belongs to, as profiles sum it up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Pictures and labels made ready.
+    /// Pictures and labels made ready and uploaded, by the host: no node is of it.
     Data,
     /// Timesteps drawn and noise added.
     Noise,

@@ -79,7 +79,7 @@ impl std::ops::AddAssign for Cost {
 }
 
 /// A tensor of an operator, as its dispatches name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operand {
     /// The i-th input.
     Input(usize),
@@ -133,6 +133,8 @@ pub struct Dispatch {
     pub params: Vec<(&'static str, Scalar)>,
     /// Workgroups per dimension.
     pub groups: [u32; 3],
+    /// Parts of the operator's arithmetic that this launch does, of those that all its launches do together.
+    pub arithmetic: usize,
 }
 
 /// WebGPU's default limit on workgroups per dimension.
@@ -148,6 +150,7 @@ impl Dispatch {
             operands: Vec::new(),
             params: Vec::new(),
             groups: [1; 3],
+            arithmetic: 1,
         }
     }
 
@@ -176,6 +179,13 @@ impl Dispatch {
     #[must_use]
     pub fn param(mut self, name: &'static str, value: impl Into<Scalar>) -> Self {
         self.params.push((name, value.into()));
+        self
+    }
+
+    /// Sets the parts of the operator's arithmetic that this launch does, in an operator of several launches.
+    #[must_use]
+    pub fn arithmetic(mut self, parts: usize) -> Self {
+        self.arithmetic = parts;
         self
     }
 

@@ -108,6 +108,7 @@ impl Sizes {
         const INVOCATIONS: usize = 64;
         let rows = self.batch * self.length * self.heads;
         Dispatch::new(&STREAM, "row_products")
+            .arithmetic(0)
             .variant(self.variant(dtype, INVOCATIONS))
             .param("length", self.length)
             .param("heads", self.heads)
@@ -162,12 +163,13 @@ impl Sizes {
 
     /// A launch that fills matrices: `scores` or `gradients`, in tiles of 8 x 4.
     fn matrix(self, entry: &'static str, dtype: DType, sequences: &Range<usize>) -> Dispatch {
-        self.tiles(entry, dtype, sequences, self.scale(), (4, self.length))
+        self.tiles(entry, dtype, sequences, self.scale(), (4, self.length)).arithmetic(sequences.len())
     }
 
     /// The launch that turns scores into weights, a row per invocation.
     fn softmax(self, sequences: &Range<usize>) -> Dispatch {
         Dispatch::new(&MATRIX, "softmax")
+            .arithmetic(0)
             .variant(Variant::base().with("INVOCATIONS", format!("{INVOCATIONS}u")))
             .param("length", self.length)
             .param("first", sequences.start)
@@ -188,7 +190,7 @@ impl Sizes {
         let columns = (8 / self.width()).min(vectors);
         let mut dispatch = self.tiles("weighted_sum", dtype, sequences, factor, (columns, vectors));
         dispatch.variant = dispatch.variant.with("TRANSPOSED", transposed);
-        dispatch.bind("m", matrix).bind("x", x).bind("y", y)
+        dispatch.bind("m", matrix).bind("x", x).bind("y", y).arithmetic(sequences.len())
     }
 }
 
@@ -376,9 +378,13 @@ impl Op for AttentionBackward {
             let mut program =
                 Program { scratch: vec![Spec::f32([sizes.statistic().elements()])], dispatches: vec![first] };
             if sizes.streams(caps) {
-                let query = sizes.streaming("backward_query", dtype, caps).bind("result_a", dq);
-                let key =
-                    sizes.streaming("backward_key", dtype, caps).bind("result_a", dk).bind("result_b", dv);
+                // Of the four products, dq and half of dp are here, dk, dv and the other half there.
+                let query = sizes.streaming("backward_query", dtype, caps).arithmetic(3).bind("result_a", dq);
+                let key = sizes
+                    .streaming("backward_key", dtype, caps)
+                    .arithmetic(5)
+                    .bind("result_a", dk)
+                    .bind("result_b", dv);
                 let rows = [(query, [q, d_o, k, v]), (key, [k, v, q, d_o])];
                 program.dispatches.extend(rows.map(|(launch, [held_a, held_b, streamed_a, streamed_b])| {
                     launch

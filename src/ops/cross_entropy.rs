@@ -72,6 +72,7 @@ impl Op for SoftmaxCrossEntropy {
             .bind("row_loss", Operand::Scratch(0))
             .linear(items, 64);
         let mean = dispatch("cross_entropy_mean", x)
+            .arithmetic(0)
             .bind("row_loss", Operand::Scratch(0))
             .bind("loss", Operand::Output(0));
         Program { scratch: vec![Spec::f32([items])], dispatches: vec![rows, mean] }.into()

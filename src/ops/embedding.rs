@@ -160,9 +160,9 @@ impl Op for Embedding {
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        // Each row of y reads one row of the table.
-        let bytes = y[0].bytes() as u64;
-        Cost { bytes_read: x[0].bytes() as u64 + bytes, bytes_written: bytes, ..Cost::default() }
+        // Each row of y reads one row of the table; no row of the table must be read twice.
+        let (table, rows) = (x[1].bytes() as u64, y[0].bytes() as u64);
+        Cost { bytes_read: x[0].bytes() as u64 + rows.min(table), bytes_written: rows, ..Cost::default() }
     }
 
     fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {

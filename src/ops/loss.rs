@@ -61,6 +61,7 @@ impl Op for MseLoss {
             .bind("weight", Operand::Input(2))
             .workgroups(groups);
         let finish = Dispatch::new(&SHADER, "loss_finish")
+            .arithmetic(0)
             .param("groups", groups)
             .param("factor", 1.0 / count as f32)
             .bind("partial", Operand::Scratch(0))

@@ -139,7 +139,8 @@ impl Op for Linear {
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        Cost::matrix(x, y, Sizes::of(&x[0].shape, &x[1].shape).flops())
+        let bias = y[0].shape.elements() as u64;
+        Cost { other_flops: bias, ..Cost::matrix(x, y, Sizes::of(&x[0].shape, &x[1].shape).flops()) }
     }
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {

@@ -115,6 +115,7 @@ impl Op for GradientNorm {
             let groups = range.len().div_ceil(NORM_CHUNK);
             dispatches.push(
                 Dispatch::new(&GRAD_NORM, "norm_partial")
+                    .arithmetic(range.len())
                     .param("count", range.len())
                     .param("groups", groups)
                     .param("first", first)
@@ -126,6 +127,7 @@ impl Op for GradientNorm {
         }
         dispatches.push(
             Dispatch::new(&GRAD_NORM, "norm_finish")
+                .arithmetic(0)
                 .param("groups", first)
                 .bind("partial", Operand::Scratch(0))
                 .bind("hyper", Operand::Input(1))
@@ -270,6 +272,7 @@ impl Op for AdamW {
             .map(|range| {
                 let (width, variant) = vector_width(&[range.len()]);
                 Dispatch::new(&ADAMW, "adamw")
+                    .arithmetic(range.len())
                     .variant(variant)
                     .param("count", range.len() / width)
                     .param("beta1", self.beta1)
@@ -325,6 +328,7 @@ impl Op for Accumulate {
             .into_iter()
             .map(|range| {
                 Dispatch::new(&ACCUMULATE, "accumulate")
+                    .arithmetic(range.len())
                     .param("count", range.len())
                     .linear(range.len(), 64)
                     .bind_range("sum", Operand::Output(0), range.clone())

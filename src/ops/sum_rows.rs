@@ -35,7 +35,7 @@ fn sum_into_splits(
 /// Adds the partial results of `splits` parts, each of `elements` numbers: the second launch of a
 /// reduction that was split so that more invocations could share it.
 pub(crate) fn add_splits(partial: Operand, sum: Operand, splits: usize, elements: usize) -> Dispatch {
-    sum_into_splits((partial, DType::F32), sum, splits, elements, splits)
+    sum_into_splits((partial, DType::F32), sum, splits, elements, splits).arithmetic(0)
 }
 
 /// `y[c] = Σ x[…, c]`, from x of any shape (…, C), f32 or f16, to (C) in f32.

@@ -109,8 +109,13 @@ impl LatentStepper {
 
     /// Submits a step; waits for no result.
     pub async fn run(&self, coefficients: &Coefficients, words: &StepWords) -> Result<(), RunError> {
+        self.upload(coefficients, words);
+        Ok(self.executable.run().await?)
+    }
+
+    /// Uploads what a step needs.
+    pub fn upload(&self, coefficients: &Coefficients, words: &StepWords) {
         self.executable.write(self.inputs.coefficients, &coefficients.words());
         self.executable.write_u32(self.inputs.words, &words.words());
-        Ok(self.executable.run().await?)
     }
 }

@@ -6,7 +6,7 @@ mod latent;
 pub use latent::{Latent, LatentStepper, StepInputs, Thresholding};
 
 use crate::diffusion::{NoiseLevel, Trajectory, UNet};
-use crate::gpu::{Executable, RunError, Store};
+use crate::gpu::{Executable, GpuError, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, State, ValueId};
 use crate::ops::{Guidance, LEVEL, Renoise, RenoiseLevel, STEP_WORDS, StepWords};
 use crate::tensor::{Shape, Spec};
@@ -149,9 +149,14 @@ impl PictureSampler {
         self.update.0.executable.plan().graph.cost().matrix_flops
     }
 
-    /// Submits step `number` on whatever the state holds: for benchmarks.
-    pub async fn step_once(&self, number: usize) -> Result<(), RunError> {
-        self.submit(number, &StepWords::default()).await
+    /// Step `number` on whatever the state holds, by `run` (as [`Executable::run`]): for benchmarks and profiles.
+    pub async fn step_by(
+        &self,
+        number: usize,
+        mut run: impl AsyncFnMut(&Executable) -> Result<(), GpuError>,
+    ) -> Result<(), RunError> {
+        let stepper = self.upload(number, &StepWords::default());
+        Ok(run(&stepper.executable).await?)
     }
 
     /// Whether step `number` is guided.
@@ -168,10 +173,16 @@ impl PictureSampler {
     }
 
     async fn submit(&self, number: usize, words: &StepWords) -> Result<(), RunError> {
+        Ok(self.upload(number, words).executable.run().await?)
+    }
+
+    /// Uploads what step `number` needs, and returns what takes it.
+    fn upload(&self, number: usize, words: &StepWords) -> &LatentStepper {
         let step = &self.trajectory.steps[number];
         let (stepper, inputs) = self.update_of(number);
         stepper.executable.write(inputs.timestep, &vec![step.timestep as f32; self.batch]);
-        stepper.run(&step.coefficients, words).await
+        stepper.upload(&step.coefficients, words);
+        stepper
     }
 
     /// Draws pictures, channels-last in about [-1, 1]. Picture i depends on the seed and i alone, up to the rounding of sums

@@ -2,7 +2,7 @@
 //! micro-batch; the other from gradients to new weights. Every task is trained by them.
 
 use super::{Checkpoint, TrainStates};
-use crate::gpu::{Device, Executable, RunError, Store};
+use crate::gpu::{Device, Executable, GpuError, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Phase, Plan, State, ValueId};
 use crate::nn::{Network, Parameters};
 use crate::ops::{
@@ -137,9 +137,13 @@ impl Updater {
 
     /// Submits an update; waits for no result.
     pub async fn run(&self, hyper: &Hyper, words: &StepWords) -> Result<(), RunError> {
+        self.upload(hyper, words);
+        Ok(self.executable.run().await?)
+    }
+
+    fn upload(&self, hyper: &Hyper, words: &StepWords) {
         self.executable.write_u32(self.inputs.step, &words.words());
         self.executable.write(self.inputs.hyper, &hyper.words());
-        Ok(self.executable.run().await?)
     }
 }
 
@@ -305,14 +309,25 @@ impl<T: Task> Trainer<T> {
     pub async fn step(
         &mut self,
         hyper: &Hyper,
+        next_batch: impl FnMut() -> T::Batch,
+    ) -> Result<(), RunError> {
+        self.step_by(hyper, next_batch, Executable::run).await
+    }
+
+    /// The same with `run` in the place of [`Executable::run`], for each micro-batch and then for the update: for profiles.
+    pub async fn step_by(
+        &mut self,
+        hyper: &Hyper,
         mut next_batch: impl FnMut() -> T::Batch,
+        mut run: impl AsyncFnMut(&Executable) -> Result<(), GpuError>,
     ) -> Result<(), RunError> {
         let mut words = StepWords::default();
         for micro in 0..self.options.accumulate {
             words = self.upload(self.next_step, micro, next_batch());
-            self.micro.run().await?;
+            run(&self.micro).await?;
         }
-        self.updater.run(hyper, &words).await?;
+        self.updater.upload(hyper, &words);
+        run(&self.updater.executable).await?;
         self.next_step += 1;
         self.unread += 1;
         Ok(())
@@ -354,18 +369,5 @@ impl<T: Task> Trainer<T> {
                 LogRow { step, loss: rows[row], gradient_norm: rows[row + 1], finite: rows[row + 3] != 0.0 }
             })
             .collect())
-    }
-
-    /// The profile of one micro-batch and update with whatever was uploaded last: label, operator, seconds
-    /// of each launch.
-    pub async fn profile(&self) -> Result<Vec<(String, &'static str, f64)>, RunError> {
-        let mut rows = Vec::new();
-        for executable in [&self.micro, &self.updater.executable] {
-            let plan = executable.plan();
-            for (launch, seconds) in plan.launches.iter().zip(executable.profile().await?) {
-                rows.push((plan.label(launch), plan.graph.nodes[launch.node].op.name(), seconds));
-            }
-        }
-        Ok(rows)
     }
 }

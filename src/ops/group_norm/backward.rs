@@ -123,6 +123,7 @@ impl Op for GroupNormBackwardInput {
             };
             let means = launch
                 .over_groups("group_means", launch.modulated(), lanes)
+                .arithmetic(0)
                 .bind("sums", Operand::Input(3))
                 .bind("gamma", Operand::Input(4))
                 .bind("means_out", Operand::Scratch(0));

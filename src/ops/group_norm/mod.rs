@@ -145,11 +145,13 @@ impl Op for GroupNorm {
             };
             let measure = launch
                 .over_groups("measure", launch.stored(), lanes)
+                .arithmetic(5)
                 .param("epsilon", self.eps)
                 .bind("x", Operand::Input(0))
                 .bind("statistics_out", Operand::Output(1));
             let normalize = launch
                 .over_runs("normalize")
+                .arithmetic(if self.silu { 7 } else { 3 })
                 .bind("x", Operand::Input(0))
                 .bind("gamma", Operand::Input(1))
                 .bind("beta", Operand::Input(2))

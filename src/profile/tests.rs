@@ -1,0 +1,263 @@
+//! Tables, traces, files and comparisons of made-up profiles.
+
+use super::diff::{Verdict, diff};
+use super::table::{By, rows};
+use super::{
+    DeviceSpan, FORMAT, HostSpan, LaunchProfile, Limit, Profile, Roofs, Seconds, Timeline, report, trace,
+};
+use crate::gpu::Clock;
+use crate::graph::Phase;
+use crate::rng::{Philox, Stream};
+use serde_json::json;
+
+/// What disturbs a made-up measurement.
+#[derive(Clone, Copy)]
+struct Noise {
+    seed: u64,
+    /// Standard deviation of every sample, as part of it.
+    spread: f64,
+    /// The part of the samples that take two to four times as long.
+    disturbed: f64,
+    /// What all times are multiplied by.
+    drift: f64,
+}
+
+const QUIET: Noise = Noise { seed: 1, spread: 0.005, disturbed: 0.0, drift: 1.0 };
+
+/// Twelve kernels, each in six modules, the first of them `slowed` times as slow as it was.
+fn profile(noise: Noise, slowed: f64) -> Profile {
+    const RUNS: usize = 20;
+    let mut rng = Philox::new(noise.seed, Stream::Cases, 0);
+    let mut launches: Vec<LaunchProfile> = Vec::new();
+    for module in 0..6 {
+        for kernel in 0..12 {
+            let base = 2e-3 / f64::from(1 + kernel) * if kernel == 0 { slowed } else { 1.0 } * noise.drift;
+            let samples: Vec<f64> = (0..RUNS)
+                .map(|_| {
+                    let late =
+                        if rng.uniform(0.0, 1.0) < noise.disturbed { rng.uniform(2.0, 4.0) } else { 1.0 };
+                    base * (1.0 + noise.spread * rng.normal()) * late
+                })
+                .collect();
+            let phase = if kernel < 8 { Phase::Forward } else { Phase::Backward };
+            launches.push(LaunchProfile {
+                phase,
+                module: format!("blocks.{module}"),
+                op: format!("op{}", kernel / 2),
+                shader: format!("shader{}", kernel / 2),
+                entry: format!("entry{kernel}"),
+                variant: "A=1u, B=\"2\"".into(),
+                groups: [kernel + 1, 1, 1],
+                node: launches.len(),
+                calls: 1,
+                seconds: Seconds::of(&samples),
+                gap_seconds: 1e-6,
+                share: 0.0,
+                flops: 1000,
+                bytes: 10,
+                roof_share: 0.5,
+                limit: Limit::Arithmetic,
+                samples,
+            });
+        }
+    }
+    let sums: Vec<f64> = (0..RUNS).map(|run| launches.iter().map(|l| l.samples[run]).sum()).collect();
+    for l in &mut launches {
+        l.share = l.samples.iter().zip(&sums).map(|(s, sum)| s / sum).sum::<f64>() / RUNS as f64;
+    }
+    let mut at = 0.0;
+    let device = launches.iter().enumerate().map(|(launch, l)| {
+        let begin = at;
+        at += l.seconds.median + 1e-6;
+        DeviceSpan { launch, begin, end: at - 1e-6 }
+    });
+    let span = |name: &str, begin, end| HostSpan { name: name.into(), begin, end };
+    let host =
+        vec![span("upload", 0.0, 1e-4), span("encode and submit", 1e-4, 5e-4), span("wait", 5e-4, 0.05)];
+    let timeline = Timeline { device: device.collect(), host, submitted: 5e-4 };
+    let launched = Seconds::of(&sums);
+    Profile {
+        format: FORMAT,
+        inkwash: "0".into(),
+        date: "2026-11-26T18:00:00Z".into(),
+        device: "made up".into(),
+        backend: "vulkan".into(),
+        driver: "none".into(),
+        kernels: "registers".into(),
+        subject: "training step".into(),
+        config: json!({ "batch": 16 }),
+        clock: Clock::TimestampsInPasses,
+        notes: Vec::new(),
+        runs: RUNS,
+        wall_seconds: launched.median + 1e-3,
+        accounted_seconds: launched.median + 6e-4,
+        wall: launched,
+        profiled: launched,
+        upload: Seconds { median: 1e-4, p5: 1e-4, p95: 1e-4 },
+        encode: Seconds { median: 4e-4, p5: 4e-4, p95: 4e-4 },
+        launched,
+        gaps: Seconds { median: 1e-4, p5: 1e-4, p95: 1e-4 },
+        timing_seconds: 1e-5,
+        roofs: Roofs { flops_per_s: 1e12, bytes_per_s: 1e11, launch_seconds: 4e-6, clock_seconds: 1e-6 },
+        launches,
+        timeline,
+    }
+}
+
+/// The names of what changed in ten comparisons.
+fn changed(before: Noise, after: Noise, slowed: f64) -> Vec<Vec<(String, Verdict)>> {
+    (0..10)
+        .map(|i| {
+            let a = profile(Noise { seed: 100 + i, ..before }, 1.0);
+            let b = profile(Noise { seed: 200 + i, ..after }, slowed);
+            diff(&a, &b, 0.03).changed().map(|c| (c.name.clone(), c.verdict)).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn a_build_compared_with_itself_has_not_changed() {
+    let loaded = Noise { spread: 0.03, disturbed: 0.3, ..QUIET };
+    for (before, after) in [
+        (QUIET, QUIET),
+        (QUIET, Noise { drift: 1.4, ..QUIET }),
+        (loaded, loaded),
+        (QUIET, Noise { drift: 1.2, ..loaded }),
+    ] {
+        for names in changed(before, after, 1.0) {
+            assert!(names.is_empty(), "{names:?}");
+        }
+    }
+}
+
+#[test]
+fn a_slower_kernel_is_named_and_no_other() {
+    let named = [("shader0:entry0".to_string(), Verdict::Slower)];
+    let loaded = Noise { spread: 0.03, disturbed: 0.3, drift: 0.8, ..QUIET };
+    for (noise, slowed) in [(QUIET, 1.035), (QUIET, 4.0 / 3.0), (loaded, 4.0 / 3.0)] {
+        for names in changed(Noise { drift: 1.0, ..noise }, noise, slowed) {
+            assert_eq!(names, named, "{slowed}");
+        }
+    }
+    let faster = changed(QUIET, QUIET, 0.75);
+    assert!(faster.iter().all(|names| names[..] == [("shader0:entry0".into(), Verdict::Faster)]));
+    // Below the threshold.
+    assert!(changed(QUIET, QUIET, 1.02).iter().all(Vec::is_empty));
+}
+
+#[test]
+fn one_launch_of_a_kernel_is_named_by_its_place() {
+    let (before, mut after) = (profile(QUIET, 1.0), profile(Noise { seed: 2, ..QUIET }, 1.0));
+    let launch = after.launches.iter_mut().find(|l| l.module == "blocks.3" && l.entry == "entry0").unwrap();
+    launch.samples.iter_mut().for_each(|s| *s *= 1.12);
+    let found = diff(&before, &after, 0.03);
+    let names: Vec<&str> = found.changed().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["forward blocks.3/op0 shader0:entry0"]);
+    // What only one of the two has is told as well, and is not called slower.
+    after.launches.iter_mut().filter(|l| l.entry == "entry11").for_each(|l| l.entry = "other".into());
+    let found = diff(&before, &after, 0.03);
+    let verdicts: Vec<Verdict> =
+        found.kernels.iter().map(|k| k.verdict).filter(|v| *v != Verdict::Same).collect();
+    assert_eq!(
+        (verdicts.len(), verdicts.contains(&Verdict::New), verdicts.contains(&Verdict::Gone)),
+        (2, true, true)
+    );
+}
+
+#[test]
+fn profiles_of_other_devices_are_compared_with_a_warning() {
+    let (before, mut after) = (profile(QUIET, 1.0), profile(QUIET, 1.0));
+    assert!(diff(&before, &after, 0.03).warnings.is_empty());
+    after.device = "another".into();
+    assert_eq!(diff(&before, &after, 0.03).warnings, ["the device differs: made up, then another"]);
+}
+
+#[test]
+fn every_table_adds_up_to_the_step() {
+    let profile = profile(Noise { disturbed: 0.3, ..QUIET }, 1.0);
+    for by in [By::Phase, By::Module, By::Op, By::Shader, By::Launch] {
+        let rows = rows(&profile, by, None);
+        let share: f64 = rows.iter().map(|row| row.share).sum();
+        assert!((share - 1.0).abs() < 1e-9, "{by:?}: {share}");
+        assert_eq!(rows.iter().map(|row| row.flops).sum::<u64>(), 72_000);
+        assert_eq!(rows.iter().map(|row| row.calls).sum::<usize>(), 72);
+        assert!(rows.is_sorted_by(|a, b| a.seconds.median >= b.seconds.median));
+    }
+    let phases: Vec<String> = rows(&profile, By::Phase, None).into_iter().map(|row| row.name).collect();
+    assert_eq!(phases, ["forward", "backward", "data"]);
+    let filtered = rows(&profile, By::Launch, Some("BLOCKS.2/OP3"));
+    assert_eq!(filtered.len(), 2);
+    let shown = report::table(By::Launch, &rows(&profile, By::Launch, None), 5);
+    assert!(shown.lines().count() == 7 && shown.contains("and 67 more"), "{shown}");
+}
+
+#[test]
+fn spreadsheets_get_a_line_for_each_launch() {
+    let profile = profile(QUIET, 1.0);
+    let csv = report::csv(&profile);
+    assert_eq!(csv.lines().count(), 73);
+    assert!(csv.contains("\"A=1u, B=\"\"2\"\"\""), "{csv}");
+    let markdown = report::markdown(&profile, By::Op, None, 3);
+    assert_eq!(markdown.lines().filter(|line| line.starts_with("| ")).count(), 4, "{markdown}");
+}
+
+/// What Perfetto asks of complete events on one track: each has a begin and a duration, and two of them are apart or one lies
+/// within the other.
+#[test]
+fn a_trace_has_launches_within_modules_within_phases() {
+    let profile = profile(QUIET, 1.0);
+    let trace = trace::trace(&profile);
+    let events = trace["traceEvents"].as_array().unwrap();
+    let number = |event: &serde_json::Value, key: &str| event[key].as_f64().unwrap();
+    for event in events {
+        assert!(event["name"].is_string() && event["pid"].is_u64(), "{event}");
+        match event["ph"].as_str().unwrap() {
+            "M" => assert!(event["args"]["name"].is_string(), "{event}"),
+            "X" => assert!(number(event, "ts") >= 0.0 && number(event, "dur") >= 0.0, "{event}"),
+            other => panic!("{other}"),
+        }
+    }
+    let tracks: Vec<u64> =
+        events.iter().filter(|e| e["ph"] == "X").map(|e| e["tid"].as_u64().unwrap()).collect();
+    assert!(tracks.contains(&1) && tracks.contains(&2));
+    let on_device: Vec<_> = events.iter().filter(|e| e["ph"] == "X" && e["tid"] == 2).collect();
+    let count = |category: &str| on_device.iter().filter(|e| e["cat"] == category).count();
+    assert_eq!(count("launch"), 72);
+    // Each of the six modules passes from forward to backward.
+    assert_eq!(count("phase"), 12);
+    assert_eq!(count("module"), 24);
+    for (i, a) in on_device.iter().enumerate() {
+        for b in &on_device[i + 1..] {
+            let [a0, b0] = [a, b].map(|e| number(e, "ts"));
+            let [a1, b1] = [a, b].map(|e| number(e, "ts") + number(e, "dur"));
+            let (apart, within) = (a1 <= b0 + 1e-3 || b1 <= a0 + 1e-3, a0 <= b0 && b1 <= a1 + 1e-3);
+            assert!(apart || within, "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn a_profile_is_read_back_and_a_spoilt_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("profile.json");
+    let good = serde_json::to_value(profile(QUIET, 1.0)).unwrap();
+    let read = |value: &serde_json::Value| {
+        std::fs::write(&path, value.to_string()).unwrap();
+        Profile::read(&path).map_err(|e| e.to_string())
+    };
+    let back = read(&good).unwrap();
+    assert_eq!(serde_json::to_value(&back).unwrap(), good);
+    let spoil = |pointer: &str, value: serde_json::Value| {
+        let mut bad = good.clone();
+        *bad.pointer_mut(pointer).unwrap() = value;
+        read(&bad).unwrap_err()
+    };
+    assert!(spoil("/format", json!(9)).contains("format \"9\""));
+    assert!(spoil("/launches/3/samples", json!([1.0])).contains("launches[3]"));
+    assert!(spoil("/launches/3/samples/0", json!(-1.0)).contains("launches[3]"));
+    assert!(spoil("/launches/3/phase", json!("tea")).contains("launches[3].phase"));
+    assert!(spoil("/timeline/device/0/launch", json!(72)).contains("not listed"));
+    std::fs::write(&path, "{").unwrap();
+    assert!(Profile::read(&path).unwrap_err().to_string().contains("JSON"));
+    assert!(Profile::read(folder.path()).is_err());
+}
