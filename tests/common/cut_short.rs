@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use inkwash::diffusion::{DownBlock, UNetConfig, UpBlock};
+use super::training::tiny;
+use inkwash::diffusion::UNetConfig;
 use inkwash::io::jsonl;
-use inkwash::nn::Size;
 use inkwash::train::{LearningRate, TrainConfig};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -12,17 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Steps of 8x8 pictures that take milliseconds, with checkpoints, grids, held-out losses and log lines all at different ones.
 pub fn short_run(steps: u32) -> TrainConfig {
-    let unet = UNetConfig {
-        sample_size: Size::Square(8),
-        in_channels: 1,
-        out_channels: 1,
-        block_out_channels: vec![8, 8],
-        layers_per_block: 1,
-        down_block_types: vec![DownBlock::DownBlock2D, DownBlock::AttnDownBlock2D],
-        up_block_types: vec![UpBlock::AttnUpBlock2D, UpBlock::UpBlock2D],
-        norm_num_groups: 4,
-        ..UNetConfig::default()
-    };
+    let tiny = tiny();
+    let unet = tiny.unet.map(|unet| UNetConfig { block_out_channels: vec![8, 8], ..unet });
     TrainConfig {
         steps,
         batch: 4,
@@ -38,7 +29,7 @@ pub fn short_run(steps: u32) -> TrainConfig {
         sample_count: 2,
         sample_steps: 2,
         log_every: 2,
-        unet: Some(unet),
+        unet,
         ..TrainConfig::default()
     }
 }
