@@ -37,8 +37,8 @@ const UNTOLD: f64 = 0.1;
 const AT_LEAST: f64 = 0.005;
 
 /// How far they are taken to differ at least where other work kept the machine busy: a part of how far the medians of a step lie
-/// above its low quantiles. Ten profiles of one build on a machine with five times the work that it has processors for
-/// differed by up to 6 per cent in kernels that their own runs gave 1 per cent.
+/// above its low quantiles. Without it, one of ten comparisons of a build with itself named a kernel (by 6.7 per cent), on a
+/// machine with five times the work that it has processors for.
 const OF_DISTURBANCE: f64 = 0.03;
 
 /// A change below this part of the step is not worth a line.
