@@ -16,7 +16,7 @@ use inkwash::train::{
     Classification, Diffusion, LossGraph, NetworkKind, RunPlan, Task, TrainConfig, TrainStates,
     gradient_graph, update_graph,
 };
-use naga::back::{hlsl, msl, spv};
+use naga::back::hlsl;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -249,38 +249,6 @@ fn call(arguments: &[&str], file: &Path) -> Vec<OsString> {
     arguments.iter().map(OsString::from).chain([file.into()]).collect()
 }
 
-/// HLSL of one entry point, as wgpu has it written for shaders without run-time checks, and the entry point's name in it.
-fn to_hlsl(
-    module: &naga::Module,
-    info: &naga::valid::ModuleInfo,
-    entry: &str,
-    shader_model: hlsl::ShaderModel,
-) -> Result<(String, String), String> {
-    let options = hlsl::Options {
-        shader_model,
-        restrict_indexing: false,
-        force_loop_bounding: false,
-        ..hlsl::Options::default()
-    };
-    let entry_point = Some((naga::ShaderStage::Compute, entry));
-    let constants = naga::back::PipelineConstants::default();
-    // As wgpu does: what the other entry points use is left out.
-    let (module, info) =
-        naga::back::pipeline_constants::process_overrides(module, info, entry_point, &constants)
-            .map_err(|e| format!("HLSL: {e}"))?;
-    let pipeline = hlsl::PipelineOptions { entry_point: Some((naga::ShaderStage::Compute, entry.into())) };
-    let mut text = String::new();
-    let mut names = hlsl::Writer::new(&mut text, &options, &pipeline)
-        .write(&module, &info, None)
-        .map_err(|e| format!("HLSL: {e}"))?
-        .entry_point_names;
-    let name = names.pop().ok_or("HLSL: no entry point came out")?.map_err(|e| format!("HLSL: {e}"))?;
-    if !names.is_empty() || !text.contains("[numthreads(") {
-        return Err("HLSL: not one kernel came out".into());
-    }
-    Ok((text, name))
-}
-
 /// HLSL of one entry point for DXC, and the arguments that wgpu gives it.
 ///
 /// wgpu asks for shader model 6.0 where it finds DXC (6.2 for f16), and for 5.1 where there is only FXC, which nothing
@@ -294,8 +262,11 @@ fn to_direct3d(
 ) -> Result<(String, Vec<String>), String> {
     let (model, profile) =
         if f16 { (hlsl::ShaderModel::V6_2, "cs_6_2") } else { (hlsl::ShaderModel::V6_0, "cs_6_0") };
-    let (text, name) = to_hlsl(module, info, entry, model)?;
-    if !f16 && to_hlsl(module, info, entry, hlsl::ShaderModel::V5_1)? != (text.clone(), name.clone()) {
+    let (text, name) = shader::to_hlsl(module, info, entry, model, false)?;
+    if !f16
+        && shader::to_hlsl(module, info, entry, hlsl::ShaderModel::V5_1, false)?
+            != (text.clone(), name.clone())
+    {
         return Err("HLSL: the text for shader model 5.1 is another than for 6.0".into());
     }
     // No validation, for which DXC needs a library that is for Windows alone.
@@ -311,25 +282,10 @@ fn translate(
     entry: &str,
     spirv: &Path,
 ) -> Result<(), String> {
-    let stage = naga::ShaderStage::Compute;
-    let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
-    let pipeline = spv::PipelineOptions { shader_stage: stage, entry_point: entry.into() };
-    let words =
-        spv::write_vec(module, info, &options, Some(&pipeline)).map_err(|e| format!("SPIR-V: {e}"))?;
+    let words = shader::to_spirv(module, info, entry, false)?;
     let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
     std::fs::write(spirv, bytes).map_err(|e| e.to_string())?;
-
-    let options = msl::Options { lang_version: (2, 0), ..msl::Options::default() };
-    let pipeline =
-        msl::PipelineOptions { entry_point: Some((stage, entry.into())), ..msl::PipelineOptions::default() };
-    let (text, names) =
-        msl::write_string(module, info, &options, &pipeline).map_err(|e| format!("MSL: {e}"))?;
-    names.entry_point_names.iter().try_for_each(|n| n.as_ref().map(drop)).map_err(|e| format!("MSL: {e}"))?;
-    if !text.contains("kernel void") {
-        return Err("MSL: no kernel came out".into());
-    }
-
-    Ok(())
+    shader::to_msl(module, info, entry, false).map(drop)
 }
 
 #[test]
@@ -343,7 +299,7 @@ fn every_kernel_translates_to_every_platform() {
     let (mut spirv, mut wgsl, mut hlsl, mut failures) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (number, ((name, variant), (source, entries))) in modules.iter().enumerate() {
         let expanded = shader::expand(source, variant, Target::Native).unwrap();
-        let (module, info) = shader::parse(source, variant, &expanded).unwrap_or_else(|e| panic!("{e}"));
+        let (module, info) = shader::parse(variant, &expanded).unwrap_or_else(|e| panic!("{e}"));
         let path = folder.path().join(format!("{number}-{name}.wgsl"));
         // tint judges for browsers.
         let browser = shader::expand(source, variant, Target::Browser).unwrap();

@@ -11,12 +11,16 @@ mod operator;
 mod profile;
 mod progress;
 mod sample;
+mod shaders;
 mod train;
 mod verify;
 
 use crate::gpu::{Blocking as _, Choice, Device, GpuError};
 use crate::graph::Kernels;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use crate::ops;
+use crate::shader::{Folder, FolderError};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +55,8 @@ enum Command {
     Profile(Box<profile::ProfileArgs>),
     /// Measure a training step, an operator, or the device's own ceilings
     Bench(bench::BenchArgs),
+    /// List, show and export the shaders, which --shaders reads back
+    Shaders(shaders::ShadersArgs),
     /// Train the built-in glyphs for a few minutes and show what came of it
     Demo(demo::DemoArgs),
 }
@@ -67,6 +73,12 @@ struct DeviceArgs {
     /// Algorithms: registers (CPU drivers) or workgroup (GPUs); chosen by the device if left out
     #[arg(long, global = true, env = "INKWASH_KERNELS", value_enum, help_heading = "Device")]
     kernels: Option<KernelsArg>,
+    /// WGSL files to use in place of the embedded ones of the same names (`inkwash shaders export`)
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Device")]
+    shaders: Option<PathBuf>,
+    /// What `shaders` holds, once it is read.
+    #[arg(skip)]
+    folder: Option<Arc<Folder>>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -81,8 +93,42 @@ impl DeviceArgs {
             KernelsArg::Registers => Kernels::Registers,
             KernelsArg::Workgroup => Kernels::Workgroup,
         });
-        Device::open(&Choice { device: self.device.clone(), backend: self.backend.clone(), kernels })
-            .block_on()
+        Device::open(&Choice {
+            device: self.device.clone(),
+            backend: self.backend.clone(),
+            kernels,
+            shaders: self.folder.clone(),
+        })
+        .block_on()
+    }
+
+    /// Reads and checks the folder of shaders, if one is given, and says what it changes.
+    fn read_shaders(&mut self) -> Result<(), FolderError> {
+        let Some(path) = &self.shaders else { return Ok(()) };
+        let folder = Folder::open(path, &ops::kernels())?;
+        let names = |names: &[&str]| names.iter().map(|n| format!("{n}.wgsl")).collect::<Vec<_>>().join(", ");
+        let path = printable(&path.display().to_string());
+        eprintln!(
+            "{}",
+            match folder.changed() {
+                [] => format!("note: the shaders in {path} are the embedded ones, unchanged"),
+                changed => format!(
+                    "note: {path} changes {}; its kernels are compiled with checks of bounds and loops, which cost time",
+                    names(changed)
+                ),
+            }
+        );
+        match folder.missing() {
+            [] => {}
+            missing if missing.len() <= 5 => {
+                eprintln!("note: {path} lacks {}: the embedded ones are used", names(missing));
+            }
+            missing => {
+                eprintln!("note: {path} lacks {} other shaders: the embedded ones are used", missing.len())
+            }
+        }
+        self.folder = Some(Arc::new(folder));
+        Ok(())
     }
 }
 
@@ -94,11 +140,19 @@ pub fn main() -> ExitCode {
     // `inkwash doctor | head` ends quietly instead of panicking at the closed pipe.
     sigpipe::reset();
     let matches = Cli::command().mut_subcommand("data", data::hide_flags).get_matches();
-    let cli = match Cli::from_arg_matches(&matches) {
+    let mut cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(e) => e.exit(),
     };
-    let result = match (&cli.command, matches.subcommand()) {
+    let result = cli.device.read_shaders().map_err(Failure::from).and_then(|()| run(&cli, &matches));
+    result.unwrap_or_else(|e| {
+        eprintln!("error: {}", printable(&in_words(&*e)));
+        ExitCode::FAILURE
+    })
+}
+
+fn run(cli: &Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    match (&cli.command, matches.subcommand()) {
         (Command::Train(args), Some((_, matches))) => train::run(args, matches, &cli.device),
         (Command::Data(args), Some((_, matches))) => data::run(args, matches, &cli.device),
         (Command::Sample(args), _) => sample::run(args, &cli.device),
@@ -109,12 +163,9 @@ pub fn main() -> ExitCode {
         (Command::Profile(args), _) => profile::run(args, &cli.device),
         (Command::Bench(args), _) => bench::run(args, &cli.device),
         (Command::Demo(args), _) => demo::run(args, &cli.device),
+        (Command::Shaders(args), _) => shaders::run(args, &cli.device),
         (Command::Train(_) | Command::Data(_), None) => Ok(ExitCode::FAILURE),
-    };
-    result.unwrap_or_else(|e| {
-        eprintln!("error: {}", printable(&in_words(&*e)));
-        ExitCode::FAILURE
-    })
+    }
 }
 
 /// An error with its causes. Some errors carry their cause in their own words; the others are followed by it.

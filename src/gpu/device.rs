@@ -5,7 +5,7 @@ use super::error::Failure;
 use super::faults::{Call, Faults};
 use super::{Choice, GpuError};
 use crate::graph::{Caps, Features, Kernels};
-use crate::shader::{self, Access, Interface, Source, Variant};
+use crate::shader::{self, Access, Folder, Interface, ShaderError, Source, Variant};
 use futures_channel::oneshot;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +22,8 @@ pub struct Device {
     pub caps: Caps,
     /// What the adapter says of itself.
     pub info: Info,
+    /// A user's files, in place of the embedded ones.
+    shaders: Option<Arc<Folder>>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     /// The first failure that wgpu reported outside every error scope.
     failure: Arc<Mutex<Option<Failure>>>,
@@ -50,6 +52,8 @@ pub(super) struct Pipeline {
     /// `shader:entry`, as tools outside see it.
     pub label: String,
     pub interface: Arc<Interface>,
+    /// The interface of the embedded file, which launches are made for; a user's file may leave a binding unused.
+    pub expected: Arc<Interface>,
 }
 
 /// Locks whatever state a panicking thread may have left: our maps are valid at every await point.
@@ -85,7 +89,7 @@ impl Device {
         };
         let adapter = found.swap_remove(index);
         let limits = adapter.limits();
-        Self::request(&adapter, limits, choice.kernels).await
+        Self::request(&adapter, limits, choice).await
     }
 
     /// A device of wgpu's noop backend at WebGPU's default limits and with these features: it validates every call and
@@ -100,19 +104,20 @@ impl Device {
             .into_iter()
             .next()
             .ok_or_else(|| GpuError::NoAdapter("wgpu was built without its noop backend".into()))?;
-        Self::request_with(&adapter, wgpu::Limits::default(), Some(caps.kernels), caps.features.clone()).await
+        let choice = Choice { kernels: Some(caps.kernels), ..Choice::default() };
+        Self::request_with(&adapter, wgpu::Limits::default(), &choice, caps.features.clone()).await
     }
 
     async fn request(
         adapter: &wgpu::Adapter,
         limits: wgpu::Limits,
-        kernels: Option<Kernels>,
+        choice: &Choice,
     ) -> Result<Arc<Self>, GpuError> {
         let features = plan_features(adapter);
-        match Self::request_with(adapter, limits.clone(), kernels, features.clone()).await {
+        match Self::request_with(adapter, limits.clone(), choice, features.clone()).await {
             // A driver may offer what it then does not give; nothing depends on an optional feature.
             Err(GpuError::Request { .. }) if features != Features::default() => {
-                Self::request_with(adapter, limits, kernels, Features::default()).await
+                Self::request_with(adapter, limits, choice, Features::default()).await
             }
             opened => opened,
         }
@@ -121,12 +126,15 @@ impl Device {
     async fn request_with(
         adapter: &wgpu::Adapter,
         limits: wgpu::Limits,
-        kernels: Option<Kernels>,
+        choice: &Choice,
         features: Features,
     ) -> Result<Arc<Self>, GpuError> {
         let info = describe(adapter);
-        let kernels =
-            kernels.unwrap_or(if info.kind == "cpu" { Kernels::Registers } else { Kernels::Workgroup });
+        let kernels = choice.kernels.unwrap_or(if info.kind == "cpu" {
+            Kernels::Registers
+        } else {
+            Kernels::Workgroup
+        });
         let required_features = [
             (features.timestamps, wgpu::Features::TIMESTAMP_QUERY),
             (features.timestamps_in_passes, wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
@@ -166,6 +174,7 @@ impl Device {
             queue,
             caps,
             info,
+            shaders: choice.shaders.clone(),
             pipelines: Mutex::default(),
             failure,
             faults: Faults::default(),
@@ -337,23 +346,20 @@ impl Device {
         if let Some(found) = lock(&self.pipelines).get(&key) {
             return Ok(found.clone());
         }
-        let expanded = shader::expand(source, variant, shader::Target::Native)?;
-        let interface = shader::interface(source, entry, variant)?;
+        let expected = shader::interface(source, entry, variant)?;
+        let edited = match &self.shaders {
+            Some(folder) => folder.edited(source, entry, variant)?,
+            None => None,
+        };
         self.before(Call::Pipeline);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let label = format!("{}:{entry}", source.name);
-        // SAFETY: the text is one of the files embedded in this program, never a user's. Every loop in them
-        // is bounded by a parameter, and every kernel is run against its reference with guard words behind
-        // its outputs on every case of the catalogue. The checks cost 20 % in tight loops on lavapipe.
-        #[expect(unsafe_code, reason = "the only way to leave out checks that our own tests make")]
-        let module = unsafe {
-            self.device.create_shader_module_trusted(
-                wgpu::ShaderModuleDescriptor {
-                    label: Some(&label),
-                    source: wgpu::ShaderSource::Wgsl(expanded.text.as_str().into()),
-                },
-                wgpu::ShaderRuntimeChecks::unchecked(),
-            )
+        let (module, interface, file) = match edited {
+            Some((expanded, interface)) => {
+                let module = self.device.create_shader_module(descriptor(&label, &expanded.text));
+                (module, Arc::new(interface), Some(expanded.file))
+            }
+            None => (self.embedded(&label, source, variant)?, expected.clone(), None),
         };
         let entries: Vec<wgpu::BindGroupLayoutEntry> = interface
             .bindings
@@ -395,13 +401,43 @@ impl Device {
         });
         let failure = scope.pop();
         if let Some(e) = failure.await {
+            if let Some(file) = file {
+                let message = format!("{} does not take it: {e}", self.info.name);
+                return Err(ShaderError::Interface { file: file.to_string(), entry, message }.into());
+            }
             return Err(self.failed(&format!("{label} ({}): {e}", variant.describe())));
         }
         self.check()?;
-        let made = Arc::new(Pipeline { pipeline, layout, label, interface });
+        let made = Arc::new(Pipeline { pipeline, layout, label, interface, expected });
         lock(&self.pipelines).insert(key, made.clone());
         Ok(made)
     }
+
+    /// The module of an embedded file, without checks at run time.
+    fn embedded(
+        &self,
+        label: &str,
+        source: &'static Source,
+        variant: &Variant,
+    ) -> Result<wgpu::ShaderModule, ShaderError> {
+        let expanded = shader::expand(source, variant, shader::Target::Native)?;
+        // SAFETY: the text is one of the files embedded in this program, never a user's: `expand` reads no other, and what a
+        // folder changes is compiled with wgpu's checks. Every loop in the embedded ones is bounded by a parameter, and every
+        // kernel is run against its reference with guard words behind its outputs on every case of the catalogue. The
+        // checks cost 20 % in tight loops on lavapipe.
+        #[expect(unsafe_code, reason = "the only way to leave out checks that our own tests make")]
+        let module = unsafe {
+            self.device.create_shader_module_trusted(
+                descriptor(label, &expanded.text),
+                wgpu::ShaderRuntimeChecks::unchecked(),
+            )
+        };
+        Ok(module)
+    }
+}
+
+fn descriptor<'a>(label: &'a str, text: &'a str) -> wgpu::ShaderModuleDescriptor<'a> {
+    wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(text.into()) }
 }
 
 /// Two error scopes.

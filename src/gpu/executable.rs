@@ -74,7 +74,7 @@ impl Executable {
         for launch in &plan.launches {
             let d = &launch.dispatch;
             let pipeline = device.pipeline(d.shader, d.entry, &d.variant).await?;
-            check_bindings(d, &pipeline.interface)?;
+            check_bindings(d, &pipeline.expected)?;
             let packed = pack_params(d, &pipeline.interface)?;
             let start = uniforms.len();
             uniforms.extend_from_slice(&packed);
@@ -343,7 +343,7 @@ fn encode(pass: &mut wgpu::ComputePass, launch: &Prepared) {
 /// Every binding that the entry point uses must be given, and nothing else.
 pub(crate) fn check_bindings(d: &Dispatch, interface: &Interface) -> Result<(), ShaderError> {
     let fail =
-        |message: String| Err(ShaderError::Interface { shader: d.shader.name, entry: d.entry, message });
+        |message: String| Err(ShaderError::Interface { file: d.shader.file(), entry: d.entry, message });
     for info in interface.bindings.iter().filter(|b| b.access != Access::Uniform) {
         if !d.operands.iter().any(|(name, ..)| *name == info.name) {
             return fail(format!("binding `{}` is not given", info.name));
@@ -360,7 +360,7 @@ pub(crate) fn check_bindings(d: &Dispatch, interface: &Interface) -> Result<(), 
 /// Lays the named parameters out as the shader's uniform struct has them.
 pub(crate) fn pack_params(d: &Dispatch, interface: &Interface) -> Result<Vec<u8>, ShaderError> {
     let fail =
-        |message: String| Err(ShaderError::Interface { shader: d.shader.name, entry: d.entry, message });
+        |message: String| Err(ShaderError::Interface { file: d.shader.file(), entry: d.entry, message });
     let mut bytes = vec![0; interface.params_size];
     for (name, _) in &d.params {
         if !interface.params.iter().any(|f| f.name == *name) {

@@ -23,6 +23,8 @@ pub use store::Store;
 pub use timing::{Clock, Timing};
 
 use crate::graph::Kernels;
+use crate::shader::Folder;
+use std::sync::Arc;
 
 /// Which device to use.
 #[derive(Clone, Debug, Default)]
@@ -33,4 +35,6 @@ pub struct Choice {
     pub backend: Option<String>,
     /// Overrides the algorithms that suit the device.
     pub kernels: Option<Kernels>,
+    /// WGSL files in place of the embedded ones.
+    pub shaders: Option<Arc<Folder>>,
 }

@@ -1,7 +1,7 @@
 //! An operator as a list of facts, and what the facts are made of: costs, launches as pure data, algorithms.
 
 use super::{Backward, Caps, GraphError};
-use crate::shader::{Source, Variant};
+use crate::shader::{Kernel, Source, Variant};
 use crate::tensor::{Array, Spec, Tolerance};
 use std::fmt::Debug;
 
@@ -152,6 +152,11 @@ impl Dispatch {
             groups: [1; 3],
             arithmetic: 1,
         }
+    }
+
+    /// What it launches.
+    pub fn kernel(&self) -> Kernel {
+        Kernel { source: self.shader, variant: self.variant.clone(), entry: self.entry }
     }
 
     /// Sets the variant.

@@ -58,10 +58,11 @@ pub use resample::{UpsampleNearest, UpsampleNearestBackward};
 pub use sum_rows::SumRows;
 pub use threshold::DynamicThreshold;
 
-use crate::graph::{Caps, Op};
+use crate::graph::{Caps, Kernels, Op};
 use crate::rng::{Philox, Stream};
-use crate::shader::{Extension, Variant};
+use crate::shader::{Extension, Kernel, Variant};
 use crate::tensor::{Array, DType, Spec, Tolerance};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Every case of every operator.
@@ -91,6 +92,18 @@ pub fn catalogue() -> Vec<Case> {
         ceiling::cases(),
     ]
     .concat()
+}
+
+/// Every entry point in every variant that a case of the catalogue launches by any algorithm, f16 included.
+pub fn kernels() -> BTreeSet<Kernel> {
+    let caps = Caps::webgpu(Kernels::Registers).with_f16();
+    let of_case = |case: &Case| {
+        let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();
+        let y = case.op.infer(&x).expect("a case's inputs fit its operator");
+        case.op.candidates(&x, &y, &caps)
+    };
+    let candidates = catalogue().iter().flat_map(of_case).collect::<Vec<_>>();
+    candidates.into_iter().flat_map(|c| c.program.dispatches).map(|d| d.kernel()).collect()
 }
 
 /// How a test input is filled.

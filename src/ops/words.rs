@@ -65,7 +65,7 @@ mod tests {
     fn module(source: &'static Source) -> naga::Module {
         let variant = Variant::base();
         let expanded = shader::expand(source, &variant, Target::Native).unwrap();
-        shader::parse(source, &variant, &expanded).unwrap().0
+        shader::parse(&variant, &expanded).unwrap().0
     }
 
     /// Name, first byte and bytes of each member of a struct, and the bytes of all.

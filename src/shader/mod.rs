@@ -12,9 +12,15 @@
 //! Aliases are written out: naga keeps `alias Vector = f32` as a type of its own beside f32, and its HLSL then defines the
 //! same helper for both, which DXC refuses.
 
+mod expand;
+mod folder;
 mod reflect;
+mod translate;
 
+pub use expand::{Expanded, expand};
+pub use folder::{Folder, FolderError};
 pub use reflect::{Access, BindingInfo, Interface, ParamField, ParamKind};
+pub use translate::{to_hlsl, to_msl, to_spirv};
 
 use naga::valid::Capabilities;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,12 +28,50 @@ use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 /// A WGSL file embedded in the program.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source {
     /// File name without folder and extension: `conv2d`.
     pub name: &'static str,
     /// The text as written.
     pub text: &'static str,
+}
+
+impl Source {
+    /// `conv2d.wgsl`.
+    pub fn file(&self) -> String {
+        format!("{}.wgsl", self.name)
+    }
+
+    /// The library files that it imports by default, those of its imports before them.
+    pub fn imports(&self) -> Vec<&'static Source> {
+        let mut found: Vec<&'static Source> = Vec::new();
+        for name in self.text.lines().filter_map(|line| line.strip_prefix("#import ")) {
+            let Some(file) = LIBRARY.iter().find(|s| s.name == name.trim()) else { continue };
+            for file in file.imports().into_iter().chain([file]) {
+                if !found.contains(&file) {
+                    found.push(file);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The name that a line declares by `const` or `alias` at its start.
+pub fn declared_name(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("const ").or_else(|| line.strip_prefix("alias "))?;
+    rest.split([':', '=', ' ']).next()
+}
+
+/// An entry point of a shader in one of its variants.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Kernel {
+    /// The file.
+    pub source: &'static Source,
+    /// Its values.
+    pub variant: Variant,
+    /// The entry point.
+    pub entry: &'static str,
 }
 
 /// Embeds `shaders/NAME.wgsl`.
@@ -42,7 +86,7 @@ macro_rules! wgsl {
 }
 
 /// The library files that `#import` can name.
-const LIBRARY: &[Source] = &[
+pub static LIBRARY: &[Source] = &[
     wgsl!("lib/activation"),
     wgsl!("lib/bias"),
     wgsl!("lib/clipping"),
@@ -84,6 +128,15 @@ pub enum Extension {
 }
 
 impl Extension {
+    /// As WGSL names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Subgroups => "subgroups",
+            Self::CooperativeMatrix => "cooperative_matrix",
+        }
+    }
+
     /// The directive that switches it on. naga has subgroup operations without one and refuses it; browsers demand it.
     fn directive(self, target: Target) -> Option<&'static str> {
         match (self, target) {
@@ -152,6 +205,11 @@ impl Variant {
         self.extensions.iter().copied()
     }
 
+    /// The library files that stand in place of others: (from, to).
+    pub fn links(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.links.iter().map(|(from, to)| (*from, *to))
+    }
+
     /// `NAME=value` pairs, for tables and errors; `default` when nothing differs.
     pub fn describe(&self) -> String {
         let constants = self.constants.iter().map(|(k, v)| format!("{k}={v}"));
@@ -161,59 +219,48 @@ impl Variant {
     }
 }
 
-/// Where each line of an expanded shader came from.
-#[derive(Clone, Debug)]
-pub struct Expanded {
-    /// Complete WGSL.
-    pub text: String,
-    origin: Vec<(&'static str, usize)>,
-}
-
-impl Expanded {
-    /// `file:line` of a line (from 0) of the expanded text.
-    pub fn origin(&self, line: usize) -> String {
-        self.origin.get(line).map_or_else(|| "?".into(), |(file, line)| format!("{file}.wgsl:{}", line + 1))
-    }
-}
-
 /// A shader that could not be expanded or compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum ShaderError {
     /// A variant names a constant that the shader does not have.
-    #[error("shader {shader}: no `const {name}` or `alias {name}` to set; the variant and the file disagree")]
+    #[error(
+        "shader {file}: no `const {name}` or `alias {name}` at the start of a line, which a variant sets to a value of its own"
+    )]
     UnknownConstant {
         /// The shader file.
-        shader: &'static str,
+        file: String,
         /// The name that was not found.
         name: &'static str,
     },
     /// An `#import` of a file that is not in the library, or a link from a file that is not imported.
-    #[error("shader {shader}: `{import}` is not an import that can be resolved; see shaders/lib")]
+    #[error(
+        "shader {file}: `{import}` is not an import that can be resolved; `inkwash shaders list` has the files of lib"
+    )]
     UnknownImport {
-        /// The shader file.
-        shader: &'static str,
-        /// The import as written.
+        /// The shader file, and the line of the import.
+        file: String,
+        /// The file that is asked for.
         import: String,
     },
     /// naga refused the text.
-    #[error("shader {shader} ({variant}) does not compile at {origin}: {message}\n{listing}")]
+    #[error("shader {file} ({variant}) does not compile at {origin}: {message}\n{listing}")]
     Invalid {
         /// The shader file.
-        shader: &'static str,
+        file: String,
         /// Its variant.
         variant: String,
         /// File and line of the first error.
         origin: String,
         /// naga's words.
         message: String,
-        /// The expanded lines around the error.
+        /// The expanded lines around the error, which is underlined.
         listing: String,
     },
     /// The host and the shader disagree about a binding or a parameter.
-    #[error("shader {shader}, entry {entry}: {message}")]
+    #[error("shader {file}, entry {entry}: {message}")]
     Interface {
         /// The shader file.
-        shader: &'static str,
+        file: String,
         /// The entry point.
         entry: &'static str,
         /// What differs.
@@ -221,144 +268,19 @@ pub enum ShaderError {
     },
 }
 
-/// Resolves imports, sets the variant's values, writes aliases out, and puts the target's directives in front.
-pub fn expand(source: &'static Source, variant: &Variant, target: Target) -> Result<Expanded, ShaderError> {
-    let mut out = Expanded { text: String::new(), origin: Vec::new() };
-    for directive in variant.extensions().filter_map(|e| e.directive(target)) {
-        let _ = writeln!(out.text, "{directive}");
-        out.origin.push((source.name, 0));
-    }
-    let mut unset: BTreeSet<&'static str> = variant.constants.keys().copied().collect();
-    let mut unlinked: BTreeSet<&'static str> = variant.links.keys().copied().collect();
-    let mut done = BTreeSet::new();
-    append(source, source.name, variant, &mut out, &mut unset, &mut unlinked, &mut done)?;
-    if let Some(name) = unset.first() {
-        return Err(ShaderError::UnknownConstant { shader: source.name, name });
-    }
-    if let Some(import) = unlinked.first() {
-        return Err(ShaderError::UnknownImport { shader: source.name, import: (*import).into() });
-    }
-    out.text = write_aliases_out(&out.text);
-    Ok(out)
-}
-
-/// Puts each alias's type where its name stands. An alias may use those above it.
-fn write_aliases_out(text: &str) -> String {
-    let mut aliases: BTreeMap<&str, String> = BTreeMap::new();
-    for line in text.lines() {
-        let declaration = line.strip_prefix("alias ").and_then(|rest| rest.split_once('='));
-        if let Some((name, value)) = declaration {
-            let value = value.split(';').next().unwrap_or_default().trim();
-            let value = replace_names(value, &aliases);
-            aliases.insert(name.trim(), value);
-        }
-    }
-    let mut out = String::with_capacity(text.len());
-    for line in text.lines() {
-        let (code, comment) = line.split_at(line.find("//").unwrap_or(line.len()));
-        // The line stays, as a comment, so that the lines of errors stay those of the file.
-        if code.starts_with("alias ") {
-            out.push_str("// ");
-            out.push_str(code);
-        } else {
-            out.push_str(&replace_names(code, &aliases));
-        }
-        out.push_str(comment);
-        out.push('\n');
-    }
-    out
-}
-
-/// Replaces whole identifiers that are not members of something.
-fn replace_names(code: &str, names: &BTreeMap<&str, String>) -> String {
-    let mut out = String::with_capacity(code.len());
-    let mut rest = code;
-    while let Some(start) = rest.find(|c: char| c.is_ascii_alphabetic() || c == '_') {
-        let word = &rest[start..];
-        let end = word.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(word.len());
-        out.push_str(&rest[..start]);
-        let member = out.ends_with('.') || out.ends_with(|c: char| c.is_ascii_digit());
-        match names.get(&word[..end]) {
-            Some(value) if !member => out.push_str(value),
-            _ => out.push_str(&word[..end]),
-        }
-        rest = &word[end..];
-    }
-    out.push_str(rest);
-    out
-}
-
-fn append(
-    source: &'static Source,
-    root: &'static str,
-    variant: &Variant,
-    out: &mut Expanded,
-    unset: &mut BTreeSet<&'static str>,
-    unlinked: &mut BTreeSet<&'static str>,
-    done: &mut BTreeSet<&'static str>,
-) -> Result<(), ShaderError> {
-    for (number, line) in source.text.lines().enumerate() {
-        if let Some(import) = line.strip_prefix("#import ") {
-            let import = import.trim();
-            let target = match variant.links.get_key_value(import) {
-                Some((from, to)) => {
-                    unlinked.remove(from);
-                    *to
-                }
-                None => import,
-            };
-            let file = LIBRARY
-                .iter()
-                .find(|s| s.name == target)
-                .ok_or_else(|| ShaderError::UnknownImport { shader: root, import: target.into() })?;
-            if done.insert(file.name) {
-                append(file, root, variant, out, unset, unlinked, done)?;
-            }
-            continue;
-        }
-        let set = declared_name(line).and_then(|name| variant.constants.get_key_value(name));
-        match (set, line.split_once('=')) {
-            (Some((name, value)), Some((declaration, _))) => {
-                unset.remove(name);
-                let _ = writeln!(out.text, "{declaration}= {value};");
-            }
-            _ => {
-                out.text.push_str(line);
-                out.text.push('\n');
-            }
-        }
-        out.origin.push((source.name, number));
-    }
-    Ok(())
-}
-
-/// The name declared by a module-scope `const` or `alias` line.
-fn declared_name(line: &str) -> Option<&str> {
-    let rest = line.strip_prefix("const ").or_else(|| line.strip_prefix("alias "))?;
-    rest.split([':', '=', ' ']).next()
-}
-
 /// Parses and validates expanded WGSL, with the place and the lines of an error.
 pub fn parse(
-    source: &'static Source,
     variant: &Variant,
     expanded: &Expanded,
 ) -> Result<(naga::Module, naga::valid::ModuleInfo), ShaderError> {
     let invalid = |message: String, location: Option<naga::SourceLocation>| {
         let line = location.map_or(0, |l| (l.line_number as usize).saturating_sub(1));
-        let listing = expanded.text.lines().enumerate().skip(line.saturating_sub(2)).take(5).fold(
-            String::new(),
-            |mut s, (i, text)| {
-                let _ = writeln!(s, "{:>28} | {text}", expanded.origin(i));
-                s
-            },
-        );
         ShaderError::Invalid {
-            shader: source.name,
+            file: expanded.file.to_string(),
             variant: variant.describe(),
             origin: expanded.origin(line),
             message,
-            listing,
+            listing: listing(expanded, line, location),
         }
     };
     let module = naga::front::wgsl::parse_str(&expanded.text)
@@ -366,16 +288,40 @@ pub fn parse(
     let capabilities =
         variant.extensions().fold(Capabilities::default(), |all, extension| all | extension.capability());
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
-    let info = validator
-        .validate(&module)
-        .map_err(|e| invalid(e.as_inner().to_string(), e.location(&expanded.text)))?;
+    let info = validator.validate(&module).map_err(|e| {
+        let mut message = e.as_inner().to_string();
+        let mut cause = std::error::Error::source(e.as_inner());
+        while let Some(inner) = cause {
+            let _ = write!(message, ": {inner}");
+            cause = inner.source();
+        }
+        invalid(message, e.location(&expanded.text))
+    })?;
     Ok((module, info))
+}
+
+/// The lines around an error, with where each came from, and the words in question underlined.
+fn listing(expanded: &Expanded, line: usize, location: Option<naga::SourceLocation>) -> String {
+    let lines = || expanded.text.lines().enumerate().skip(line.saturating_sub(2)).take(5);
+    let width = lines().map(|(i, _)| expanded.origin(i).chars().count()).max().unwrap_or(0);
+    let mut out = String::new();
+    for (i, text) in lines() {
+        let _ = writeln!(out, "{:>width$} | {text}", expanded.origin(i));
+        let Some(place) = location.filter(|_| i == line) else { continue };
+        // naga counts bytes, and a place may span lines.
+        let start = text.floor_char_boundary((place.line_position as usize).saturating_sub(1));
+        let end = text.floor_char_boundary(start.saturating_add(place.length as usize));
+        let indent: String = text[..start].chars().map(|c| if c == '\t' { c } else { ' ' }).collect();
+        let _ =
+            writeln!(out, "{:width$} | {indent}{}", "", "^".repeat(text[start..end].chars().count().max(1)));
+    }
+    out
 }
 
 /// An entry point of a module.
 type Key = (&'static str, &'static str, Variant);
 
-/// What an entry point asks of its caller, read from the module that naga compiles. Each is read once.
+/// What an entry point of an embedded file asks of its caller, read from the module that naga compiles. Each is read once.
 pub fn interface(
     source: &'static Source,
     entry: &'static str,
@@ -388,7 +334,7 @@ pub fn interface(
         return Ok(found.clone());
     }
     let expanded = expand(source, variant, Target::Native)?;
-    let read = Arc::new(Interface::of(source, entry, variant, &expanded)?);
+    let read = Arc::new(Interface::of(entry, variant, &expanded)?);
     known().insert(key, read.clone());
     Ok(read)
 }
@@ -409,7 +355,7 @@ mod tests {
         assert!(expanded.text.contains("const TILE: u32 = 4u;"));
         assert!(expanded.text.contains("let x: u32 = u32(g.x);"));
         assert!(expanded.text.contains("fn workgroup_index"));
-        parse(&EXAMPLE, &variant, &expanded).unwrap();
+        parse(&variant, &expanded).unwrap();
     }
 
     #[test]
@@ -425,7 +371,7 @@ mod tests {
     fn errors_name_the_file_and_line() {
         static BROKEN: Source = Source { name: "broken", text: "#import lib/index\nfn f() { let x = y; }\n" };
         let expanded = expand(&BROKEN, &Variant::base(), Target::Native).unwrap();
-        let e = parse(&BROKEN, &Variant::base(), &expanded).unwrap_err();
+        let e = parse(&Variant::base(), &expanded).unwrap_err();
         assert!(e.to_string().contains("broken.wgsl:2"), "{e}");
     }
 
@@ -440,10 +386,10 @@ mod tests {
         assert!(expanded.text.starts_with("enable f16;\n"), "{}", expanded.text);
         assert!(expanded.text.contains("y[0] = vec2<f16>(y[1].x, f16(1.5));"), "{}", expanded.text);
         assert_eq!(expanded.origin(1), "half.wgsl:1");
-        parse(&HALF, &variant, &expanded).unwrap();
+        parse(&variant, &expanded).unwrap();
         // Without the extension naga must refuse the type.
         let bare = Variant::base().with("Element", "f16");
-        assert!(parse(&HALF, &bare, &expand(&HALF, &bare, Target::Native).unwrap()).is_err());
+        assert!(parse(&bare, &expand(&HALF, &bare, Target::Native).unwrap()).is_err());
         let subgroups = Variant::base().enable(Extension::Subgroups);
         assert!(expand(&HALF, &subgroups, Target::Browser).unwrap().text.starts_with("enable subgroups;\n"));
         assert!(!expand(&HALF, &subgroups, Target::Native).unwrap().text.contains("enable"));
