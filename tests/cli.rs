@@ -86,6 +86,7 @@ fn help() {
         ("help_bench_step", &["bench", "step", "--help"]),
         ("help_bench_op", &["bench", "op", "--help"]),
         ("help_bench_device", &["bench", "device", "--help"]),
+        ("help_shaders_show", &["shaders", "show", "--help"]),
         ("help_demo", &["demo", "--help"]),
     ] {
         insta::assert_snapshot!(name, stdout(without_driver(folder.path()), arguments));

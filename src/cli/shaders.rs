@@ -21,8 +21,13 @@ pub struct ShadersArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum ShadersCommand {
-    /// Every shader file: its variants, the features they need, and the entry points that are launched in each
-    List,
+    /// Every shader file: its entry points, the values that variants give its constants and aliases, the files they link and
+    /// the features they need
+    List {
+        /// Each variant of this file in full, with the entry points that are launched in it
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
     /// A shader as it is compiled: imports and the variant's values put in, or translated to a platform's language
     Show(ShowArgs),
     /// Write all WGSL files into a folder, to edit them and give it to --shaders
@@ -65,7 +70,8 @@ enum Language {
 
 pub fn run(args: &ShadersArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     match &args.command {
-        ShadersCommand::List => list()?,
+        ShadersCommand::List { name: None } => list()?,
+        ShadersCommand::List { name: Some(name) } => list_variants(find(name)?)?,
         ShadersCommand::Show(args) => show(args, device)?,
         ShadersCommand::Export { out } => export(out)?,
     }
@@ -92,44 +98,71 @@ fn sources() -> Vec<&'static Source> {
     kernels.into_iter().chain(LIBRARY).collect()
 }
 
+/// The embedded file of this name.
+fn find(name: &str) -> Result<&'static Source, Failure> {
+    let name = name.strip_suffix(".wgsl").unwrap_or(name);
+    let sources = sources();
+    sources.iter().copied().find(|source| source.name == name).ok_or_else(|| {
+        let names: Vec<&str> = sources.iter().map(|source| source.name).collect();
+        format!("there is no shader `{name}`; there are: {}", names.join(", ")).into()
+    })
+}
+
 fn list() -> Result<(), Failure> {
-    let mut files: BTreeMap<&'static Source, BTreeMap<Variant, Vec<&'static str>>> = BTreeMap::new();
-    for Kernel { source, variant, entry } in used()? {
-        files.entry(source).or_default().entry(variant).or_default().push(entry);
+    let mut files: BTreeMap<&'static Source, Vec<Kernel>> = BTreeMap::new();
+    for kernel in used()? {
+        files.entry(kernel.source).or_default().push(kernel);
     }
+    let row = |label: &str, words: BTreeSet<&str>| {
+        if !words.is_empty() {
+            println!("  {label:<16} {}", words.into_iter().collect::<Vec<_>>().join(", "));
+        }
+    };
     let mut importers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    println!(
-        "Shader files, their variants (needed features in brackets), and the entry points launched in each:"
-    );
-    for (source, variants) in &files {
-        println!("\n{}", source.file());
-        for (variant, entries) in variants {
-            let features: Vec<&str> = variant.extensions().map(Extension::name).collect();
-            let features =
-                if features.is_empty() { String::new() } else { format!(" [{}]", features.join(" ")) };
-            println!("  {:<44} {}", variant.describe() + &features, entries.join(", "));
-            let linked = variant.links().map(|(_, to)| to);
-            for library in source.imports().into_iter().map(|s| s.name).chain(linked) {
-                importers.entry(library).or_default().insert(source.name);
-            }
+    for (source, kernels) in &files {
+        println!("{}", source.file());
+        row("entry points", kernels.iter().map(|k| k.entry).collect());
+        let variants: BTreeSet<&Variant> = kernels.iter().map(|k| &k.variant).collect();
+        let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (name, value) in variants.iter().flat_map(|variant| variant.values()) {
+            values.entry(name).or_default().insert(value);
+        }
+        values.into_iter().for_each(|(name, values)| row(name, values));
+        row("links", variants.iter().flat_map(|v| v.links()).map(|(_, to)| to).collect());
+        row("features", variants.iter().flat_map(|v| v.extensions()).map(Extension::name).collect());
+        let linked = variants.iter().flat_map(|v| v.links()).map(|(_, to)| to);
+        for library in source.imports().into_iter().map(|s| s.name).chain(linked) {
+            importers.entry(library).or_default().insert(source.name);
         }
     }
-    println!("\nLibrary files, and what they are imported into:\n");
+    println!("\nimported by");
     for library in LIBRARY {
-        let into: Vec<&str> = importers.get(library.name).into_iter().flatten().copied().collect();
-        println!("{:<26} {}", library.file(), into.join(", "));
+        row(library.name.trim_start_matches("lib/"), importers.remove(library.name).unwrap_or_default());
+    }
+    println!(
+        "\n`inkwash shaders list NAME` has each variant of a file, `inkwash shaders show NAME` its text."
+    );
+    Ok(())
+}
+
+fn list_variants(source: &'static Source) -> Result<(), Failure> {
+    let mut variants: BTreeMap<Variant, Vec<&'static str>> = BTreeMap::new();
+    for kernel in used()?.into_iter().filter(|kernel| kernel.source == source) {
+        variants.entry(kernel.variant).or_default().push(kernel.entry);
+    }
+    if variants.is_empty() {
+        return Err(format!("{} has no entry point: other files import it", source.file()).into());
+    }
+    for (variant, entries) in variants {
+        let features: Vec<&str> = variant.extensions().map(Extension::name).collect();
+        println!("{:<56} {:<4} {}", variant.describe(), features.join(" "), entries.join(", "));
     }
     Ok(())
 }
 
 fn show(args: &ShowArgs, device: &DeviceArgs) -> Result<(), Failure> {
     // 1. The file in its variant.
-    let name = args.name.strip_suffix(".wgsl").unwrap_or(&args.name);
-    let sources = sources();
-    let Some(source) = sources.iter().copied().find(|source| source.name == name) else {
-        let names: Vec<&str> = sources.iter().map(|source| source.name).collect();
-        return Err(format!("there is no shader `{name}`; there are: {}", names.join(", ")).into());
-    };
+    let source = find(&args.name)?;
     let variant = variant(source, &args.variant)?;
     let embedded = shader::expand(source, &variant, Target::Native)?;
     let expanded = match &device.folder {

@@ -205,6 +205,11 @@ impl Variant {
         self.extensions.iter().copied()
     }
 
+    /// The constants and aliases that are set, with their values.
+    pub fn values(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.constants.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
     /// The library files that stand in place of others: (from, to).
     pub fn links(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.links.iter().map(|(from, to)| (*from, *to))
