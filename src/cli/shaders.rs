@@ -127,7 +127,13 @@ fn list() -> Result<(), Failure> {
         for (name, value) in variants.iter().flat_map(|variant| variant.values()) {
             values.entry(name).or_default().insert(value);
         }
-        values.into_iter().for_each(|(name, values)| row(name, values));
+        for (name, mut values) in values {
+            let files = source.imports().into_iter().chain([*source]);
+            let mut lines = files.flat_map(|file| file.text.lines());
+            let line = lines.find(|line| declared_name(line) == Some(name)).unwrap_or_default();
+            values.extend(line.split(['=', ';']).nth(1).map(str::trim));
+            row(name, values);
+        }
         row("links", variants.iter().flat_map(|v| v.links()).map(|(_, to)| to).collect());
         row("features", variants.iter().flat_map(|v| v.extensions()).map(Extension::name).collect());
         let linked = variants.iter().flat_map(|v| v.links()).map(|(_, to)| to);
