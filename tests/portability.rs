@@ -10,13 +10,12 @@ use inkwash::classifier::{Architecture, Classifier, ClassifierConfig};
 use inkwash::diffusion::{Preset, UNet, UNetConfig};
 use inkwash::graph::{Caps, Dispatch, Graph, Kernels, MAX_GROUPS, Op, Scalar};
 use inkwash::ops;
-use inkwash::shader::{self, Access, Interface, ParamKind, Source, Target, Variant};
+use inkwash::shader::{self, Access, Interface, ParamKind, ShaderModel, Source, Target, Variant};
 use inkwash::tensor::Spec;
 use inkwash::train::{
     Classification, Diffusion, LossGraph, NetworkKind, RunPlan, Task, TrainConfig, TrainStates,
     gradient_graph, update_graph,
 };
-use naga::back::hlsl;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -260,12 +259,9 @@ fn to_direct3d(
     entry: &str,
     f16: bool,
 ) -> Result<(String, Vec<String>), String> {
-    let (model, profile) =
-        if f16 { (hlsl::ShaderModel::V6_2, "cs_6_2") } else { (hlsl::ShaderModel::V6_0, "cs_6_0") };
+    let (model, profile) = if f16 { (ShaderModel::V6_2, "cs_6_2") } else { (ShaderModel::V6_0, "cs_6_0") };
     let (text, name) = shader::to_hlsl(module, info, entry, model, false)?;
-    if !f16
-        && shader::to_hlsl(module, info, entry, hlsl::ShaderModel::V5_1, false)?
-            != (text.clone(), name.clone())
+    if !f16 && shader::to_hlsl(module, info, entry, ShaderModel::V5_1, false)? != (text.clone(), name.clone())
     {
         return Err("HLSL: the text for shader model 5.1 is another than for 6.0".into());
     }

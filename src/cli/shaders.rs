@@ -4,9 +4,8 @@ use super::{DeviceArgs, Failure};
 use crate::diffusion::Preset;
 use crate::graph::{Caps, Kernels};
 use crate::ops;
-use crate::shader::{self, Extension, Kernel, LIBRARY, Source, Target, Variant, declared_name};
+use crate::shader::{self, Extension, Kernel, LIBRARY, ShaderModel, Source, Target, Variant, declared_name};
 use crate::train::{RunPlan, TrainConfig};
-use naga::back::hlsl::ShaderModel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
@@ -141,7 +140,7 @@ fn list() -> Result<(), Failure> {
             importers.entry(library).or_default().insert(source.name);
         }
     }
-    println!("\nimported by");
+    println!("\nlib/, and the files that import each");
     for library in LIBRARY {
         row(library.name.trim_start_matches("lib/"), importers.remove(library.name).unwrap_or_default());
     }

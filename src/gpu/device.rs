@@ -130,11 +130,8 @@ impl Device {
         features: Features,
     ) -> Result<Arc<Self>, GpuError> {
         let info = describe(adapter);
-        let kernels = choice.kernels.unwrap_or(if info.kind == "cpu" {
-            Kernels::Registers
-        } else {
-            Kernels::Workgroup
-        });
+        let suited = if info.kind == "cpu" { Kernels::Registers } else { Kernels::Workgroup };
+        let kernels = choice.kernels.unwrap_or(suited);
         let required_features = [
             (features.timestamps, wgpu::Features::TIMESTAMP_QUERY),
             (features.timestamps_in_passes, wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
@@ -423,8 +420,8 @@ impl Device {
         let expanded = shader::expand(source, variant, shader::Target::Native)?;
         // SAFETY: the text is one of the files embedded in this program, never a user's: `expand` reads no other, and what a
         // folder changes is compiled with wgpu's checks. Every loop in the embedded ones is bounded by a parameter, and every
-        // kernel is run against its reference with guard words behind its outputs on every case of the catalogue. The
-        // checks cost 20 % in tight loops on lavapipe.
+        // kernel is run against its reference with guard words behind its outputs on every case of the catalogue. They clamp
+        // what they read as an index, whatever an edited kernel wrote. The checks cost 20 % in tight loops on lavapipe.
         #[expect(unsafe_code, reason = "the only way to leave out checks that our own tests make")]
         let module = unsafe {
             self.device.create_shader_module_trusted(

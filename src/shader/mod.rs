@@ -20,7 +20,7 @@ mod translate;
 pub use expand::{Expanded, expand};
 pub use folder::{Folder, FolderError};
 pub use reflect::{Access, BindingInfo, Interface, ParamField, ParamKind};
-pub use translate::{to_hlsl, to_msl, to_spirv};
+pub use translate::{ShaderModel, to_hlsl, to_msl, to_spirv};
 
 use naga::valid::Capabilities;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

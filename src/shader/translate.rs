@@ -1,6 +1,7 @@
 //! What naga makes of a module for each platform, with the options that wgpu gives it for compute shaders: of embedded files
 //! without checks at run time, of a user's (`checked`) with them.
 
+pub use naga::back::hlsl::ShaderModel;
 use naga::back::{hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::ModuleInfo;
@@ -74,7 +75,7 @@ pub fn to_hlsl(
     module: &naga::Module,
     info: &ModuleInfo,
     entry: &str,
-    shader_model: hlsl::ShaderModel,
+    shader_model: ShaderModel,
     checked: bool,
 ) -> Result<(String, String), String> {
     let options = hlsl::Options {
