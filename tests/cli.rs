@@ -82,6 +82,7 @@ fn help() {
         ("help_doctor", &["doctor", "--help"]),
         ("help_profile", &["profile", "--help"]),
         ("help_profile_diff", &["profile", "diff", "--help"]),
+        ("help_profile_page", &["profile", "page", "--help"]),
         ("help_bench", &["bench", "--help"]),
         ("help_bench_step", &["bench", "step", "--help"]),
         ("help_bench_op", &["bench", "op", "--help"]),
@@ -625,7 +626,7 @@ fn profiles_are_written_and_compared() {
         (output.status.code(), text)
     };
     let profile = ["profile", "--op", "silu", "--runs", "3"];
-    let files = ["--out", "a.json", "--csv", "a.csv", "--trace", "a.trace"];
+    let files = ["--out", "a.json", "--csv", "a.csv", "--trace", "a.trace", "--html", "a.html"];
     let (status, shown) = run(&[&profile[..], &files].concat());
     assert_eq!(status, Some(0), "{shown}");
     for words in ["clock", "launches", "not accounted for", "undisturbed step", "silu"] {
@@ -636,6 +637,17 @@ fn profiles_are_written_and_compared() {
     assert_eq!(read("a.csv").lines().count(), 1 + slower["launches"].as_array().unwrap().len());
     let trace: serde_json::Value = serde_json::from_str(&read("a.trace")).unwrap();
     assert!(trace["traceEvents"].as_array().unwrap().len() > 5);
+
+    let (status, shown) = run(&["profile", "page", "a.json", "--html", "b.html"]);
+    assert_eq!((status, shown.as_str()), (Some(0), ""));
+    for page in [read("a.html"), read("b.html")] {
+        assert!(page.starts_with("<!doctype html>") && page.contains("\"op\":\"silu\""));
+    }
+    let (status, shown) = run(&["profile", "page", "a.csv", "--html", "c.html"]);
+    assert!(
+        status == Some(1) && shown.contains("a.csv") && !folder.path().join("c.html").exists(),
+        "{shown}"
+    );
 
     let (status, shown) = run(&["profile", "diff", "a.json", "a.json"]);
     assert!(status == Some(0) && shown.contains("nothing changed"), "{shown}");

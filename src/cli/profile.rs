@@ -8,7 +8,7 @@ use crate::io::atomic::write_atomic;
 use crate::nn::PictureSize;
 use crate::profile::diff::diff;
 use crate::profile::table::{By, rows};
-use crate::profile::{Options, Profile, operator, report, sampling_step, trace, training_step};
+use crate::profile::{Options, Profile, operator, page, report, sampling_step, trace, training_step};
 use crate::train::{NetworkKind, TrainConfig, open_model, read_config};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -70,6 +70,9 @@ pub struct ProfileArgs {
     /// Write a line of comma-separated values for each launch
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Write a page for a browser: roofline, timeline, shares by module, a table, memory; opens offline
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Write one step as a trace, which ui.perfetto.dev opens
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
@@ -79,6 +82,14 @@ pub struct ProfileArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Turn a profile that --out wrote into a page for a browser
+    Page {
+        /// The profile
+        profile: PathBuf,
+        /// The page, which opens offline
+        #[arg(long, value_name = "FILE")]
+        html: PathBuf,
+    },
     /// Compare two profiles that --out wrote, kernel by kernel
     #[command(
         after_help = "Exit status: 0 if no kernel is slower, 1 if one is, 2 if the profiles cannot be compared."
@@ -104,6 +115,11 @@ pub fn run(args: &ProfileArgs, device: &DeviceArgs) -> Result<ExitCode, Failure>
             ExitCode::from(2)
         }));
     }
+    if let Some(What::Page { profile, html }) = &args.what {
+        let text = page::page(&Profile::read(profile)?)?;
+        write_atomic(html, |out| out.write_all(text.as_bytes()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let profile = measure(args, device)?;
     let write =
         |path: &Option<PathBuf>, text: &dyn Fn() -> serde_json::Result<String>| -> Result<(), Failure> {
@@ -113,6 +129,7 @@ pub fn run(args: &ProfileArgs, device: &DeviceArgs) -> Result<ExitCode, Failure>
         };
     write(&args.out, &|| serde_json::to_string(&profile))?;
     write(&args.csv, &|| Ok(report::csv(&profile)))?;
+    write(&args.html, &|| page::page(&profile))?;
     write(&args.trace, &|| serde_json::to_string(&trace::trace(&profile)))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&profile)?);

@@ -10,6 +10,7 @@ mod op;
 mod plan;
 pub mod rewrite;
 mod verify;
+mod working_memory;
 
 pub use caps::{Caps, CooperativeShape, Features, Kernels, Limits};
 pub use gradient::{Backward, Gradients};
@@ -17,6 +18,7 @@ pub use interpret::interpret;
 pub use op::{Aliasing, Candidate, Cost, Dispatch, MAX_GROUPS, Op, Operand, Program, Scalar, ShapeError};
 pub(crate) use plan::SlotPool;
 pub use plan::{Binding, Home, Launch, Placement, Plan, PlanError, PlannedBuffer};
+pub use working_memory::WorkingTensor;
 
 use crate::tensor::{Array, DType, Spec};
 use serde::{Deserialize, Serialize};

@@ -160,10 +160,10 @@ impl SlotPool {
 }
 
 /// The nodes between which memory is taken.
-struct Life {
-    bytes: u64,
-    first: usize,
-    last: usize,
+pub(super) struct Life {
+    pub bytes: u64,
+    pub first: usize,
+    pub last: usize,
 }
 
 /// Who needs working memory.
@@ -249,7 +249,7 @@ impl Plan {
     }
 
     /// The life of every root tensor, in node numbers.
-    fn lives(&self, places: &[Place]) -> BTreeMap<ValueId, Life> {
+    pub(super) fn lives(&self, places: &[Place]) -> BTreeMap<ValueId, Life> {
         let graph = &self.graph;
         let mut lives: BTreeMap<ValueId, Life> = BTreeMap::new();
         let mut touch = |value: ValueId, node: usize| {

@@ -51,6 +51,12 @@ impl Profile {
         if profile.timeline.device.iter().any(|span| span.launch >= profile.launches.len()) {
             return Err(malformed("a timeline of launches that are not listed".into(), "listed ones".into()));
         }
+        if profile.memory.tensors.iter().any(|t| t.first > t.last || t.last >= profile.launches.len()) {
+            return Err(malformed(
+                "a tensor alive in launches that are not listed".into(),
+                "listed ones".into(),
+            ));
+        }
         Ok(profile)
     }
 }

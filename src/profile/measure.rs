@@ -3,10 +3,10 @@
 use super::clock::check;
 use super::statistics::{Seconds, median, sorted};
 use super::{
-    ClockFault, DeviceSpan, FORMAT, HostSpan, LaunchProfile, Profile, ProfileError, Roofs, Timeline,
+    ClockFault, DeviceSpan, FORMAT, HostSpan, LaunchProfile, Memory, Profile, ProfileError, Roofs, Timeline,
 };
 use crate::gpu::{Blocking as _, Clock, Device, Executable, GpuError, RunError, Timing};
-use crate::graph::Cost;
+use crate::graph::{Cost, Plan};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,8 +35,8 @@ const FAULTS: usize = 3;
 pub(super) struct Recorder {
     clock: Option<Clock>,
     /// The plans that were met, by the address of their executable, which stays where it is while a profile lasts, with the number
-    /// of their first launch.
-    plans: Vec<(usize, usize)>,
+    /// of their first launch, and a copy for what is to be told of their memory.
+    plans: Vec<(usize, usize, Plan)>,
     launches: Vec<Row>,
     runs: Vec<Run>,
 }
@@ -72,12 +72,12 @@ impl Recorder {
 
     fn first_launch(&mut self, executable: &Executable) -> usize {
         let address = std::ptr::from_ref(executable) as usize;
-        if let Some(&(_, first)) = self.plans.iter().find(|(known, _)| *known == address) {
-            return first;
+        if let Some((_, first, _)) = self.plans.iter().find(|(known, ..)| *known == address) {
+            return *first;
         }
         let first = self.launches.len();
-        self.plans.push((address, first));
         let plan = executable.plan();
+        self.plans.push((address, first, plan.clone()));
         for (launch, cost) in plan.launches.iter().zip(plan.launch_costs()) {
             let (node, d) = (&plan.graph.nodes[launch.node], &launch.dispatch);
             let facts = LaunchProfile {
@@ -266,7 +266,11 @@ pub(super) fn profile(
         match measured_by(device, &mut recorder, clock, options, &mut step)? {
             Ok(measured) => {
                 let roofs = Roofs::measure(device, clock)?;
+                let memory = Memory::of(
+                    &recorder.plans.iter().map(|(_, first, plan)| (*first, plan)).collect::<Vec<_>>(),
+                );
                 let mut profile = assemble(device, recorder.launches, measured, roofs, clock);
+                profile.memory = memory;
                 (profile.subject, profile.config, profile.notes) = (subject.into(), config, notes);
                 return Ok(profile);
             }
@@ -348,6 +352,7 @@ fn assemble(device: &Device, rows: Vec<Row>, measured: Measured, roofs: Roofs, c
         timing_seconds: timing,
         roofs,
         launches,
+        memory: Memory::default(),
         timeline: steps.swap_remove(typical).timeline,
     }
 }

@@ -7,6 +7,8 @@ mod clock;
 pub mod diff;
 mod file;
 mod measure;
+mod memory;
+pub mod page;
 pub mod report;
 mod roofs;
 mod statistics;
@@ -16,6 +18,7 @@ pub mod trace;
 
 pub use clock::ClockFault;
 pub use measure::Options;
+pub use memory::{Memory, TensorLife};
 pub use roofs::Roofs;
 pub use statistics::Seconds;
 pub use subject::{operator, sampling_step, training_step};
@@ -119,6 +122,9 @@ pub struct Profile {
     pub roofs: Roofs,
     /// Every launch of a step, in order.
     pub launches: Vec<LaunchProfile>,
+    /// What the step holds in device memory.
+    #[serde(default)]
+    pub memory: Memory,
     /// One of the profiled steps, whose launches took the median.
     pub timeline: Timeline,
 }

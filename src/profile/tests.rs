@@ -3,7 +3,8 @@
 use super::diff::{Verdict, diff};
 use super::table::{By, rows};
 use super::{
-    DeviceSpan, FORMAT, HostSpan, LaunchProfile, Limit, Profile, Roofs, Seconds, Timeline, report, trace,
+    DeviceSpan, FORMAT, HostSpan, LaunchProfile, Limit, Memory, Profile, Roofs, Seconds, TensorLife,
+    Timeline, page, report, trace,
 };
 use crate::gpu::Clock;
 use crate::graph::Phase;
@@ -76,6 +77,19 @@ fn profile(noise: Noise, slowed: f64) -> Profile {
         vec![span("upload", 0.0, 1e-4), span("encode and submit", 1e-4, 5e-4), span("wait", 5e-4, 0.05)];
     let timeline = Timeline { device: device.collect(), host, submitted: 5e-4 };
     let launched = Seconds::of(&sums);
+    let tensor = |first: usize| TensorLife {
+        name: format!("blocks.{}/op0", first / 12),
+        phase: Phase::Forward,
+        bytes: 1 << 10,
+        first,
+        last: 71 - first,
+    };
+    let memory = Memory {
+        states: 1 << 20,
+        working: 36 << 10,
+        tensors: (0..36).map(tensor).collect(),
+        ..Memory::default()
+    };
     Profile {
         format: FORMAT,
         inkwash: "0".into(),
@@ -100,6 +114,7 @@ fn profile(noise: Noise, slowed: f64) -> Profile {
         timing_seconds: 1e-5,
         roofs: Roofs { flops_per_s: 1e12, bytes_per_s: 1e11, launch_seconds: 4e-6, clock_seconds: 1e-6 },
         launches,
+        memory,
         timeline,
     }
 }
@@ -257,7 +272,55 @@ fn a_profile_is_read_back_and_a_spoilt_one_is_refused() {
     assert!(spoil("/launches/3/samples/0", json!(-1.0)).contains("launches[3]"));
     assert!(spoil("/launches/3/phase", json!("tea")).contains("launches[3].phase"));
     assert!(spoil("/timeline/device/0/launch", json!(72)).contains("not listed"));
+    assert!(spoil("/memory/tensors/0/last", json!(72)).contains("not listed"));
+    assert!(spoil("/memory/tensors/0/first", json!(72)).contains("not listed"));
     std::fs::write(&path, "{").unwrap();
     assert!(Profile::read(&path).unwrap_err().to_string().contains("JSON"));
     assert!(Profile::read(folder.path()).is_err());
+}
+
+/// What a page embeds, as the script in it reads it.
+fn embedded(page: &str) -> serde_json::Value {
+    let (_, rest) = page.split_once("<script id=\"profile\" type=\"application/json\">").unwrap();
+    serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap()
+}
+
+#[test]
+fn a_page_holds_the_whole_profile_and_loads_nothing() {
+    let profile = profile(QUIET, 1.0);
+    let page = page::page(&profile).unwrap();
+    assert_eq!(embedded(&page), serde_json::to_value(&profile).unwrap());
+    // The one address is the name of SVG's elements, which nothing is loaded from.
+    let addresses = page.replace("http://www.w3.org/2000/svg", "");
+    for way_out in ["http:", "https:", "url(", "@import", "src=", "href=\"/", "fetch(", "import("] {
+        assert!(!addresses.contains(way_out), "{way_out}");
+    }
+    assert!(page.contains("default-src 'none'"));
+    for left_over in ["{{style}}", "{{script}}", "{{profile}}"] {
+        assert!(!page.contains(left_over), "{left_over}");
+    }
+}
+
+#[test]
+fn names_of_any_kind_stay_within_the_data_of_a_page() {
+    let mut profile = profile(QUIET, 1.0);
+    let elements = |page: &str| ["<script", "</script", "<!--", "<img"].map(|tag| page.matches(tag).count());
+    let plain = elements(&page::page(&profile).unwrap());
+    let names = [
+        "</script><script>alert(1)</script>",
+        "<!--<script>",
+        "\"quotes\" and 'such' \\",
+        "<img src=x onerror=alert(1)>",
+        "模块.块 \u{2028}\u{2029} é \u{1f58b}",
+        "{{profile}} {{script}} $& $1",
+        "\u{0} \n \t",
+    ];
+    for (launch, name) in profile.launches.iter_mut().zip(names.iter().cycle()) {
+        (launch.module, launch.variant) = ((*name).into(), (*name).into());
+    }
+    (profile.device, profile.notes) = (names[0].into(), names.map(String::from).into());
+    profile.memory.tensors[0].name = names[1].into();
+    let page = page::page(&profile).unwrap();
+    assert_eq!(embedded(&page), serde_json::to_value(&profile).unwrap());
+    assert_eq!(elements(&page), plain);
 }
