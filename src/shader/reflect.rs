@@ -169,6 +169,7 @@ impl Interface {
         interface.bindings.sort_by_key(|b| b.binding);
         Ok(interface)
     }
+
     /// Whether launches made for `expected` can run an entry point with this interface; if not, what differs. The order of
     /// parameters and the numbers of bindings are free, and a buffer that is declared need not be used.
     pub fn fits(&self, expected: &Self) -> Result<(), String> {
