@@ -179,7 +179,11 @@ pub fn diff(diff: &Diff) -> String {
         let _ = writeln!(text, "{:<16}{warning}", "careful");
     });
     let percent = |x: f64| format!("{:+.1} %", x * 100.0);
-    let noise = |c: &Change| format!("{:.1} %", c.noise * 100.0);
+    // A step that other work drew out to many times its length gives numbers that nobody can read.
+    let noise = |c: &Change| match c.noise * 100.0 {
+        much if much > 1000.0 => "> 1000 %".to_string(),
+        part => format!("{part:.1} %"),
+    };
     let _ = writeln!(text, "{:<16}{} for most kernels, taken out below", "drift", percent(diff.drift));
     let widest = diff.kernels.iter().take(3).map(|c| format!("{} {}", c.name, noise(c)));
     let _ = writeln!(text, "{:<16}{}", "noise", widest.collect::<Vec<_>>().join(", "));
