@@ -33,7 +33,9 @@ pub use image_grid::{GridExtent, encode_grid, save_grid, save_single, to_bytes};
 pub use jsonl::{JsonLines, write_json};
 #[cfg(feature = "charts")]
 pub use labelled_rows::save_rows;
-pub(crate) use open::{open_file, placeholder};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use open::open_file;
+pub(crate) use open::placeholder;
 pub use png::{is_whole_png, read_single};
 pub use tensor_file::{Tensor, TensorFile};
 pub(crate) use text::read_text;
