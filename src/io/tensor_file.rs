@@ -194,7 +194,7 @@ pub fn write(path: &Path, file: &TensorFile) -> Result<(), FileError> {
 /// The same with a checksum of the content in the metadata, which [`read`] checks.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_sealed(path: &Path, file: &TensorFile) -> Result<(), FileError> {
     let mut checksum = Checksum::new(&file.metadata);
     for (name, tensor) in &file.tensors {

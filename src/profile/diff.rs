@@ -1,7 +1,7 @@
 //! Two profiles compared, kernel by kernel, with what the noise of both leaves of a difference.
 //!
-//! Other work on a machine only ever adds to a launch's time, so a kernel is judged by its launches' [`LOW`] quantiles, which few
-//! disturbances reach. Three things may pass for a change, and widen the band in which nothing is said:
+//! Other work on a machine only ever adds to a launch's time, so a kernel is judged by its launches' low quantiles: a tenth of
+//! the runs took less, which few disturbances reach. Three things may pass for a change, and widen the band in which nothing is said:
 //!
 //! - chance, by the bootstrap over the runs of each profile;
 //! - disturbances that reached the low quantile too: half the way from it to the median;
