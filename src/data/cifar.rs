@@ -155,6 +155,7 @@ fn read(cifar: Cifar, files: &[PathBuf], opening: &mut Opening) -> Result<Datase
     for path in files {
         records += length(cifar, path)? / cifar.record_bytes();
     }
+    opening.has_coarse_labels = cifar == Cifar::Hundred;
     let (names_file, published, place) = cifar.labels(opening.options.class_labels);
     let mut pictures = raw::Collector::new(&first, records, (SIDE, SIDE), true, opening)?;
     let mut labels = Vec::new();

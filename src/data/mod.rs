@@ -143,6 +143,8 @@ struct Opening<'a> {
     options: &'a Options,
     report: &'a mut Report,
     progress: &'a Progress<'a>,
+    /// Whether `options.class_labels` says anything of the data.
+    has_coarse_labels: bool,
 }
 
 /// Decoded pictures, u8, channels-last, all of one size, held in memory.
@@ -197,7 +199,12 @@ impl Dataset {
         report: &mut Report,
         progress: &Progress,
     ) -> Result<Self, DataError> {
-        let dataset = Self::read(spec, &mut Opening { options, report, progress })?;
+        let mut opening = Opening { options, report, progress, has_coarse_labels: false };
+        let dataset = Self::read(spec, &mut opening)?;
+        if options.class_labels == ClassLabels::Coarse && !opening.has_coarse_labels {
+            let note = "coarse class labels are asked for, which only CIFAR-100 has; nothing changes";
+            opening.report.notes.push(note.into());
+        }
         report.count(&dataset);
         Ok(dataset)
     }

@@ -215,6 +215,13 @@ fn cifar_100_has_fine_and_coarse_classes() {
         assert_eq!((data.class_names.len(), class(&data, 0)), (20, "vehicles_2".into()));
         assert_eq!(class(&data, 1), "fruit_and_vegetables");
     }
+    let coarse = |data: &Path| {
+        let (_, report) =
+            open_reported(data, &Options { class_labels: ClassLabels::Coarse, ..options(8, 1) });
+        report.notes.iter().any(|note| note.contains("only CIFAR-100"))
+    };
+    let ten = folder(&[("data_batch_1.bin", &record(&[9]))]);
+    assert!(!coarse(whole.path()) && coarse(ten.path()));
     assert_eq!(class(&open(whole.path(), &of_split("test")).unwrap(), 0), "aquarium_fish");
 
     let bad = folder(&[("train.bin", &record(&[20, 0])), ("coarse_label_names.txt", b"")]);
