@@ -90,7 +90,13 @@ fn check(profile: &Profile) {
     );
     assert!(profile.launches.iter().all(|l| l.samples.len() == profile.runs && l.seconds.p5 >= 0.0));
     assert!(profile.launched.median > 0.0 && profile.wall_seconds > 0.0);
-    assert!(profile.accounted_seconds > 0.0 && profile.profiled.median > 0.0);
+    // The launches of each run, together: times are kept to the nanosecond.
+    let of_run = |run: usize| profile.launches.iter().map(|l| l.samples[run]).sum::<f64>();
+    let mut launched: Vec<f64> = (0..profile.runs).map(of_run).collect();
+    launched.sort_by(f64::total_cmp);
+    let rounding = 1e-9 * profile.launches.len() as f64;
+    let middle = 0.5 * (launched[(profile.runs - 1) / 2] + launched[profile.runs / 2]);
+    assert!((profile.launched.median - middle).abs() < rounding);
     assert_eq!(profile.unaccounted_seconds(), profile.wall_seconds - profile.accounted_seconds);
     assert!(
         profile.roofs.flops_per_s > 0.0
@@ -103,7 +109,16 @@ fn check(profile: &Profile) {
 fn a_training_step_is_measured_by_every_clock() {
     let Some(device) = open_device() else { return };
     for clock in clocks(&device) {
-        let options = Options { runs: 3, warmup: 1, clock: Some(clock) };
+        // Of a single run, every median is its one value, and the account is a sum.
+        let options = Options { runs: 1, warmup: 1, clock: Some(clock) };
+        let one = training_step(&device, &tiny(), None, &options).unwrap();
+        check(&one);
+        let [upload, encode, launched, gaps] =
+            [one.upload, one.encode, one.launched, one.gaps].map(|part| part.median);
+        let sum = upload + encode + launched + gaps - one.timing_seconds;
+        assert!((one.accounted_seconds - sum).abs() < 1e-9, "{} and {sum}", one.accounted_seconds);
+
+        let options = Options { runs: 3, ..options };
         let profile = training_step(&device, &tiny(), None, &options).unwrap();
         check(&profile);
         assert_eq!((profile.clock, profile.runs), (clock, 3));
