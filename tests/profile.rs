@@ -106,11 +106,19 @@ fn check(profile: &Profile) {
 }
 
 #[test]
+fn nothing_is_captured_without_a_debugger() {
+    let Some(device) = open_device() else { return };
+    let options = Options { runs: 1, capture: true, ..Options::default() };
+    let error = training_step(&device, &tiny(), None, &options).unwrap_err();
+    assert!(error.to_string().contains("no debugger is attached"), "{error}");
+}
+
+#[test]
 fn a_training_step_is_measured_by_every_clock() {
     let Some(device) = open_device() else { return };
     for clock in clocks(&device) {
         // Of a single run, every median is its one value, and the account is a sum.
-        let options = Options { runs: 1, warmup: 1, clock: Some(clock) };
+        let options = Options { runs: 1, warmup: 1, clock: Some(clock), ..Options::default() };
         let one = training_step(&device, &tiny(), None, &options).unwrap();
         check(&one);
         let [upload, encode, launched, gaps] =

@@ -49,6 +49,9 @@ pub struct ProfileArgs {
     /// How launches are timed; the best that can be trusted if left out
     #[arg(long, value_enum, value_name = "CLOCK")]
     clock: Option<Clock>,
+    /// Before measuring, let the debugger that this runs under (RenderDoc, Xcode) capture one step
+    #[arg(long)]
+    capture: bool,
     /// What the rows of the table sum up; by phase and by operator if left out
     #[arg(long, value_enum, value_name = "WHAT")]
     by: Option<By>,
@@ -168,7 +171,12 @@ fn compare(before: &Path, after: &Path, threshold: f64, json: bool) -> Result<Ex
 
 /// Measures what was asked for.
 fn measure(args: &ProfileArgs, device: &DeviceArgs) -> Result<Profile, Failure> {
-    let options = Options { runs: args.runs as usize, warmup: args.warmup as usize, clock: args.clock };
+    let options = Options {
+        runs: args.runs as usize,
+        warmup: args.warmup as usize,
+        clock: args.clock,
+        capture: args.capture,
+    };
     if let Some(op) = &args.op {
         let cases = args.operator.cases(op)?;
         let device = device.open()?;

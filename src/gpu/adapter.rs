@@ -24,10 +24,11 @@ pub struct Info {
 }
 
 fn instance(backends: wgpu::Backends) -> wgpu::Instance {
-    wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    })
+    let descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // With DEBUG, Vulkan is told the names of groups, kernels and buffers, which the debuggers of all vendors show; the other
+    // backends always are. WGPU_DEBUG=0 leaves it out.
+    let flags = (descriptor.flags | wgpu::InstanceFlags::DEBUG).with_env();
+    wgpu::Instance::new(wgpu::InstanceDescriptor { backends, flags, ..descriptor })
 }
 
 fn backends(name: Option<&str>) -> Result<wgpu::Backends, GpuError> {

@@ -16,7 +16,7 @@ const SUBMISSIONS_AHEAD: usize = 8;
 
 /// An open device with its compiled pipelines.
 pub struct Device {
-    device: wgpu::Device,
+    pub(super) device: wgpu::Device,
     queue: wgpu::Queue,
     /// What plans for this device may ask for.
     pub caps: Caps,

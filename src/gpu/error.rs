@@ -60,6 +60,15 @@ pub enum GpuError {
         /// wgpu's words.
         message: String,
     },
+    /// Nothing to capture with.
+    #[error(
+        "nothing can capture the device: no debugger is attached to this program by {backend}. Start it from one: \
+         `renderdoccmd capture -w inkwash ...` (Vulkan, Direct3D 12), or Xcode, or METAL_CAPTURE_ENABLED=1 (Metal)"
+    )]
+    NoDebugger {
+        /// The device's interface.
+        backend: String,
+    },
     /// A tensor whose memory others have taken by the end of the run.
     #[error("`{tensor}` is not kept: make it an output of the graph to read it")]
     NotKept {

@@ -1,6 +1,7 @@
 //! A plan made runnable: buffers allocated, parameters packed, bind groups made, once; then each run
 //! only encodes and submits.
 
+use super::debugger::Groups;
 use super::device::Pipeline;
 use super::store::{STORAGE, from_bits};
 use super::{Clock, Device, GpuError, Store, Timing};
@@ -157,14 +158,44 @@ impl Executable {
         ranges(self.launches.iter().map(|launch| launch.flops), SUBMISSION_FLOPS)
     }
 
+    /// A pass that begins with a launch, and is named by it.
+    fn pass<'e>(
+        &self,
+        encoder: &'e mut wgpu::CommandEncoder,
+        first: usize,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites>,
+    ) -> wgpu::ComputePass<'e> {
+        let label = Some(self.launches[first].pipeline.label.as_str());
+        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes })
+    }
+
+    /// Encodes a launch in a pass of its own.
+    fn alone(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        number: usize,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites>,
+    ) {
+        let mut pass = self.pass(encoder, number, timestamp_writes);
+        let mut groups = Groups::default();
+        groups.enter(&mut pass, self, number);
+        encode(&mut pass, &self.launches[number]);
+        groups.leave(&mut pass);
+    }
+
     /// Encodes and submits every launch. Waits for no result, only for the device to keep up: a few runs ahead of it is
     /// enough.
     pub async fn run(&self) -> Result<(), GpuError> {
         for range in self.submissions() {
             let mut encoder = self.device.encoder();
             {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                self.launches[range].iter().for_each(|launch| encode(&mut pass, launch));
+                let mut pass = self.pass(&mut encoder, range.start, None);
+                let mut groups = Groups::default();
+                for number in range {
+                    groups.enter(&mut pass, self, number);
+                    encode(&mut pass, &self.launches[number]);
+                }
+                groups.leave(&mut pass);
             }
             self.device.submit(encoder).await?;
         }
@@ -194,19 +225,22 @@ impl Executable {
             let last = range.end == self.launches.len();
             let mut encoder = self.device.encoder();
             if in_passes {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                let mut pass = self.pass(&mut encoder, range.start, None);
+                let mut groups = Groups::default();
                 let (queries, begin) = timing.query(next);
                 pass.write_timestamp(queries, begin);
-                for launch in &self.launches[range] {
+                for number in range {
                     timing.launch(next, next + 1);
                     next += 1;
-                    encode(&mut pass, launch);
+                    groups.enter(&mut pass, self, number);
+                    encode(&mut pass, &self.launches[number]);
                     let (queries, end) = timing.query(next);
                     pass.write_timestamp(queries, end);
                 }
+                groups.leave(&mut pass);
                 next += 1;
             } else {
-                for launch in &self.launches[range] {
+                for number in range {
                     timing.launch(next, next + 1);
                     let (query_set, begin) = timing.query(next);
                     let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
@@ -214,9 +248,7 @@ impl Executable {
                         beginning_of_pass_write_index: Some(begin),
                         end_of_pass_write_index: Some(begin + 1),
                     });
-                    let label = Some(launch.pipeline.label.as_str());
-                    let pass = wgpu::ComputePassDescriptor { label, timestamp_writes };
-                    encode(&mut encoder.begin_compute_pass(&pass), launch);
+                    self.alone(&mut encoder, number, timestamp_writes);
                     next += 2;
                 }
             }
@@ -235,9 +267,9 @@ impl Executable {
         &self,
         mut visit: impl AsyncFnMut(usize, f64) -> Result<ControlFlow<B>, GpuError>,
     ) -> Result<Option<B>, GpuError> {
-        for (number, launch) in self.launches.iter().enumerate() {
+        for number in 0..self.launches.len() {
             let mut encoder = self.device.encoder();
-            encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), launch);
+            self.alone(&mut encoder, number, None);
             let start = std::time::Instant::now();
             self.device.submit(encoder).await?;
             self.device.idle().await?;

@@ -4,6 +4,7 @@
 //! `.block_on()` on what it returns ([`Blocking`]).
 
 mod adapter;
+mod debugger;
 mod device;
 mod error;
 mod executable;

@@ -19,11 +19,13 @@ pub struct Options {
     pub warmup: usize,
     /// This clock and no other; the best that can be trusted if left out.
     pub clock: Option<Clock>,
+    /// Let the debugger that is attached capture one step more, before those that are measured.
+    pub capture: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { runs: 20, warmup: 2, clock: None }
+        Self { runs: 20, warmup: 2, clock: None, capture: false }
     }
 }
 
@@ -250,6 +252,12 @@ pub(super) fn profile(
 ) -> Result<Profile, ProfileError> {
     let features = &device.caps.features;
     let mut notes = Vec::new();
+    if options.capture {
+        for _ in 0..options.warmup {
+            step(&mut Recorder::default())?;
+        }
+        device.captured(|| step(&mut Recorder::default()))?;
+    }
     for clock in Clock::ALL {
         if options.clock.is_some_and(|wanted| wanted != clock) {
             continue;
