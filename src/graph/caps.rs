@@ -25,6 +25,14 @@ impl Kernels {
             Self::Workgroup => "workgroup",
         }
     }
+
+    /// The same where its shaders use subgroup operations.
+    pub fn name_with_subgroups(self) -> &'static str {
+        match self {
+            Self::Registers => "registers, subgroups",
+            Self::Workgroup => "workgroup, subgroups",
+        }
+    }
 }
 
 /// The limits that bound a launch.
@@ -121,12 +129,27 @@ impl Caps {
         dtype != DType::F16 || self.features.f16
     }
 
-    /// A candidate for each kind of kernels, the preferred one first; one alone where the launches are the same.
+    /// The size of every subgroup, where shaders may use subgroup operations and all have one size.
+    pub fn subgroup(&self) -> Option<usize> {
+        let (least, greatest) = self.features.subgroups?;
+        (least == greatest).then_some(least as usize)
+    }
+
+    /// A candidate for each kind of kernels, with subgroups and without them, the preferred one first; one alone where the launches
+    /// are the same.
     pub fn both(&self, program: impl Fn(&Self) -> Program) -> Vec<Candidate> {
         let mut variants = self.variants();
         variants.sort_by_key(|caps| caps.kernels != self.kernels);
-        let mut candidates: Vec<Candidate> =
-            variants.iter().map(|caps| Candidate::new(caps.kernels.name(), program(caps))).collect();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for caps in variants {
+            let (kernels, with) = (caps.kernels, program(&caps));
+            let features = Features { subgroups: None, ..caps.features.clone() };
+            let without = program(&Self { features, ..caps });
+            if with != without {
+                candidates.push(Candidate::new(kernels.name_with_subgroups(), with));
+            }
+            candidates.push(Candidate::new(kernels.name(), without));
+        }
         candidates.dedup_by(|other, preferred| other.program == preferred.program);
         candidates
     }

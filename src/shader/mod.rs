@@ -106,6 +106,7 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/philox"),
     wgsl!("lib/pixel_run"),
     wgsl!("lib/reduce"),
+    wgsl!("lib/reduce_subgroup"),
     wgsl!("lib/step"),
     wgsl!("lib/stream"),
     wgsl!("lib/stream_direct"),
