@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tensor", &[]),
     ("rng", &[]),
     ("shader", &[]),
+    ("isa", &["shader"]),
     ("graph", &["tensor", "shader"]),
     ("ops", &["tensor", "rng", "shader", "graph"]),
     ("gpu", &["tensor", "shader", "graph"]),
@@ -68,6 +69,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tensor",
             "rng",
             "shader",
+            "isa",
             "graph",
             "ops",
             "gpu",
@@ -95,6 +97,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 const CONFINED: &[(&str, &str)] = &[
     ("wgpu", "gpu"),
     ("naga", "shader"),
+    ("ash", "isa"),
     ("cpu_time", "bench"),
     ("plotters", "io"),
     ("dejavu", "io"),

@@ -88,15 +88,19 @@ enum KernelsArg {
 }
 
 impl DeviceArgs {
-    fn open(&self) -> Result<Arc<Device>, GpuError> {
-        let kernels = self.kernels.map(|k| match k {
+    /// The algorithms that were asked for.
+    fn kernels(&self) -> Option<Kernels> {
+        self.kernels.map(|k| match k {
             KernelsArg::Registers => Kernels::Registers,
             KernelsArg::Workgroup => Kernels::Workgroup,
-        });
+        })
+    }
+
+    fn open(&self) -> Result<Arc<Device>, GpuError> {
         Device::open(&Choice {
             device: self.device.clone(),
             backend: self.backend.clone(),
-            kernels,
+            kernels: self.kernels(),
             shaders: self.folder.clone(),
         })
         .block_on()

@@ -117,10 +117,7 @@ fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failur
 
 /// The plan of a run, with the network in full, for a device of WebGPU's default limits.
 pub(super) fn plan(config: &TrainConfig, device: &DeviceArgs) -> Result<RunPlan, Failure> {
-    let kernels = match device.kernels {
-        Some(super::KernelsArg::Registers) => Kernels::Registers,
-        Some(super::KernelsArg::Workgroup) | None => Kernels::Workgroup,
-    };
+    let kernels = device.kernels().unwrap_or(Kernels::Workgroup);
     // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
     let base = Caps::webgpu(kernels);
     let limits = Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..base.limits };

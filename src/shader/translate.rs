@@ -37,6 +37,7 @@ pub fn to_spirv(
         bounds_check_policies: bounds(checked),
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
         force_loop_bounding: checked,
+        emit_int_div_checks: checked,
         ..spv::Options::default()
     };
     let pipeline = spv::PipelineOptions { shader_stage: STAGE, entry_point: entry.into() };

@@ -6,7 +6,7 @@ use super::step::{Task, TrainPlans, Trainer};
 use super::{Classification, Diffusion, NetworkKind, PictureBatch, TrainConfig, TrainError, TrainStates};
 use crate::classifier::Classifier;
 use crate::diffusion::UNet;
-use crate::graph::{Caps, Plan};
+use crate::graph::{Caps, Launch, Plan};
 use crate::nn::{ConfigError, Parameters};
 
 /// What a run will do to a device, before it is asked for.
@@ -16,6 +16,10 @@ pub struct RunPlan {
     pub parameters: Parameters,
     /// The plans of a training step.
     pub plans: TrainPlans,
+    /// The plan of the held-out loss.
+    pub evaluation: Plan,
+    /// The plans of sample grids, if the network draws.
+    pub grids: Vec<Plan>,
     /// Device bytes to train, evaluate and sample.
     pub bytes: u64,
 }
@@ -37,7 +41,13 @@ impl RunPlan {
         let grids = task.grid_plans(&states, caps)?;
         let all: Vec<&Plan> = [&plans.micro, &plans.update, &evaluation].into_iter().chain(&grids).collect();
         let bytes = Plan::bytes_together(&all);
-        Ok(Self { parameters, plans, bytes })
+        Ok(Self { parameters, plans, evaluation, grids, bytes })
+    }
+
+    /// Every launch of every plan.
+    pub fn launches(&self) -> impl Iterator<Item = &Launch> {
+        let of_step = [&self.plans.micro, &self.plans.update];
+        of_step.into_iter().chain([&self.evaluation]).chain(&self.grids).flat_map(|plan| &plan.launches)
     }
 }
 

@@ -1,5 +1,7 @@
 //! `inkwash shaders`.
 
+mod isa;
+
 use super::{DeviceArgs, Failure};
 use crate::diffusion::Preset;
 use crate::graph::{Caps, Kernels};
@@ -29,6 +31,9 @@ enum ShadersCommand {
     },
     /// A shader as it is compiled: imports and the variant's values put in, or translated to a platform's language
     Show(ShowArgs),
+    /// What the driver's compiler makes of kernels: registers, spills, scratch memory, and the instructions of the hottest loop.
+    /// `scripts/shader-isa` asks Mesa's driver for AMD's GPUs, which needs no GPU
+    Isa(Box<isa::IsaArgs>),
     /// Write all WGSL files into a folder, to edit them and give it to --shaders
     Export {
         /// Folder to write; must be new or empty
@@ -72,20 +77,32 @@ pub fn run(args: &ShadersArgs, device: &DeviceArgs) -> Result<ExitCode, Failure>
         ShadersCommand::List { name: None } => list()?,
         ShadersCommand::List { name: Some(name) } => list_variants(find(name)?)?,
         ShadersCommand::Show(args) => show(args, device)?,
+        ShadersCommand::Isa(args) => isa::run(args, device)?,
         ShadersCommand::Export { out } => export(out)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The kernels of the catalogue, and of a training step of each preset.
+/// The kernels of the catalogue, and of a run of each preset.
 fn used() -> Result<BTreeSet<Kernel>, Failure> {
     let mut kernels = ops::kernels();
-    for preset in Preset::ALL {
-        for caps in Caps::webgpu(Kernels::Registers).variants() {
-            let config = TrainConfig { preset, batch: 2, ..TrainConfig::default() };
-            let plans = RunPlan::new(&config, &caps)?.plans;
-            let launches = plans.micro.launches.iter().chain(&plans.update.launches);
-            kernels.extend(launches.map(|launch| launch.dispatch.kernel()));
+    for caps in Caps::webgpu(Kernels::Registers).variants() {
+        kernels.extend(of_runs(&Preset::ALL, &[2], |config| Ok(RunPlan::new(config, &caps)?))?);
+    }
+    Ok(kernels)
+}
+
+/// The kernels of training, held-out loss and sampling of each preset at each batch.
+fn of_runs(
+    presets: &[Preset],
+    batches: &[usize],
+    plan: impl Fn(&TrainConfig) -> Result<RunPlan, Failure>,
+) -> Result<BTreeSet<Kernel>, Failure> {
+    let mut kernels = BTreeSet::new();
+    for &preset in presets {
+        for &batch in batches {
+            let plan = plan(&TrainConfig { preset, batch, ..TrainConfig::default() })?;
+            kernels.extend(plan.launches().map(|launch| launch.dispatch.kernel()));
         }
     }
     Ok(kernels)
