@@ -13,6 +13,8 @@ use crate::shader::{self, Folder, Kernel, ShaderError, Target};
 pub struct Statistic {
     /// As the driver calls it.
     pub name: String,
+    /// The driver's words for what it is.
+    pub description: String,
     /// A number, or true or false.
     pub value: serde_json::Value,
 }
@@ -41,7 +43,7 @@ pub enum Property {
     Spills,
     /// Scalar registers that did not fit and are kept in vector registers.
     ScalarSpills,
-    /// Bytes of private memory of an invocation: spills, and arrays that are indexed at run time.
+    /// Bytes of private memory: spills, and arrays that did not fit into registers. RADV counts those of a subgroup.
     Scratch,
     /// Bytes of workgroup memory.
     Workgroup,
@@ -60,8 +62,8 @@ impl Property {
         Self::ScalarSpills,
         Self::Scratch,
         Self::Workgroup,
-        Self::Occupancy,
         Self::Code,
+        Self::Occupancy,
     ];
 
     /// Its head in a table and its key in JSON.

@@ -179,11 +179,15 @@ impl Compiler {
         // SAFETY: as above, and the pipeline has an executable of this index.
         let found = unsafe { self.executables.get_pipeline_executable_statistics(&info) }
             .map_err(failed("vkGetPipelineExecutableStatisticsKHR"))?;
-        let statistics = found.iter().map(|s| Statistic { name: text(&s.name), value: value(s) }).collect();
+        let statistics = found.iter().map(|s| Statistic {
+            name: text(&s.name),
+            description: text(&s.description),
+            value: value(s),
+        });
         Ok(Executable {
             name: text(&properties.name),
             subgroup_size: properties.subgroup_size,
-            statistics,
+            statistics: statistics.collect(),
             assembly: self.assembly(&info)?,
         })
     }

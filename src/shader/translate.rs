@@ -57,6 +57,7 @@ pub fn to_msl(
         bounds_check_policies: bounds(checked),
         zero_initialize_workgroup_memory: false,
         force_loop_bounding: checked,
+        emit_int_div_checks: checked,
         ..msl::Options::default()
     };
     let pipeline =

@@ -175,6 +175,7 @@ fn to_json(compiler: &Compiler, rows: &[Row]) -> Value {
             object.insert(property.name().into(), row.executable.property(property).into());
         }
         object.insert("loop".into(), json!(row.hottest));
+        object.insert("fma_share".into(), json!(row.hottest.map(|mix| mix.fma_share())));
         let told = row.executable.statistics.iter().map(|s| (s.name.clone(), s.value.clone()));
         object.insert("statistics".into(), told.collect::<Map<_, _>>().into());
         Value::Object(object)
@@ -202,16 +203,16 @@ fn to_csv(compiler: &Compiler, rows: &[Row]) -> String {
 
 fn table(compiler: &Compiler, rows: &[Row]) -> String {
     let mut text = format!("{}   {}\n\n", compiler.device, compiler.driver);
-    text += "                           whole kernel                                    \
-             |             hottest loop                     |\n";
-    text += "subgroup registers  scalar spills scalar scratch workgroup occupancy code B \
+    text += "             registers        spills             bytes of              \
+             |      instructions of the hottest loop              FMA |\n";
+    text += "subgroup vector scalar vector scalar scratch workgroup   code occupancy \
              | matrix  FMA other scalar workgroup memory share | kernel\n";
     for row in rows {
         let of = |p| row.executable.property(p).map_or("-".into(), |n: u64| n.to_string());
-        let [registers, scalar, spills, scalar_spills, scratch, workgroup, occupancy, code] =
+        let [registers, scalar, spills, scalar_spills, scratch, workgroup, code, occupancy] =
             Property::ALL.map(of);
         text += &format!(
-            "{:>8} {registers:>9} {scalar:>7} {spills:>6} {scalar_spills:>6} {scratch:>7} {workgroup:>9} {occupancy:>9} {code:>6} | ",
+            "{:>8} {registers:>6} {scalar:>6} {spills:>6} {scalar_spills:>6} {scratch:>7} {workgroup:>9} {code:>6} {occupancy:>9} | ",
             row.executable.subgroup_size
         );
         text += &match row.hottest {
@@ -229,7 +230,8 @@ fn table(compiler: &Compiler, rows: &[Row]) -> String {
     if let [row] = rows {
         text += "\nas the driver says it\n";
         for statistic in &row.executable.statistics {
-            text += &format!("  {:<24} {}\n", statistic.name, statistic.value);
+            let value = statistic.value.to_string();
+            text += &format!("  {:<22} {value:<20} {}\n", statistic.name, statistic.description);
         }
     }
     text
