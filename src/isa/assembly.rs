@@ -11,11 +11,11 @@ pub struct Mix {
     pub matrix: u32,
     /// Fused multiply-adds of floats, and dot products. A pair that is issued together counts two.
     pub fma: u32,
-    /// Other vector instructions.
+    /// Other vector instructions, exchanges among a subgroup's invocations too.
     pub other: u32,
     /// Scalar instructions, branches and barriers.
     pub scalar: u32,
-    /// Loads and stores of workgroup memory.
+    /// Loads, stores and atomics of workgroup memory.
     pub workgroup: u32,
     /// Loads, stores and atomics of buffers and of scratch memory.
     pub memory: u32,
@@ -41,7 +41,7 @@ impl Mix {
                 &mut mix.matrix
             } else if is_fma(opcode) {
                 &mut mix.fma
-            } else if has(&["ds_load", "ds_read", "ds_store", "ds_write"]) {
+            } else if has(&["ds_"]) && !has(&["ds_bpermute", "ds_permute", "ds_swizzle"]) {
                 &mut mix.workgroup
             } else if has(&["buffer_gl", "buffer_inv", "s_"]) {
                 &mut mix.scalar
@@ -111,7 +111,7 @@ fn blocks(assembly: &str) -> Vec<Block<'_>> {
     blocks
 }
 
-/// A loop: the blocks of its body, and whether another loop's are a part of them.
+/// A loop: the block that it begins with, and all blocks of its body, those of loops within it too.
 struct Loop {
     header: usize,
     body: BTreeSet<usize>,
@@ -143,8 +143,8 @@ fn loops(blocks: &[Block<'_>]) -> Vec<Loop> {
     loops
 }
 
-/// The loop that has the most matrix products, then the most FMAs, outside loops within it, with all that is in it, loops within it
-/// counted once; `None` where no loop has any. The assembly is what RADV prints.
+/// What is in the loop that has the most matrix products, then the most FMAs, of its own, outside loops within it. These are
+/// counted in, once. `None` where no loop has any. The assembly is what RADV prints.
 pub fn hottest_loop(assembly: &str) -> Option<Mix> {
     let blocks = blocks(assembly);
     let loops = loops(&blocks);

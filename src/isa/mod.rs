@@ -43,7 +43,7 @@ pub enum Property {
     Spills,
     /// Scalar registers that did not fit and are kept in vector registers.
     ScalarSpills,
-    /// Bytes of private memory: spills, and arrays that did not fit into registers. RADV counts those of a subgroup.
+    /// Bytes of private memory of an invocation: spills, and arrays that did not fit into registers.
     Scratch,
     /// Bytes of workgroup memory.
     Workgroup,
@@ -99,7 +99,11 @@ impl Executable {
     /// A property, where the driver tells it.
     pub fn property(&self, property: Property) -> Option<u64> {
         let names = property.names();
-        self.statistics.iter().find(|s| names.contains(&s.name.as_str())).and_then(|s| s.value.as_u64())
+        let found = self.statistics.iter().find(|s| names.contains(&s.name.as_str()))?;
+        let value = found.value.as_u64()?;
+        // RADV counts the private memory of a whole subgroup.
+        let shared_by = if found.name == "Scratch size" { u64::from(self.subgroup_size.max(1)) } else { 1 };
+        Some(value / shared_by)
     }
 
     /// What the hottest loop is made of: nothing where no loop multiplies and adds floats, `None` where the driver prints no

@@ -120,7 +120,7 @@ impl Compiler {
                     .stage_flags(vk::ShaderStageFlags::COMPUTE)
             })
             .collect();
-        let mut made = Made { device: &self.logical, ..Made::new(&self.logical) };
+        let mut made = Made::new(&self.logical);
         // SAFETY: naga has validated what `spirv` was made of; the layout has what the entry point binds; `name` is one of its
         // entry points, or the driver says that it is not. All that is made lives until `made` is dropped.
         unsafe {

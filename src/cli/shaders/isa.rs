@@ -23,9 +23,9 @@ pub struct IsaArgs {
     /// Kernels of a run of this network: training, held-out loss, sampling; repeatable
     #[arg(long, value_enum, value_name = "PRESET")]
     preset: Vec<Preset>,
-    /// Pictures per micro-batch, by which kernels are chosen; several are joined by commas
-    #[arg(long, value_name = "B", value_delimiter = ',', default_value = "16", value_parser = clap::value_parser!(u32).range(1..))]
-    batch: Vec<u32>,
+    /// Pictures per micro-batch, by which kernels are chosen; several are joined by commas; 16 if left out
+    #[arg(long, value_name = "B", value_delimiter = ',', value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=65536))]
+    batch: Vec<usize>,
     /// Kernels of this operator, as `doctor -v` names it
     #[arg(long, value_name = "NAME", conflicts_with_all = ["preset", "batch"])]
     op: Option<String>,
@@ -76,7 +76,7 @@ pub fn run(args: &IsaArgs, device: &DeviceArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The kernels that were asked for; all of their files' names are right.
+/// The kernels that were asked for; never none.
 fn kernels(args: &IsaArgs, device: &DeviceArgs) -> Result<Vec<Kernel>, Failure> {
     let Some(name) = &args.name else {
         return Ok(chosen(args, device)?.into_iter().collect());
@@ -84,7 +84,7 @@ fn kernels(args: &IsaArgs, device: &DeviceArgs) -> Result<Vec<Kernel>, Failure> 
     let (file, entry) = name.split_once(':').map_or((name.as_str(), None), |(f, e)| (f, Some(e)));
     let source = find(file)?;
     // A file that is named alone is looked for in all that is ever launched.
-    let anywhere = args.preset.is_empty() && args.op.is_none();
+    let anywhere = args.preset.is_empty() && args.batch.is_empty() && args.op.is_none();
     let mut kernels = if anywhere { used()? } else { chosen(args, device)? };
     kernels.retain(|kernel| kernel.source == source);
     if kernels.is_empty() {
@@ -116,9 +116,9 @@ fn chosen(args: &IsaArgs, device: &DeviceArgs) -> Result<BTreeSet<Kernel>, Failu
         }
         return Ok(kernels);
     }
-    let batches: Vec<usize> = args.batch.iter().map(|&b| b as usize).collect();
+    let batches = if args.batch.is_empty() { &[16] } else { args.batch.as_slice() };
     let presets = if args.preset.is_empty() { &Preset::ALL } else { args.preset.as_slice() };
-    of_runs(presets, &batches, |config| plan(config, device))
+    of_runs(presets, batches, |config| plan(config, device))
 }
 
 /// What the driver makes of each, on all processors.
