@@ -53,8 +53,11 @@ fn radv(arguments: &[&str]) -> Option<String> {
     Some(String::from_utf8(output.stdout).unwrap())
 }
 
-/// The driver, and (spills, scratch bytes) by kernel and variant.
-fn read(csv: &str) -> (String, BTreeMap<(String, String), (u64, u64)>) {
+/// (spills, scratch bytes) by kernel and variant.
+type Pressure = BTreeMap<(String, String), (u64, u64)>;
+
+/// The driver, and what it made of the kernels.
+fn read(csv: &str) -> (String, Pressure) {
     let mut lines = csv.lines();
     let driver = lines.next().unwrap().split(';').next().unwrap().to_string();
     let names: Vec<&str> = lines.next().unwrap().split(',').collect();
