@@ -38,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sample",
         ],
     ),
+    ("estimate", &["shader", "graph", "io", "train"]),
     ("verify", &["tensor", "graph", "ops", "gpu", "nn", "diffusion", "io", "model", "sample", "train"]),
     ("check", &["tensor", "rng", "graph", "ops", "gpu"]),
     (
@@ -79,6 +80,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "model",
             "sample",
             "train",
+            "estimate",
             "verify",
             "check",
             "profile",

@@ -192,7 +192,7 @@ impl TrainProgress {
 
 /// Parameters, operations and memory of a run, in lines.
 pub(super) fn describe(config: &TrainConfig, plan: &RunPlan) -> String {
-    let RunPlan { parameters, plans, bytes } = plan;
+    let RunPlan { parameters, plans, bytes, .. } = plan;
     let [height, width, channels] = config.picture_shape();
     let (micro, update) = (&plans.micro, &plans.update);
     let flops = plans.model_flops_per_picture(config.batch);
