@@ -14,7 +14,7 @@ pub struct InstructionMix {
     pub registers: u32,
     /// Registers that were spilled.
     pub spills: u32,
-    /// Bytes of scratch memory of a subgroup of [`SUBGROUP`], as RADV tells them.
+    /// Bytes of scratch memory of a subgroup of 64 invocations, as RADV tells them.
     pub scratch: u32,
     /// Products by matrix units.
     pub matrix: u32,
