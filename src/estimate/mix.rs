@@ -4,9 +4,6 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-/// Invocations that RADV's compute kernels run in step.
-pub const SUBGROUP: u32 = 64;
-
 /// Registers of a kernel, and the instructions in its hottest loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct InstructionMix {
@@ -14,7 +11,7 @@ pub struct InstructionMix {
     pub registers: u32,
     /// Registers that were spilled.
     pub spills: u32,
-    /// Bytes of scratch memory of a subgroup of 64 invocations, as RADV tells them.
+    /// Bytes of scratch memory of an invocation.
     pub scratch: u32,
     /// Products by matrix units.
     pub matrix: u32,

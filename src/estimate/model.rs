@@ -3,7 +3,7 @@
 //! tests beside it the figures.
 
 use super::gpu::Gpu;
-use super::mix::{InstructionMix, SUBGROUP};
+use super::mix::InstructionMix;
 use super::work::Work;
 use serde::Serialize;
 
@@ -63,8 +63,7 @@ pub fn peak_share(mix: Option<InstructionMix>) -> f64 {
 /// Bytes of scratch memory that an invocation moves in a pass of the hottest loop: as many as it has loads and stores for, and at
 /// most all of it in and out.
 fn spilled_bytes(mix: InstructionMix) -> f64 {
-    let all = f64::from(mix.scratch) / f64::from(SUBGROUP);
-    (LOAD_BYTES * f64::from(mix.memory)).min(2.0 * all)
+    (LOAD_BYTES * f64::from(mix.memory)).min(2.0 * f64::from(mix.scratch))
 }
 
 /// The seconds of all calls of a launch without the gaps before them, and what bounds it.

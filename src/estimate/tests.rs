@@ -191,7 +191,7 @@ fn a_launch_takes_the_longest_of_its_times() {
     // 256 invocations that load 100 times.
     close(model::seconds(&work(0, 100 * 16 * 256, 1), None, &gpu), (8e-6, Bound::Latency));
     // 1e9 passes of 64 bytes, at 0.7 TB/s.
-    let spilled = InstructionMix { scratch: 64 * 1024, ..mix };
+    let spilled = InstructionMix { scratch: 1024, ..mix };
     close(
         model::seconds(&work(140_000_000_000, 0, 100), Some(spilled), &gpu),
         (64e9 / 0.7e12, Bound::Spills),
