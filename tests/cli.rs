@@ -320,6 +320,49 @@ fn combinations_that_make_no_sense_are_refused() {
     refused(without_driver(at), at, &["export", "run", "out"], &["noise schedule is flow", "four chains"]);
 }
 
+/// What a step costs is told without a device, and how long it would take on one that is not here.
+#[test]
+fn a_dry_run_tells_the_cost() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let dry = ["train", "--dry-run", "--batch", "2"];
+    let json = |more: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&stdout(without_driver(at), &[&dry[..], &["--json"], more].concat())).unwrap()
+    };
+    let (without, on) = (json(&[]), json(&["--on", "h100"]));
+    assert!(without["on"].is_null() && without["totals"]["seconds"].is_null());
+    assert_eq!(without["config"]["batch"], 2);
+    let sum = |list: &serde_json::Value, field: &str| -> f64 {
+        list.as_array().unwrap().iter().map(|row| row[field].as_f64().unwrap()).sum()
+    };
+    for field in ["matrix_flops", "other_flops", "bytes_read", "bytes_written", "moved_bytes", "seconds"] {
+        let total = on["totals"][field].as_f64().unwrap();
+        for list in ["phases", "operators", "kernels", "launches"] {
+            assert!((sum(&on[list], field) / total - 1.0).abs() < 1e-9, "{list}: {field}");
+        }
+        assert!(
+            total > 0.0 && (field == "seconds" || on["totals"][field] == without["totals"][field]),
+            "{field}"
+        );
+    }
+    let seconds = on["totals"]["seconds"].as_f64().unwrap() + on["on"]["gap_seconds"].as_f64().unwrap();
+    assert_eq!(on["on"]["step_seconds"].as_f64().unwrap(), seconds);
+    assert_eq!(on["on"]["gpu"]["name"], "H100");
+    let text = stdout(without_driver(at), &[&dry[..], &["--on", "10T,500G"]].concat());
+    let assumptions = on["on"]["assumptions"].as_array().unwrap();
+    assert_eq!(text.matches("\nassumed").count(), assumptions.len());
+    assert!(text.contains("modelled step") && text.contains("conv2d_tiled:convolution"), "{text}");
+    refused(
+        without_driver(at),
+        at,
+        &[&dry[..], &["--on", "nonsense"]].concat(),
+        &["--on", "nonsense", "RTX 4090", "67T,3.35T"],
+    );
+    for flag in [&["--json"][..], &["--on", "H100"]] {
+        refused(without_driver(at), at, &[&["train", "--out", "run"], flag].concat(), &["--dry-run"]);
+    }
+}
+
 /// What a run takes over from the model that it begins from, what is given otherwise, and what does not fit.
 #[test]
 fn a_run_may_begin_from_a_model() {

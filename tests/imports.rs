@@ -39,6 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sample",
         ],
     ),
+    ("estimate", &["shader", "graph", "io", "train"]),
     ("verify", &["tensor", "graph", "ops", "gpu", "nn", "diffusion", "io", "model", "sample", "train"]),
     ("check", &["tensor", "rng", "graph", "ops", "gpu"]),
     (
@@ -81,6 +82,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "model",
             "sample",
             "train",
+            "estimate",
             "verify",
             "check",
             "profile",

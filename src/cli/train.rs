@@ -3,6 +3,7 @@
 use super::configuration::{of_new_run, of_resumed_run};
 use super::progress::{Bar, TrainProgress, describe};
 use super::{DeviceArgs, Failure, interruption};
+use crate::estimate::{self, Estimate, Gpu};
 use crate::graph::{Caps, Kernels, Limits};
 use crate::train::{Inherited, RunOptions, RunPlan, TrainConfig, TrainEvent, open_data, train};
 use clap::ArgMatches;
@@ -29,6 +30,13 @@ pub struct TrainArgs {
     /// Print kernels, parameters, FLOPs and memory, and stop; needs no device
     #[arg(long)]
     dry_run: bool,
+    /// With --dry-run: how long the step would take on this GPU, by a model that is printed with it. H100, "RTX 4090" and others,
+    /// which an unknown name lists; or f32 operations and bytes per second, as in 67T,3.35T
+    #[arg(long, value_name = "NAME|FLOPS,BANDWIDTH", requires = "dry_run")]
+    on: Option<String>,
+    /// With --dry-run: print one JSON object (docs/profiling.md)
+    #[arg(long, requires = "dry_run")]
+    json: bool,
     /// Print nothing but errors and warnings
     #[arg(long, short)]
     quiet: bool,
@@ -42,12 +50,12 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
     for warning in &inherited.warnings {
         eprintln!("warning: {warning}");
     }
-    if !args.quiet {
+    if !args.quiet && !args.json {
         inherited.notes.iter().for_each(|note| println!("note            {note}"));
     }
     config.validate()?;
     if args.dry_run {
-        return dry_run(&config, device);
+        return dry_run(&config, args, device);
     }
     let (out, resume) = match (&args.resume, &args.out) {
         (Some(folder), _) => (folder.clone(), true),
@@ -103,23 +111,37 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// The plan at WebGPU's default limits, without a device.
-fn dry_run(config: &TrainConfig, device: &DeviceArgs) -> Result<ExitCode, Failure> {
+/// The plan and what it costs, without a device.
+fn dry_run(config: &TrainConfig, args: &TrainArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
+    let gpu = args.on.as_deref().map(Gpu::parse).transpose().map_err(|e| format!("--on {e}"))?;
     // Only the number of classes depends on the pictures.
     let class_names = if config.learns_classes() { open_data(config)?.0.class_names } else { Vec::new() };
     let config = config.with_network(&class_names);
-    let plan = plan(&config, device)?;
-    print!("{}", plan.plans.micro);
-    print!("{}", plan.plans.update);
-    print!("{}", describe(&config, &plan));
+    let plan = match gpu {
+        Some(gpu) => RunPlan::new(&config, &gpu.caps(kernels(device)))?,
+        None => plan(&config, device)?,
+    };
+    let estimate = Estimate::new(&config, &plan, gpu)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&estimate)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if gpu.is_none() {
+        println!("{}{}", plan.plans.micro, plan.plans.update);
+    }
+    print!("{}{}", estimate::report::text(&estimate), describe(&config, &plan));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The kernels that were asked for, or those of GPUs.
+fn kernels(device: &DeviceArgs) -> Kernels {
+    device.kernels().unwrap_or(Kernels::Workgroup)
 }
 
 /// The plan of a run, with the network in full, for a device of WebGPU's default limits.
 pub(super) fn plan(config: &TrainConfig, device: &DeviceArgs) -> Result<RunPlan, Failure> {
-    let kernels = device.kernels().unwrap_or(Kernels::Workgroup);
     // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
-    let base = Caps::webgpu(kernels);
+    let base = Caps::webgpu(kernels(device));
     let limits = Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..base.limits };
     Ok(match RunPlan::new(config, &base) {
         Ok(plan) => plan,

@@ -11,6 +11,8 @@ pub struct WorkingTensor {
     pub name: String,
     /// The phase of what computes it.
     pub phase: Phase,
+    /// Whether it is what an operator scribbles in.
+    pub is_scratch: bool,
     /// Its size.
     pub bytes: u64,
     /// The first launch of the operator that computes it.
@@ -37,7 +39,14 @@ impl Plan {
             let end = self.launches.partition_point(|l| l.node <= life.last);
             if in_slot(place.buffer) && first < end {
                 let (name, phase) = (value.name.clone(), self.graph.nodes[*maker].phase);
-                tensors.push(WorkingTensor { name, phase, bytes: life.bytes, first, last: end - 1 });
+                tensors.push(WorkingTensor {
+                    name,
+                    phase,
+                    is_scratch: false,
+                    bytes: life.bytes,
+                    first,
+                    last: end - 1,
+                });
             }
         }
         let mut first = 0;
@@ -57,6 +66,7 @@ impl Plan {
             tensors.extend(scratch.into_values().map(|bytes| WorkingTensor {
                 name: name.clone(),
                 phase: node.phase,
+                is_scratch: true,
                 bytes,
                 first,
                 last,

@@ -10,6 +10,7 @@ mod axis;
 #[cfg(feature = "charts")]
 pub mod chart;
 mod checksum;
+mod columns;
 #[cfg(feature = "charts")]
 mod drawing;
 mod error;
@@ -27,6 +28,7 @@ mod text;
 pub use atomic::remove_abandoned;
 #[cfg(feature = "charts")]
 pub use chart::{Chart, Series, Stroke, smooth};
+pub(crate) use columns::{columns, short};
 pub use error::FileError;
 pub(crate) use error::{quoted, shortened};
 pub use image_grid::{GridExtent, encode_grid, save_grid, save_single, to_bytes};

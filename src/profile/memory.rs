@@ -48,9 +48,15 @@ impl Memory {
             let of_states = plan.buffers.iter().filter(|b| b.home == Home::State);
             states.extend(of_states.map(|b| (b.name.as_str(), b.bytes)));
             let tensors = plan.working_tensors().into_iter();
-            memory.tensors.extend(tensors.map(|WorkingTensor { name, phase, bytes, first, last }| {
-                TensorLife { name, phase, bytes, first: first + first_launch, last: last + first_launch }
-            }));
+            memory.tensors.extend(tensors.map(
+                |WorkingTensor { name, phase, bytes, first, last, .. }| TensorLife {
+                    name,
+                    phase,
+                    bytes,
+                    first: first + first_launch,
+                    last: last + first_launch,
+                },
+            ));
         }
         memory.states = states.values().sum();
         let all: Vec<&Plan> = plans.iter().map(|(_, plan)| *plan).collect();

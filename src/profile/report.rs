@@ -4,6 +4,7 @@ use super::Profile;
 use super::diff::{Change, Diff, Verdict};
 use super::table::{By, Row, rows};
 use crate::gpu::Clock;
+use crate::io::{columns, short};
 use std::fmt::Write as _;
 
 /// What stands in front of tables, one line each.
@@ -68,18 +69,12 @@ pub fn accounting(profile: &Profile) -> String {
     text
 }
 
-/// The heads of the columns before the name.
+/// The heads of the columns before limit and name.
 const HEADS: [&str; 12] =
     ["ms", "p5", "p95", "share", "calls", "GFLOP", "MB", "FLOP/B", "GFLOP/s", "GB/s", "roof", "gap us"];
 
 /// The cells under [`HEADS`].
 fn cells(row: &Row) -> [String; 12] {
-    let short = |x: f64| match x {
-        0.0 => "0".into(),
-        x if x < 1.0 => format!("{x:.3}"),
-        x if x < 100.0 => format!("{x:.2}"),
-        x => format!("{x:.0}"),
-    };
     let ms = |seconds: f64| format!("{:.3}", seconds * 1e3);
     [
         ms(row.seconds.median),
@@ -99,25 +94,10 @@ fn cells(row: &Row) -> [String; 12] {
 
 /// A table for a terminal, `top` rows of it; what is left out is counted in a last line.
 pub fn table(by: By, rows: &[Row], top: usize) -> String {
-    let shown: Vec<[String; 12]> = rows.iter().take(top).map(cells).collect();
-    let width = |i: usize| {
-        let cell = shown.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
-        cell.max(HEADS[i].len())
-    };
-    let widths: Vec<usize> = (0..HEADS.len()).map(width).collect();
-    let mut text = String::new();
-    let mut line = |cells: &[&str], limit: &str, name: &str| {
-        for (cell, width) in cells.iter().zip(&widths) {
-            let _ = write!(text, "{cell:>width$}  ");
-        }
-        let _ = writeln!(text, "{limit:<10}  {name}");
-    };
-    line(&HEADS, "limit", by.name());
-    for (row, cells) in rows.iter().zip(&shown) {
-        let cells: Vec<&str> = cells.iter().map(String::as_str).collect();
-        line(&cells, row.limit.name(), &row.name);
-    }
-    let rest = &rows[shown.len()..];
+    let (shown, rest) = rows.split_at(top.min(rows.len()));
+    let with_name = |row: &Row| [&cells(row)[..], &[row.limit.name().into(), row.name.clone()]].concat();
+    let shown: Vec<Vec<String>> = shown.iter().map(with_name).collect();
+    let mut text = columns(&[&HEADS[..], &["limit", by.name()]].concat(), &shown, 2);
     if !rest.is_empty() {
         let seconds: f64 = rest.iter().map(|row| row.seconds.median).sum();
         let share: f64 = rest.iter().map(|row| row.share).sum();

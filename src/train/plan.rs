@@ -14,6 +14,8 @@ use crate::nn::{ConfigError, Parameters};
 pub struct RunPlan {
     /// The network's.
     pub parameters: Parameters,
+    /// What outlives a step.
+    pub states: TrainStates,
     /// The plans of a training step.
     pub plans: TrainPlans,
     /// The plan of the held-out loss.
@@ -41,7 +43,7 @@ impl RunPlan {
         let grids = task.grid_plans(&states, caps)?;
         let all: Vec<&Plan> = [&plans.micro, &plans.update, &evaluation].into_iter().chain(&grids).collect();
         let bytes = Plan::bytes_together(&all);
-        Ok(Self { parameters, plans, evaluation, grids, bytes })
+        Ok(Self { parameters, states, plans, evaluation, grids, bytes })
     }
 
     /// Every launch of every plan.
