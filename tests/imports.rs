@@ -44,7 +44,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("check", &["tensor", "rng", "graph", "ops", "gpu"]),
     (
         "profile",
-        &["tensor", "rng", "graph", "ops", "gpu", "nn", "diffusion", "classifier", "io", "sample", "train"],
+        &[
+            "tensor",
+            "rng",
+            "shader",
+            "graph",
+            "ops",
+            "gpu",
+            "nn",
+            "diffusion",
+            "classifier",
+            "io",
+            "sample",
+            "train",
+        ],
     ),
     ("bench", &["tensor", "rng", "graph", "ops", "gpu", "diffusion", "sample", "train"]),
     (

@@ -7,8 +7,11 @@ use crate::gpu::Clock;
 use crate::io::atomic::write_atomic;
 use crate::nn::PictureSize;
 use crate::profile::diff::diff;
+use crate::profile::lines::{self, Lines};
 use crate::profile::table::{By, rows};
-use crate::profile::{Options, Profile, operator, page, report, sampling_step, trace, training_step};
+use crate::profile::{
+    Measure, Options, Profile, operator, page, report, sampling_step, trace, training_step,
+};
 use crate::train::{NetworkKind, TrainConfig, open_model, read_config};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -40,7 +43,7 @@ pub struct ProfileArgs {
     /// Only this operator, as `doctor -v` names it: conv2d, attention_backward, adamw, ...
     #[arg(long, value_name = "NAME", conflicts_with_all = ["preset", "size", "config", "model", "batch", "sample"])]
     op: Option<String>,
-    /// Profiled steps, in turns with as many undisturbed ones
+    /// Profiled steps, in turns with as many undisturbed ones; runs of each form of a kernel for --lines
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Steps before the first that counts
@@ -61,6 +64,10 @@ pub struct ProfileArgs {
     /// Only launches whose phase, module, operator, kernel or variant contains this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+    /// What each part and line of one kernel costs, beside its source, found by switching them off: the launch of it that takes
+    /// longest, or that --filter chooses
+    #[arg(long, value_name = "SHADER:ENTRY", conflicts_with_all = ["by", "top", "markdown", "out", "csv", "html", "trace", "capture"])]
+    lines: Option<String>,
     /// Print the profile as JSON (docs/profiling.md) instead of tables
     #[arg(long)]
     json: bool,
@@ -123,7 +130,29 @@ pub fn run(args: &ProfileArgs, device: &DeviceArgs) -> Result<ExitCode, Failure>
         write_atomic(html, |out| out.write_all(text.as_bytes()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let profile = measure(args, device)?;
+    if let Some(kernel) = &args.lines {
+        let wanted = Lines {
+            kernel,
+            filter: args.filter.as_deref(),
+            runs: args.runs as usize,
+            warmup: args.warmup as usize,
+            clock: args.clock,
+        };
+        let found = measure(args, device, &wanted)?;
+        if args.json {
+            println!("{}", serde_json::to_string_pretty(&found)?);
+        } else {
+            print!("{}", lines::report::report(&found));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = Options {
+        runs: args.runs as usize,
+        warmup: args.warmup as usize,
+        clock: args.clock,
+        capture: args.capture,
+    };
+    let profile = measure(args, device, &options)?;
     let write =
         |path: &Option<PathBuf>, text: &dyn Fn() -> serde_json::Result<String>| -> Result<(), Failure> {
             let Some(path) = path else { return Ok(()) };
@@ -170,20 +199,14 @@ fn compare(before: &Path, after: &Path, threshold: f64, json: bool) -> Result<Ex
 }
 
 /// Measures what was asked for.
-fn measure(args: &ProfileArgs, device: &DeviceArgs) -> Result<Profile, Failure> {
-    let options = Options {
-        runs: args.runs as usize,
-        warmup: args.warmup as usize,
-        clock: args.clock,
-        capture: args.capture,
-    };
+fn measure<M: Measure>(args: &ProfileArgs, device: &DeviceArgs, how: M) -> Result<M::Found, Failure> {
     if let Some(op) = &args.op {
         let cases = args.operator.cases(op)?;
         let device = device.open()?;
         if let Some(case) = cases.iter().find(|case| !case.suits(&device.caps)) {
             return Err(format!("{}: this device cannot store its tensors", case.title()).into());
         }
-        return Ok(operator(&device, &cases, &options)?);
+        return Ok(operator(&device, &cases, how)?);
     }
     let (mut config, model) = match (&args.config, &args.model) {
         (Some(file), _) => (read_config(file)?, None),
@@ -200,7 +223,7 @@ fn measure(args: &ProfileArgs, device: &DeviceArgs) -> Result<Profile, Failure> 
     if !args.sample {
         let device = device.open()?;
         let weights = model.as_ref().map(|model| model.weights.as_slice());
-        return Ok(training_step(&device, &config, weights, &options)?);
+        return Ok(training_step(&device, &config, weights, how)?);
     }
     if config.network == NetworkKind::Classifier {
         return Err(
@@ -217,5 +240,5 @@ fn measure(args: &ProfileArgs, device: &DeviceArgs) -> Result<Profile, Failure> 
     };
     let trajectory = Trajectory::new(&scheduler, scheduler.num_train_timesteps.min(50), 0.0)?;
     let device = device.open()?;
-    Ok(sampling_step(&device, &unet, &weights, config.batch, trajectory, &options)?)
+    Ok(sampling_step(&device, &unet, &weights, config.batch, trajectory, how)?)
 }

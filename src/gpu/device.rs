@@ -5,8 +5,9 @@ use super::error::Failure;
 use super::faults::{Call, Faults};
 use super::{Choice, GpuError};
 use crate::graph::{Caps, Features, Kernels};
-use crate::shader::{self, Access, Folder, Interface, ShaderError, Source, Variant};
+use crate::shader::{self, Access, Expanded, Folder, Interface, ShaderError, Source, Switched, Variant};
 use futures_channel::oneshot;
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -54,6 +55,8 @@ pub(super) struct Pipeline {
     pub interface: Arc<Interface>,
     /// The interface of the embedded file, which launches are made for; a user's file may leave a binding unused.
     pub expected: Arc<Interface>,
+    /// What it was compiled from, where that is a user's file.
+    pub edited: Option<Expanded>,
 }
 
 /// Locks whatever state a panicking thread may have left: our maps are valid at every await point.
@@ -351,12 +354,15 @@ impl Device {
         self.before(Call::Pipeline);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let label = format!("{}:{entry}", source.name);
-        let (module, interface, file) = match edited {
+        let (module, interface, edited) = match edited {
             Some((expanded, interface)) => {
-                let module = self.device.create_shader_module(descriptor(&label, &expanded.text));
-                (module, Arc::new(interface), Some(expanded.file))
+                let module = self.device.create_shader_module(descriptor(&label, wgsl(&expanded.text)));
+                (module, Arc::new(interface), Some(expanded))
             }
-            None => (self.embedded(&label, source, variant)?, expected.clone(), None),
+            None => {
+                let expanded = shader::expand(source, variant, shader::Target::Native)?;
+                (self.trusted(&label, wgsl(&expanded.text)), expected.clone(), None)
+            }
         };
         let entries: Vec<wgpu::BindGroupLayoutEntry> = interface
             .bindings
@@ -380,61 +386,109 @@ impl Device {
             label: Some(&label),
             entries: &entries,
         });
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(&label),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&label),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some(entry),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &[],
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
+        let pipeline = self.compute_pipeline(&label, &module, entry, &[Some(&layout)]);
         let failure = scope.pop();
         if let Some(e) = failure.await {
-            if let Some(file) = file {
+            if let Some(Expanded { file, .. }) = edited {
                 let message = format!("{} does not take it: {e}", self.info.name);
                 return Err(ShaderError::Interface { file: file.to_string(), entry, message }.into());
             }
             return Err(self.failed(&format!("{label} ({}): {e}", variant.describe())));
         }
         self.check()?;
-        let made = Arc::new(Pipeline { pipeline, layout, label, interface, expected });
+        let made = Arc::new(Pipeline { pipeline, layout, label, interface, expected, edited });
         lock(&self.pipelines).insert(key, made.clone());
         Ok(made)
     }
 
-    /// The module of an embedded file, without checks at run time.
-    fn embedded(
+    fn compute_pipeline(
         &self,
         label: &str,
-        source: &'static Source,
-        variant: &Variant,
-    ) -> Result<wgpu::ShaderModule, ShaderError> {
-        let expanded = shader::expand(source, variant, shader::Target::Native)?;
-        // SAFETY: the text is one of the files embedded in this program, never a user's: `expand` reads no other, and what a
-        // folder changes is compiled with wgpu's checks. Every loop in the embedded ones is bounded by a parameter, and every
-        // kernel is run against its reference with guard words behind its outputs on every case of the catalogue. They clamp
-        // what they read as an index, whatever an edited kernel wrote. The checks cost 20 % in tight loops on lavapipe.
+        module: &wgpu::ShaderModule,
+        entry: &str,
+        groups: &[Option<&wgpu::BindGroupLayout>],
+    ) -> wgpu::ComputePipeline {
+        let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(label),
+            bind_group_layouts: groups,
+            immediate_size: 0,
+        });
+        self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(label),
+            layout: Some(&layout),
+            module,
+            entry_point: Some(entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        })
+    }
+
+    /// Compiles a launch's kernel with parts of it behind a switch, whose group has this layout, as the kernel itself was
+    /// compiled: a user's with wgpu's checks, an embedded one without.
+    pub(super) async fn switched(
+        &self,
+        kernel: &Pipeline,
+        entry: &str,
+        switched: &Switched,
+        switch: &wgpu::BindGroupLayout,
+    ) -> Result<wgpu::ComputePipeline, GpuError> {
+        self.before(Call::Pipeline);
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let label = format!("{} in parts", kernel.label);
+        let source = wgpu::ShaderSource::Naga(Cow::Owned(switched.module.clone()));
+        let module = match &kernel.edited {
+            Some(_) => self.device.create_shader_module(descriptor(&label, source)),
+            None => self.trusted(&label, source),
+        };
+        let groups = [Some(&kernel.layout), Some(switch)];
+        let pipeline = self.compute_pipeline(&label, &module, entry, &groups);
+        let failure = scope.pop();
+        match failure.await {
+            Some(e) => Err(self.failed(&format!("{label}: {e}"))),
+            None => self.check().map(|()| pipeline),
+        }
+    }
+
+    /// The layout of a group that holds one uniform, at binding 0.
+    pub(super) fn uniform_layout(&self, label: &str) -> wgpu::BindGroupLayout {
+        let ty = wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Uniform,
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        let visibility = wgpu::ShaderStages::COMPUTE;
+        let entries = &[wgpu::BindGroupLayoutEntry { binding: 0, visibility, ty, count: None }];
+        let label = Some(label);
+        self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries })
+    }
+
+    /// The module of an embedded file, without checks at run time.
+    fn trusted(&self, label: &str, source: wgpu::ShaderSource) -> wgpu::ShaderModule {
+        // SAFETY: the source is one of the files embedded in this program, never a user's, which are compiled with wgpu's
+        // checks. Every loop in the embedded ones is bounded by a parameter, and every kernel is run against its reference with
+        // guard words behind its outputs on every case of the catalogue. They clamp what they read as an index, whatever an
+        // edited kernel wrote. Where parts of one are behind a switch, all conditions and indices are still computed
+        // (`shader::parts`), so that loops end and accesses stay where they were. The checks cost 20 % in tight loops on
+        // lavapipe.
         #[expect(unsafe_code, reason = "the only way to leave out checks that our own tests make")]
-        let module = unsafe {
+        unsafe {
             self.device.create_shader_module_trusted(
-                descriptor(label, &expanded.text),
+                descriptor(label, source),
                 wgpu::ShaderRuntimeChecks::unchecked(),
             )
-        };
-        Ok(module)
+        }
     }
 }
 
-fn descriptor<'a>(label: &'a str, text: &'a str) -> wgpu::ShaderModuleDescriptor<'a> {
-    wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(text.into()) }
+fn wgsl(text: &str) -> wgpu::ShaderSource<'_> {
+    wgpu::ShaderSource::Wgsl(text.into())
+}
+
+fn descriptor<'a>(label: &'a str, source: wgpu::ShaderSource<'a>) -> wgpu::ShaderModuleDescriptor<'a> {
+    wgpu::ShaderModuleDescriptor { label: Some(label), source }
 }
 
 /// Two error scopes.

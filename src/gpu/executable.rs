@@ -25,20 +25,20 @@ fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// A launch with what it needs on the device.
-struct Prepared {
-    pipeline: Arc<Pipeline>,
-    bind_group: wgpu::BindGroup,
-    groups: [u32; 3],
+pub(super) struct Prepared {
+    pub pipeline: Arc<Pipeline>,
+    pub bind_group: wgpu::BindGroup,
+    pub groups: [u32; 3],
     flops: u64,
 }
 
 /// A plan on a device, ready to run any number of times.
 pub struct Executable {
-    device: Arc<Device>,
-    plan: Plan,
-    buffers: Vec<wgpu::Buffer>,
+    pub(super) device: Arc<Device>,
+    pub(super) plan: Plan,
+    pub(super) buffers: Vec<wgpu::Buffer>,
     bytes: u64,
-    launches: Vec<Prepared>,
+    pub(super) launches: Vec<Prepared>,
 }
 
 impl Executable {
@@ -170,7 +170,7 @@ impl Executable {
     }
 
     /// Encodes a launch in a pass of its own.
-    fn alone(
+    fn encode_alone(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         number: usize,
@@ -248,7 +248,7 @@ impl Executable {
                         beginning_of_pass_write_index: Some(begin),
                         end_of_pass_write_index: Some(begin + 1),
                     });
-                    self.alone(&mut encoder, number, timestamp_writes);
+                    self.encode_alone(&mut encoder, number, timestamp_writes);
                     next += 2;
                 }
             }
@@ -269,7 +269,7 @@ impl Executable {
     ) -> Result<Option<B>, GpuError> {
         for number in 0..self.launches.len() {
             let mut encoder = self.device.encoder();
-            self.alone(&mut encoder, number, None);
+            self.encode_alone(&mut encoder, number, None);
             let start = std::time::Instant::now();
             self.device.submit(encoder).await?;
             self.device.idle().await?;

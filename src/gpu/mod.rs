@@ -4,6 +4,7 @@
 //! `.block_on()` on what it returns ([`Blocking`]).
 
 mod adapter;
+mod alone;
 mod debugger;
 mod device;
 mod error;
@@ -13,6 +14,7 @@ mod store;
 mod timing;
 
 pub use adapter::{Info, list};
+pub use alone::{Alone, Form, InParts};
 pub use device::Device;
 pub use error::{GpuError, RunError};
 pub use executable::Executable;

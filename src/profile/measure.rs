@@ -32,9 +32,42 @@ impl Default for Options {
 /// Steps whose timestamps cannot be trusted, after which their clock is given up.
 const FAULTS: usize = 3;
 
+/// What is measured of a step: [`Options`] for a profile, [`super::lines::Lines`] for the parts of a kernel.
+pub trait Measure {
+    /// What comes of it.
+    type Found;
+
+    /// Takes the step, for real, as often as need be. It hands its plans to the recorder.
+    fn measure(
+        self,
+        device: &Arc<Device>,
+        subject: &str,
+        config: serde_json::Value,
+        step: impl FnMut(&mut Recorder<'_>) -> Result<(), RunError>,
+    ) -> Result<Self::Found, ProfileError>;
+}
+
+impl Measure for &Options {
+    type Found = Profile;
+
+    fn measure(
+        self,
+        device: &Arc<Device>,
+        subject: &str,
+        config: serde_json::Value,
+        step: impl FnMut(&mut Recorder<'_>) -> Result<(), RunError>,
+    ) -> Result<Profile, ProfileError> {
+        profile(device, subject, config, self, step)
+    }
+}
+
+/// What is called in place of running a plan.
+type Instead<'a> = dyn FnMut(&Executable) -> Result<(), GpuError> + 'a;
+
 /// Runs the plans of a step, and notes what became of them. A step calls it in the place of [`Executable::run`].
 #[derive(Default)]
-pub(super) struct Recorder {
+pub struct Recorder<'a> {
+    instead: Option<&'a mut Instead<'a>>,
     clock: Option<Clock>,
     /// The plans that were met, by the address of their executable, which stays where it is while a profile lasts, with the number
     /// of their first launch, and a copy for what is to be told of their memory.
@@ -57,8 +90,42 @@ struct Row {
     cost: Cost,
 }
 
-impl Recorder {
+/// What is known of the launches of a plan before they run.
+pub(super) fn facts(plan: &Plan) -> impl Iterator<Item = LaunchProfile> {
+    plan.launches.iter().map(|launch| {
+        let (node, d) = (&plan.graph.nodes[launch.node], &launch.dispatch);
+        LaunchProfile {
+            phase: node.phase,
+            module: node.scope.clone(),
+            op: node.op.name().into(),
+            shader: d.shader.name.into(),
+            entry: d.entry.into(),
+            variant: d.variant.describe(),
+            groups: d.groups,
+            node: launch.node,
+            calls: 0,
+            seconds: Seconds::default(),
+            gap_seconds: 0.0,
+            share: 0.0,
+            flops: 0,
+            bytes: 0,
+            roof_share: 0.0,
+            limit: super::Limit::Launch,
+            samples: Vec::new(),
+        }
+    })
+}
+
+impl<'a> Recorder<'a> {
+    /// One that notes nothing, and calls this in place of running a plan.
+    pub(super) fn calling(instead: &'a mut Instead<'a>) -> Self {
+        Self { instead: Some(instead), ..Self::default() }
+    }
+
     pub(super) async fn run(&mut self, executable: &Executable) -> Result<(), GpuError> {
+        if let Some(instead) = &mut self.instead {
+            return instead(executable);
+        }
         let first = self.first_launch(executable);
         let entered = Instant::now();
         let timing = match self.clock {
@@ -80,29 +147,8 @@ impl Recorder {
         let first = self.launches.len();
         let plan = executable.plan();
         self.plans.push((address, first, plan.clone()));
-        for (launch, cost) in plan.launches.iter().zip(plan.launch_costs()) {
-            let (node, d) = (&plan.graph.nodes[launch.node], &launch.dispatch);
-            let facts = LaunchProfile {
-                phase: node.phase,
-                module: node.scope.clone(),
-                op: node.op.name().into(),
-                shader: d.shader.name.into(),
-                entry: d.entry.into(),
-                variant: d.variant.describe(),
-                groups: d.groups,
-                node: launch.node,
-                calls: 0,
-                seconds: Seconds::default(),
-                gap_seconds: 0.0,
-                share: 0.0,
-                flops: 0,
-                bytes: 0,
-                roof_share: 0.0,
-                limit: super::Limit::Launch,
-                samples: Vec::new(),
-            };
-            self.launches.push(Row { facts, cost });
-        }
+        let rows = facts(plan).zip(plan.launch_costs());
+        self.launches.extend(rows.map(|(facts, cost)| Row { facts, cost }));
         first
     }
 }
@@ -143,9 +189,9 @@ pub(super) fn spans(ticks: &[[u64; 2]], tick_seconds: f64) -> Vec<[f64; 2]> {
 /// Runs a step with its launches timed.
 fn profiled(
     device: &Device,
-    recorder: &mut Recorder,
+    recorder: &mut Recorder<'_>,
     clock: Clock,
-    step: &mut impl FnMut(&mut Recorder) -> Result<(), RunError>,
+    step: &mut impl FnMut(&mut Recorder<'_>) -> Result<(), RunError>,
 ) -> Result<Result<Step, ClockFault>, RunError> {
     recorder.clock = Some(clock);
     recorder.runs.clear();
@@ -202,19 +248,19 @@ struct Measured {
 /// Measures by a clock, or says why it cannot be trusted.
 fn measured_by(
     device: &Device,
-    recorder: &mut Recorder,
+    recorder: &mut Recorder<'_>,
     clock: Clock,
     options: &Options,
-    step: &mut impl FnMut(&mut Recorder) -> Result<(), RunError>,
+    step: &mut impl FnMut(&mut Recorder<'_>) -> Result<(), RunError>,
 ) -> Result<Result<Measured, ClockFault>, RunError> {
-    let undisturbed = |recorder: &mut Recorder,
-                       step: &mut dyn FnMut(&mut Recorder) -> Result<(), RunError>| {
-        recorder.runs.clear();
-        let start = Instant::now();
-        step(recorder)?;
-        device.idle().block_on()?;
-        Ok::<f64, RunError>(start.elapsed().as_secs_f64())
-    };
+    let undisturbed =
+        |recorder: &mut Recorder<'_>, step: &mut dyn FnMut(&mut Recorder<'_>) -> Result<(), RunError>| {
+            recorder.runs.clear();
+            let start = Instant::now();
+            step(recorder)?;
+            device.idle().block_on()?;
+            Ok::<f64, RunError>(start.elapsed().as_secs_f64())
+        };
     for _ in 0..options.warmup {
         undisturbed(recorder, step)?;
     }
@@ -242,13 +288,12 @@ fn measured_by(
     Ok(Ok(Measured { walls, steps }))
 }
 
-/// Profiles a step, which hands its plans to the recorder. It is taken for real, again and again.
-pub(super) fn profile(
+fn profile(
     device: &Arc<Device>,
     subject: &str,
     config: serde_json::Value,
     options: &Options,
-    mut step: impl FnMut(&mut Recorder) -> Result<(), RunError>,
+    mut step: impl FnMut(&mut Recorder<'_>) -> Result<(), RunError>,
 ) -> Result<Profile, ProfileError> {
     let features = &device.caps.features;
     let mut notes = Vec::new();

@@ -1,11 +1,13 @@
 //! Where the time of a step goes: every launch over several runs, beside the work it does and what the device reaches.
 //!
 //! [`training_step`], [`sampling_step`] and [`operator`] measure, and give a [`Profile`], which is also the JSON file. Tables
-//! ([`table`]), traces ([`trace`]) and comparisons ([`diff`]) are made of it.
+//! ([`table`]), traces ([`trace`]) and comparisons ([`diff`]) are made of it. Asked for [`lines`], they give what the parts of
+//! one kernel cost.
 
 mod clock;
 pub mod diff;
 mod file;
+pub mod lines;
 mod measure;
 mod memory;
 pub mod page;
@@ -17,7 +19,7 @@ pub mod table;
 pub mod trace;
 
 pub use clock::ClockFault;
-pub use measure::Options;
+pub use measure::{Measure, Options};
 pub use memory::{Memory, TensorLife};
 pub use roofs::Roofs;
 pub use statistics::Seconds;
@@ -26,6 +28,7 @@ pub use subject::{operator, sampling_step, training_step};
 use crate::gpu::{Clock, GpuError, RunError};
 use crate::graph::{GraphError, Phase, PlanError};
 use crate::nn::ConfigError;
+use crate::shader::ShaderError;
 use serde::{Deserialize, Serialize};
 
 /// The version of the JSON file, raised when a field changes its meaning or goes.
@@ -40,6 +43,14 @@ pub enum ProfileError {
     /// The graph, plan or device.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A kernel that the step does not launch.
+    #[error("--lines {asked}: {reason}")]
+    NoKernel {
+        /// What was asked for.
+        asked: String,
+        /// What is wrong with it, and what there is.
+        reason: String,
+    },
     /// The clock that was asked for is not there, or not to be trusted.
     #[error(
         "the device {device} cannot be timed by {clock}: {reason}. Leave the clock to be chosen, or choose another"
@@ -52,6 +63,12 @@ pub enum ProfileError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl From<ShaderError> for ProfileError {
+    fn from(e: ShaderError) -> Self {
+        Self::Run(GpuError::from(e).into())
+    }
 }
 
 impl From<GpuError> for ProfileError {

@@ -1,7 +1,8 @@
-//! What can be profiled: a training step, a sampling step, an operator.
+//! What can be profiled: a training step, a sampling step, an operator; and each of them in either of two ways: the step
+//! launch by launch, or a kernel of it line by line.
 
-use super::measure::profile;
-use super::{Options, Profile, ProfileError};
+use super::ProfileError;
+use super::measure::Measure;
 use crate::classifier::Classifier;
 use crate::diffusion::{Trajectory, UNet};
 use crate::gpu::{Blocking as _, Device, Executable, Store};
@@ -17,12 +18,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Profiles a training step of a configuration on made-up pictures, from these weights (the initial ones if left out). Every step,
 /// profiled or not, is a real one: weights, moments and random numbers go on as in training, in memory alone.
-pub fn training_step(
+pub fn training_step<M: Measure>(
     device: &Arc<Device>,
     config: &TrainConfig,
     weights: Option<&[f32]>,
-    options: &Options,
-) -> Result<Profile, ProfileError> {
+    how: M,
+) -> Result<M::Found, ProfileError> {
     let [height, width, channels] = config.picture_shape();
     let mut rng = Philox::new(0, Stream::Cases, 0);
     let pictures =
@@ -31,28 +32,28 @@ pub fn training_step(
     match config.network {
         NetworkKind::Unet => {
             let task = Diffusion::new(UNet::new(&config.unet_config(1))?, config);
-            steps_of(device, config, task, batch, weights, options)
+            steps_of(device, config, task, batch, weights, how)
         }
         NetworkKind::Classifier => {
             let task = Classification(Classifier::new(&config.classifier_config(10))?);
-            steps_of(device, config, task, batch, weights, options)
+            steps_of(device, config, task, batch, weights, how)
         }
     }
 }
 
-fn steps_of<T: Task<Batch = PictureBatch>>(
+fn steps_of<T: Task<Batch = PictureBatch>, M: Measure>(
     device: &Arc<Device>,
     config: &TrainConfig,
     task: T,
     batch: PictureBatch,
     weights: Option<&[f32]>,
-    options: &Options,
-) -> Result<Profile, ProfileError> {
+    how: M,
+) -> Result<M::Found, ProfileError> {
     let initial = task.network().parameters().initial(config.seed);
     let mut trainer = Trainer::new(device, task, config.step_options()).block_on()?;
     trainer.set_parameters(weights.unwrap_or(&initial))?;
     let facts = serde_json::to_value(config).unwrap_or_default();
-    profile(device, "training step", facts, options, |recorder| {
+    how.measure(device, "training step", facts, |recorder| {
         let hyper = config.hyper(trainer.next_step());
         trainer
             .step_by(&hyper, || batch.clone(), async |executable| recorder.run(executable).await)
@@ -61,27 +62,27 @@ fn steps_of<T: Task<Batch = PictureBatch>>(
 }
 
 /// Profiles the step in the middle of a trajectory, of a network with these weights.
-pub fn sampling_step(
+pub fn sampling_step<M: Measure>(
     device: &Arc<Device>,
     unet: &UNet,
     weights: &[f32],
     batch: usize,
     trajectory: Trajectory,
-    options: &Options,
-) -> Result<Profile, ProfileError> {
+    how: M,
+) -> Result<M::Found, ProfileError> {
     let store = Store::new(device);
     let state = State::new("parameters", Spec::f32([weights.len()]));
     store.write(&state, weights)?;
     let half_way = trajectory.steps.len() / 2;
     let facts = json!({ "batch": batch, "unet": unet.config });
     let sampler = PictureSampler::new(&store, unet, &state, batch, trajectory).block_on()?;
-    profile(device, "sampling step", facts, options, |recorder| {
+    how.measure(device, "sampling step", facts, |recorder| {
         sampler.step_by(half_way, async |executable| recorder.run(executable).await).block_on()
     })
 }
 
 /// Profiles the cases of an operator, each by its first candidate and as a module of its own.
-pub fn operator(device: &Arc<Device>, cases: &[Case], options: &Options) -> Result<Profile, ProfileError> {
+pub fn operator<M: Measure>(device: &Arc<Device>, cases: &[Case], how: M) -> Result<M::Found, ProfileError> {
     let mut graph = Graph::new();
     let mut inputs = Vec::new();
     for case in cases {
@@ -99,9 +100,7 @@ pub fn operator(device: &Arc<Device>, cases: &[Case], options: &Options) -> Resu
     }
     let titles: Vec<String> = cases.iter().map(Case::title).collect();
     let facts = json!({ "cases": titles });
-    profile(device, &titles.join(", "), facts, options, |recorder| {
-        Ok(recorder.run(&executable).block_on()?)
-    })
+    how.measure(device, &titles.join(", "), facts, |recorder| Ok(recorder.run(&executable).block_on()?))
 }
 
 /// The time of day, as in `2026-11-26T18:00:00Z`.

@@ -18,7 +18,12 @@ pub struct Expanded {
 impl Expanded {
     /// `file:line` of a line (from 0) of the expanded text.
     pub fn origin(&self, line: usize) -> String {
-        self.origin.get(line).map_or_else(|| "?".into(), |(file, line)| format!("{file}:{}", line + 1))
+        self.place(line).map_or_else(|| "?".into(), |(file, line)| format!("{file}:{line}"))
+    }
+
+    /// The file of a line (from 0) of the expanded text, and its number there (from 1).
+    pub fn place(&self, line: usize) -> Option<(&str, usize)> {
+        self.origin.get(line).map(|(file, line)| (&**file, line + 1))
     }
 }
 

@@ -14,11 +14,13 @@
 
 mod expand;
 mod folder;
+mod parts;
 mod reflect;
 mod translate;
 
 pub use expand::{Expanded, expand};
 pub use folder::{Folder, FolderError};
+pub use parts::{Kept, Part, Parts, SWITCH_GROUP, Switched};
 pub use reflect::{Access, BindingInfo, Interface, ParamField, ParamKind};
 pub use translate::{ShaderModel, to_hlsl, to_msl, to_spirv};
 
@@ -279,31 +281,46 @@ pub fn parse(
     variant: &Variant,
     expanded: &Expanded,
 ) -> Result<(naga::Module, naga::valid::ModuleInfo), ShaderError> {
-    let invalid = |message: String, location: Option<naga::SourceLocation>| {
-        let line = location.map_or(0, |l| (l.line_number as usize).saturating_sub(1));
-        ShaderError::Invalid {
-            file: expanded.file.to_string(),
-            variant: variant.describe(),
-            origin: expanded.origin(line),
-            message,
-            listing: listing(expanded, line, location),
-        }
-    };
     let module = naga::front::wgsl::parse_str(&expanded.text)
-        .map_err(|e| invalid(e.message().into(), e.location(&expanded.text)))?;
+        .map_err(|e| invalid(variant, expanded, e.message().into(), e.location(&expanded.text)))?;
+    let info = validate(variant, expanded, &module)?;
+    Ok((module, info))
+}
+
+/// Validates a module made from expanded WGSL, with the variant's extensions and no others.
+fn validate(
+    variant: &Variant,
+    expanded: &Expanded,
+    module: &naga::Module,
+) -> Result<naga::valid::ModuleInfo, ShaderError> {
     let capabilities =
         variant.extensions().fold(Capabilities::default(), |all, extension| all | extension.capability());
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
-    let info = validator.validate(&module).map_err(|e| {
+    validator.validate(module).map_err(|e| {
         let mut message = e.as_inner().to_string();
         let mut cause = std::error::Error::source(e.as_inner());
         while let Some(inner) = cause {
             let _ = write!(message, ": {inner}");
             cause = inner.source();
         }
-        invalid(message, e.location(&expanded.text))
-    })?;
-    Ok((module, info))
+        invalid(variant, expanded, message, e.location(&expanded.text))
+    })
+}
+
+fn invalid(
+    variant: &Variant,
+    expanded: &Expanded,
+    message: String,
+    location: Option<naga::SourceLocation>,
+) -> ShaderError {
+    let line = location.map_or(0, |l| (l.line_number as usize).saturating_sub(1));
+    ShaderError::Invalid {
+        file: expanded.file.to_string(),
+        variant: variant.describe(),
+        origin: expanded.origin(line),
+        message,
+        listing: listing(expanded, line, location),
+    }
 }
 
 /// The lines around an error, with where each came from, and the words in question underlined.
