@@ -40,9 +40,19 @@ function startTable() {
   } }, by)));
 }
 
+/** The only phase without a launch: the host makes and uploads the batch before the first. */
+function addHost(rows) {
+  const { median, p5, p95 } = profile.upload;
+  const share = median / (median + profile.launched.median);
+  rows.forEach((r) => { r.share *= 1 - share; });
+  rows.push({ key: "data", order: rows.length, numbers: [], median, p5, p95, share, flops: 0, bytes: 0, calls: 0, gap: 0,
+    roof: 0, flopsPerSecond: 0, bytesPerSecond: 0, limit: "host" });
+}
+
 function drawTable() {
   document.querySelectorAll("#by button").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.by === table.by)));
   const rows = [...grouped([...shown], KEYS[table.by])].map(([key, numbers], order) => ({ key, order, ...sumOf(numbers) }));
+  if (table.by === "phase" && shown.size === launches.length) addHost(rows);
   const value = table.column === 0 && table.by !== "launch" ? (r) => r.key : COLUMNS[table.column][1];
   const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
   rows.sort((a, b) => (table.down ? -1 : 1) * compare(value(a), value(b)));
@@ -64,6 +74,7 @@ function drawTable() {
     return cell;
   });
   const named = (r) => {
+    if (r.limit === "host") return make("td", { class: "name" }, r.key);
     const l = launches[r.numbers[0]];
     const name = table.by === "launch" ? `${r.key}  ${labelOf(l)}` : r.key;
     const more = table.by === "launch" ? ` ${l.phase} ${kernelOf(l)} [${l.variant}] ${l.groups.join("x")}` : "";
