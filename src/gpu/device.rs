@@ -182,6 +182,11 @@ impl Device {
         }))
     }
 
+    /// A user's files in place of the embedded ones, if there are any.
+    pub fn shaders(&self) -> Option<&Folder> {
+        self.shaders.as_deref()
+    }
+
     /// Fails if wgpu has reported an error since the device was opened.
     pub fn check(&self) -> Result<(), GpuError> {
         let failure = lock(&self.failure).clone();

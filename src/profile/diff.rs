@@ -1,27 +1,22 @@
-//! Two profiles compared, kernel by kernel, with what the noise of both leaves of a difference.
+//! Two profiles compared, kernel by kernel, with what noise leaves of a difference.
 //!
-//! Other work on a machine only ever adds to a launch's time, so a kernel is judged by its launches' low quantiles: a tenth of
-//! the runs took less, which few disturbances reach. Three things may pass for a change, and widen the band in which nothing is said:
+//! What differs between two processes of one build (where code and buffers lie, what waking a thread costs) differs between the
+//! rounds of a profile too, which are processes. So a round is one measurement of a kernel: the sum of its launches' fastest runs,
+//! which other work on the machine reaches least.
 //!
-//! - chance, by the bootstrap over the runs of each profile;
-//! - disturbances that reached the low quantile too: half the way from it to the median;
-//! - what differs between two processes even so (clocks, caches, addresses): what most kernels have in common is the machine's
-//!   [`Diff::drift`] and taken out, and how far they scatter about it is as much noise as no kernel's own runs show.
+//! - What most kernels have in common in a round, a factor, is the machine's doing, and is taken out.
+//! - A kernel's time in a profile is the mean of its rounds, but for those that lie far above the others ([`FAR`]). How far they
+//!   scatter gives its standard error; a variance of so few numbers is drawn towards that of all kernels, and the band is one of
+//!   Student's t (G. K. Smyth, "Linear models and empirical Bayes methods for assessing differential expression", 2004, section 4).
+//! - How far kernels scatter about what they have in common from one profile to the other beyond that adds to it.
 //!
-//! The band is wide enough for all kernels together to be called unchanged in 99 of 100 comparisons of a build with itself, were
-//! the noise normal.
+//! The band is wide enough for all kernels together to be called unchanged in 99 of 100 comparisons of a build with itself.
 
-use super::statistics::{median, quantile, sorted};
+use super::statistics::{median, parts, student};
 use super::{LaunchProfile, Profile};
-use crate::rng::{Philox, Stream};
 use serde::Serialize;
-use std::collections::BTreeMap;
-
-/// The quantile of a launch's runs by which it is judged.
-const LOW: f64 = 0.1;
-
-/// Samples of the bootstrap.
-const RESAMPLES: usize = 60;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// The chance that a comparison of a build with itself calls anything changed.
 const FALSE_ALARM: f64 = 0.01;
@@ -32,14 +27,20 @@ const TELLING: f64 = 0.005;
 /// Fewer kernels than this do not tell the machine's drift from a change.
 const ENOUGH: usize = 5;
 
+/// Fewer rounds than this do not tell what differs between two processes.
+const ENOUGH_ROUNDS: usize = 3;
+
 /// How far two processes are taken to differ where too few kernels tell, and at least: parts of the time.
 const UNTOLD: f64 = 0.1;
 const AT_LEAST: f64 = 0.005;
 
-/// How far they are taken to differ at least where other work kept the machine busy: a part of how far the medians of a step lie
-/// above its low quantiles. Without it, one of ten comparisons of a build with itself named a kernel (by 6.7 per cent), on a
-/// machine with five times the work that it has processors for.
-const OF_DISTURBANCE: f64 = 0.03;
+/// A round that lies this many times as far above the median as the fastest lies below it does not count: other work reached it.
+/// Of made-up kernels whose rounds scatter by 2 per cent, and by another 30 in one of seven, a third slower was named in 98 of 100
+/// comparisons so, and in 60 where all rounds count; without disturbances it costs nothing.
+const FAR: f64 = 3.0;
+
+/// Degrees of freedom by which the variance of all kernels counts beside a kernel's own.
+const SHARED_DEGREES: f64 = 2.0;
 
 /// A change below this part of the step is not worth a line.
 const OF_THE_STEP: f64 = 0.001;
@@ -65,7 +66,7 @@ pub enum Verdict {
 pub struct Change {
     /// `shader:entry`, or a launch by `phase module/op shader:entry`.
     pub name: String,
-    /// Seconds in a step of the first profile, by the low quantiles of its launches.
+    /// Seconds in a step of the first profile: the mean of its rounds.
     pub before: f64,
     /// In the second.
     pub after: f64,
@@ -104,50 +105,33 @@ impl Diff {
     }
 }
 
-/// A kernel's time in one profile.
-#[derive(Clone, Copy)]
-struct Measured {
-    /// Sum of the shortest runs of its launches.
-    least: f64,
-    /// Sum of the low quantiles of its launches.
-    low: f64,
-    /// Standard error of that, as part of it.
-    error: f64,
-    /// How far the medians lie above it, as part of it.
-    disturbed: f64,
-}
-
 /// Compares; changes below `least` (0.03 for 3 per cent) are never named.
 pub fn diff(before: &Profile, after: &Profile, least: f64) -> Diff {
-    let profiles = [Quantiles::of(before), Quantiles::of(after)];
+    let profiles = [before, after].map(Rounds::of);
     let kernels = profiles.each_ref().map(|p| p.by(LaunchProfile::kernel));
-    let step: f64 = kernels[0].values().map(|m| m.low).sum();
-    let telling = |pair: &(Measured, Measured)| pair.0.low >= TELLING * step;
-    let pairs: Vec<(Measured, Measured)> = in_both(&kernels).filter(telling).collect();
-    let ratios: Vec<f64> = pairs.iter().map(|(a, b)| (b.low / a.low).ln()).collect();
-    let drift = if pairs.len() < ENOUGH { 0.0 } else { median(&ratios) };
-    let judge = Judge { drift, least, step };
+    let step: f64 = kernels[0].values().map(Measured::seconds).sum();
+    let pairs = Pairs::of(&kernels, |a| a.seconds() >= TELLING * step);
+    let drifts = [0, 1].map(|profile| pairs.drifts(profile, profiles[profile].count));
+    let judge = Judge { drifts, least, step };
 
-    let whole = profiles.each_ref().map(|p| p.by(|_| "all launches".into()));
-    let disturbed = whole.iter().flat_map(BTreeMap::values).map(|m| m.disturbed).fold(0.0, f64::max);
-    let busy = OF_DISTURBANCE * disturbed;
-
-    let between = scatter(&pairs, drift).max(busy);
-    let kernel_changes = judge.all(&kernels, between);
-    let whole = judge.all(&whole, between).remove(0);
+    let told = pairs.0.len() >= ENOUGH;
+    let kernel_changes = judge.all(&kernels, judge.noise(&pairs, told));
+    let whole = judge
+        .all(&profiles.each_ref().map(|p| p.by(|_| "all launches".into())), judge.noise(&pairs, told))
+        .remove(0);
 
     let by_place = profiles.each_ref().map(|p| p.by(place));
-    let pairs: Vec<(Measured, Measured)> =
-        in_both(&by_place).filter(|(a, _)| a.low >= OF_THE_STEP * step).collect();
-    let mut launches = judge.all(&by_place, scatter(&pairs, drift).max(busy));
+    let pairs = Pairs::of(&by_place, |a| a.seconds() >= OF_THE_STEP * step);
+    let mut launches = judge.all(&by_place, judge.noise(&pairs, told));
     launches.retain(|launch| {
         let kernel = kernel_changes.iter().find(|kernel| launch.name.ends_with(&format!(" {}", kernel.name)));
         matches!(launch.verdict, Verdict::Slower | Verdict::Faster)
             && kernel.is_some_and(|kernel| kernel.verdict == Verdict::Same)
     });
+    let [first, second] = judge.drifts.each_ref().map(|drifts| median(drifts));
     Diff {
         warnings: warnings(before, after),
-        drift: drift.exp() - 1.0,
+        drift: second / first - 1.0,
         step: whole,
         kernels: kernel_changes,
         launches,
@@ -161,122 +145,216 @@ fn place(launch: &LaunchProfile) -> String {
 
 fn warnings(before: &Profile, after: &Profile) -> Vec<String> {
     type Fact = fn(&Profile) -> String;
-    let facts: [(&str, Fact); 6] = [
+    let facts: [(&str, Fact); 7] = [
         ("subject", |p| p.subject.clone()),
         ("device", |p| p.device.clone()),
         ("driver", |p| p.driver.clone()),
         ("kernels", |p| p.kernels.clone()),
         ("clock", |p| p.clock.name().into()),
         ("configuration", |p| p.config.to_string()),
+        ("folder", |p| p.shaders.is_empty().to_string()),
     ];
+    let few = [before, after].into_iter().filter(|p| p.rounds < ENOUGH_ROUNDS).map(|p| {
+        format!(
+            "the profile of {} was measured in {} of {ENOUGH_ROUNDS} rounds or more: what differs between two processes of \
+             one build may pass for a change",
+            p.date, p.rounds
+        )
+    });
     let differ = facts.iter().filter(|(_, fact)| fact(before) != fact(after));
     differ
         .map(|(name, fact)| match *name {
             "configuration" => "the two were measured with different configurations".into(),
+            "folder" => "kernels of one came from a folder and are checked at run time, which costs time: compare two edited folders"
+                .into(),
             name => format!("the {name} differs: {}, then {}", fact(before), fact(after)),
         })
+        .chain(few)
         .collect()
 }
 
-/// Low quantile and median of every launch of a profile, and the low quantiles of its resamples.
-struct Quantiles<'a> {
+/// The fastest run of every launch of a profile in each of its rounds.
+struct Rounds<'a> {
     profile: &'a Profile,
-    least: Vec<f64>,
-    low: Vec<f64>,
-    middle: Vec<f64>,
-    resampled: Vec<[f64; RESAMPLES]>,
+    count: usize,
+    fastest: Vec<Vec<f64>>,
 }
 
-impl<'a> Quantiles<'a> {
+impl<'a> Rounds<'a> {
     fn of(profile: &'a Profile) -> Self {
-        // The same runs for all launches: what disturbs one disturbs its neighbours too.
-        let mut rng = Philox::new(0, Stream::Cases, 0);
-        let resamples: [Vec<usize>; RESAMPLES] =
-            std::array::from_fn(|_| (0..profile.runs).map(|_| rng.below(profile.runs)).collect());
-        let of = |q: f64| profile.launches.iter().map(|l| quantile(&sorted(&l.samples), q)).collect();
-        let resampled = |l: &LaunchProfile| {
-            resamples.each_ref().map(|runs| {
-                let drawn: Vec<f64> = runs.iter().map(|&run| l.samples[run]).collect();
-                quantile(&sorted(&drawn), LOW)
-            })
+        // Of a profile without rounds enough, the runs in turn stand for them, and a warning says so.
+        let rounds = profile.rounds.max(ENOUGH_ROUNDS);
+        let count = parts(profile.runs, rounds).count();
+        let fastest = |l: &LaunchProfile| {
+            let least = |part: Range<usize>| l.samples[part].iter().copied().fold(f64::INFINITY, f64::min);
+            parts(profile.runs, rounds).map(least).collect()
         };
-        Self {
-            profile,
-            least: of(0.0),
-            low: of(LOW),
-            middle: of(0.5),
-            resampled: profile.launches.iter().map(resampled).collect(),
-        }
+        Self { profile, count, fastest: profile.launches.iter().map(fastest).collect() }
     }
 
     /// The times of the launches for which `key` is the same, together.
     fn by(&self, key: impl Fn(&LaunchProfile) -> String) -> BTreeMap<String, Measured> {
-        let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (number, launch) in self.profile.launches.iter().enumerate() {
-            groups.entry(key(launch)).or_default().push(number);
+        let mut groups: BTreeMap<String, Measured> = BTreeMap::new();
+        for (launch, fastest) in self.profile.launches.iter().zip(&self.fastest) {
+            let group = groups.entry(key(launch)).or_default();
+            group.rounds.resize(fastest.len(), f64::MIN_POSITIVE);
+            group.rounds.iter_mut().zip(fastest).for_each(|(sum, seconds)| *sum += seconds);
         }
-        let together = |launches: Vec<usize>| {
-            let sum = |of: &dyn Fn(usize) -> f64| launches.iter().map(|&l| of(l)).sum::<f64>();
-            let low = sum(&|l| self.low[l]).max(f64::MIN_POSITIVE);
-            let sums: [f64; RESAMPLES] = std::array::from_fn(|i| sum(&|l| self.resampled[l][i]));
-            let mean = sums.iter().sum::<f64>() / RESAMPLES as f64;
-            let variance = sums.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (RESAMPLES - 1) as f64;
-            let disturbed = sum(&|l| self.middle[l]) / low - 1.0;
-            let least = sum(&|l| self.least[l]).max(f64::MIN_POSITIVE);
-            Measured { least, low, error: variance.sqrt() / low, disturbed }
-        };
-        groups.into_iter().map(|(name, launches)| (name, together(launches))).collect()
+        groups
     }
 }
 
-fn in_both(profiles: &[BTreeMap<String, Measured>; 2]) -> impl Iterator<Item = (Measured, Measured)> {
-    profiles[0].iter().filter_map(|(name, a)| Some((*a, *profiles[1].get(name)?)))
+/// A kernel's time in one profile.
+#[derive(Clone, Default)]
+struct Measured {
+    /// The sum of the fastest runs of its launches, in each round.
+    rounds: Vec<f64>,
 }
 
-/// How far kernels scatter about the drift beyond what their errors explain: the addition to their variance with which half of them
-/// lie within 0.6745 standard deviations, as half of normal numbers do.
-fn scatter(pairs: &[(Measured, Measured)], drift: f64) -> f64 {
-    if pairs.len() < ENOUGH {
-        return UNTOLD;
+impl Measured {
+    fn seconds(&self) -> f64 {
+        mean(&counting(&self.rounds))
     }
-    let deviation = |more: f64| {
-        let deviations = pairs.iter().map(|(a, b)| {
-            let error = (a.error.powi(2) + b.error.powi(2) + more.powi(2)).sqrt();
-            ((b.low / a.low).ln() - drift).abs() / error
+}
+
+/// The rounds that count, see [`FAR`].
+fn counting(rounds: &[f64]) -> Vec<f64> {
+    let (middle, least) = (median(rounds), rounds.iter().copied().fold(f64::INFINITY, f64::min));
+    let most = middle + FAR * (middle - least).max(2.0 * AT_LEAST * middle.abs());
+    rounds.iter().copied().filter(|&round| round <= most).collect()
+}
+
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
+}
+
+/// A kernel that both profiles have.
+struct Pair([Measured; 2]);
+
+impl Pair {
+    /// What all times are told by: the mean of its time in both.
+    fn middle(&self) -> f64 {
+        0.5 * (self.0[0].seconds() + self.0[1].seconds())
+    }
+}
+
+/// The kernels by which both profiles are told apart.
+struct Pairs(Vec<Pair>);
+
+impl Pairs {
+    fn of(profiles: &[BTreeMap<String, Measured>; 2], tells: impl Fn(&Measured) -> bool) -> Self {
+        let both = profiles[0].iter().filter(|(_, a)| tells(a));
+        Self(both.filter_map(|(name, a)| Some(Pair([a.clone(), profiles[1].get(name)?.clone()]))).collect())
+    }
+
+    /// What the times of most kernels are multiplied by in each round of a profile.
+    fn drifts(&self, profile: usize, rounds: usize) -> Vec<f64> {
+        if self.0.len() < ENOUGH {
+            return vec![1.0; rounds];
+        }
+        let of = |round: usize| self.0.iter().map(move |pair| pair.0[profile].rounds[round] / pair.middle());
+        (0..rounds).map(|round| median(&of(round).collect::<Vec<_>>())).collect()
+    }
+}
+
+/// A kernel's rounds with the drift taken out of them, those that count.
+struct Told([Vec<f64>; 2]);
+
+impl Told {
+    /// A logarithm, as are the next two.
+    fn change(&self) -> f64 {
+        mean(&self.0[1]).ln() - mean(&self.0[0]).ln()
+    }
+
+    /// Between the fastest rounds of both.
+    fn fastest(&self) -> f64 {
+        let [a, b] = self.0.each_ref().map(|rounds| rounds.iter().copied().fold(f64::INFINITY, f64::min));
+        (b / a).ln()
+    }
+
+    /// Of a round.
+    fn variance(&self) -> f64 {
+        let squares = self.0.iter().flat_map(|rounds| {
+            let mean = mean(rounds);
+            rounds.iter().map(move |round| (round / mean - 1.0).powi(2))
         });
-        median(&deviations.collect::<Vec<_>>())
-    };
-    // By halves, to a part in a million.
-    let (mut low, mut high) = (AT_LEAST, 1.0);
-    for _ in 0..20 {
-        let middle = 0.5 * (low + high);
-        if deviation(middle) > 0.6745 { low = middle } else { high = middle }
+        squares.sum::<f64>() / self.degrees().max(1.0)
     }
-    low
+
+    fn degrees(&self) -> f64 {
+        (self.0[0].len() + self.0[1].len()) as f64 - 2.0
+    }
+}
+
+/// What is known of the noise from all kernels together.
+struct Noise {
+    /// The variance of a round: the median of the kernels'.
+    shared: f64,
+    /// The standard deviation between two processes that rounds do not show.
+    between: f64,
+}
+
+impl Noise {
+    /// The standard error of a change.
+    fn error(&self, told: &Told) -> f64 {
+        let own = told.degrees();
+        let variance = (own * told.variance() + SHARED_DEGREES * self.shared) / (own + SHARED_DEGREES);
+        let [a, b] = told.0.each_ref().map(|rounds| rounds.len() as f64);
+        (variance * (1.0 / a + 1.0 / b) + self.between.powi(2)).sqrt()
+    }
 }
 
 /// What a change is judged by.
 struct Judge {
-    drift: f64,
+    /// Of the rounds of each profile.
+    drifts: [Vec<f64>; 2],
     least: f64,
     step: f64,
 }
 
 impl Judge {
+    fn told(&self, pair: &Pair) -> Told {
+        Told([0, 1].map(|profile| {
+            let rounds = pair.0[profile].rounds.iter().zip(&self.drifts[profile]);
+            counting(&rounds.map(|(seconds, drift)| seconds / drift).collect::<Vec<_>>())
+        }))
+    }
+
+    /// Beyond what the rounds explain, kernels scatter about the drift: the addition to their variance with which half of them lie
+    /// within 0.6745 standard deviations, as half of normal numbers do.
+    fn noise(&self, pairs: &Pairs, enough: bool) -> Noise {
+        let told: Vec<Told> = pairs.0.iter().map(|pair| self.told(pair)).collect();
+        let shared = median(&told.iter().map(Told::variance).collect::<Vec<_>>());
+        if !enough {
+            return Noise { shared, between: UNTOLD };
+        }
+        let deviation = |between: f64| {
+            let noise = Noise { shared, between };
+            median(&told.iter().map(|told| told.change().abs() / noise.error(told)).collect::<Vec<_>>())
+        };
+        // By halves, to a part in a million.
+        let (mut low, mut high) = (AT_LEAST, 1.0);
+        for _ in 0..20 {
+            let middle = 0.5 * (low + high);
+            if deviation(middle) > 0.6745 { low = middle } else { high = middle }
+        }
+        Noise { shared, between: low }
+    }
+
     /// Every name of either profile, the longest time first.
-    fn all(&self, profiles: &[BTreeMap<String, Measured>; 2], between: f64) -> Vec<Change> {
+    fn all(&self, profiles: &[BTreeMap<String, Measured>; 2], noise: Noise) -> Vec<Change> {
         let [first, second] = profiles;
-        let names: std::collections::BTreeSet<&String> = first.keys().chain(second.keys()).collect();
-        // P(|z| > x) is at most 2 exp(-x²/2): all of them are within it, but for the chance of a false alarm.
-        let reach = (2.0 * (2.0 * names.len() as f64 / FALSE_ALARM).ln()).sqrt();
+        let names: BTreeSet<&String> = first.keys().chain(second.keys()).collect();
+        let rounds = (self.drifts[0].len() + self.drifts[1].len()) as f64;
+        let reach = student(FALSE_ALARM / names.len() as f64, rounds - 2.0 + SHARED_DEGREES);
         let mut changes: Vec<Change> = names
             .into_iter()
             .map(|name| match (first.get(name), second.get(name)) {
-                (Some(a), Some(b)) => self.one(name, *a, *b, between, reach),
+                (Some(a), Some(b)) => self.one(name, &Pair([a.clone(), b.clone()]), &noise, reach),
                 (a, b) => Change {
                     name: name.clone(),
-                    before: a.map_or(0.0, |a| a.low),
-                    after: b.map_or(0.0, |b| b.low),
+                    before: a.map_or(0.0, Measured::seconds),
+                    after: b.map_or(0.0, Measured::seconds),
                     change: 0.0,
                     noise: 0.0,
                     verdict: if a.is_none() { Verdict::New } else { Verdict::Gone },
@@ -287,20 +365,20 @@ impl Judge {
         changes
     }
 
-    fn one(&self, name: &str, a: Measured, b: Measured, between: f64, reach: f64) -> Change {
-        let ratio = (b.low / a.low).ln() - self.drift;
-        let error = (a.error.powi(2) + b.error.powi(2) + between.powi(2)).sqrt();
-        let noise = reach * error + 0.5 * a.disturbed.max(b.disturbed);
+    fn one(&self, name: &str, pair: &Pair, noise: &Noise, reach: f64) -> Change {
+        let told = self.told(pair);
+        let ratio = told.change();
+        let band = reach * noise.error(&told);
+        let [before, after] = pair.0.each_ref().map(Measured::seconds);
         let change = ratio.exp() - 1.0;
-        let counts = change.abs() >= self.least && change.abs() * a.low >= OF_THE_STEP * self.step;
-        // Work beside it that reached nearly every run of a launch in one profile left some run of it alone.
-        let fastest = (b.least / a.least).ln() - self.drift;
-        let shown = ratio.signum() * fastest >= 0.5 * ratio.abs();
-        let verdict = match ratio.abs() > noise && counts && shown {
+        let counts = change.abs() >= self.least && change.abs() * before >= OF_THE_STEP * self.step;
+        // Work beside it that reached most rounds of one profile left some round of it alone.
+        let shown = ratio.signum() * told.fastest() >= 0.5 * ratio.abs();
+        let verdict = match ratio.abs() > band && counts && shown {
             true if ratio > 0.0 => Verdict::Slower,
             true => Verdict::Faster,
             false => Verdict::Same,
         };
-        Change { name: name.into(), before: a.low, after: b.low, change, noise: noise.exp() - 1.0, verdict }
+        Change { name: name.into(), before, after, change, noise: band.exp() - 1.0, verdict }
     }
 }

@@ -38,6 +38,10 @@ impl Profile {
             malformed(format!("{} at `{}`", e.inner(), e.path()), "the fields of a profile".into())
         })?;
         let runs = profile.runs;
+        if profile.rounds == 0 || profile.rounds > runs {
+            let found = format!("`rounds` {} of {runs} runs", profile.rounds);
+            return Err(malformed(found, "at least one round, and a run in each".into()));
+        }
         for (number, launch) in profile.launches.iter().enumerate() {
             let samples = &launch.samples;
             if runs == 0 || samples.len() != runs {

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::gpu::{Blocking as _, Clock, Device, Executable, GpuError, RunError, Timing};
 use crate::graph::{Cost, Plan};
+use crate::shader::Folder;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -389,11 +390,13 @@ fn assemble(device: &Device, rows: Vec<Row>, measured: Measured, roofs: Roofs, c
         backend: device.info.backend.clone(),
         driver: device.info.driver.clone(),
         kernels: device.caps.kernels.name().into(),
+        shaders: device.shaders().map(Folder::checksums).unwrap_or_default(),
         subject: String::new(),
         config: serde_json::Value::Null,
         clock,
         notes: Vec::new(),
         runs: steps.len(),
+        rounds: 1,
         wall_seconds: wall.median,
         accounted_seconds: median(&accounted),
         wall,

@@ -13,6 +13,7 @@ mod memory;
 pub mod page;
 pub mod report;
 mod roofs;
+mod rounds;
 mod statistics;
 mod subject;
 pub mod table;
@@ -30,6 +31,7 @@ use crate::graph::{GraphError, Phase, PlanError};
 use crate::nn::ConfigError;
 use crate::shader::ShaderError;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The version of the JSON file, raised when a field changes its meaning or goes.
 pub const FORMAT: u32 = 1;
@@ -106,6 +108,9 @@ pub struct Profile {
     pub driver: String,
     /// Which algorithms are preferred.
     pub kernels: String,
+    /// The files that a user's folder put in place of embedded ones, with the CRC-32 of each.
+    #[serde(default)]
+    pub shaders: BTreeMap<String, String>,
     /// `training step`, `sampling step`, or an operator with its case.
     pub subject: String,
     /// What decides the step: a training configuration for steps.
@@ -116,6 +121,9 @@ pub struct Profile {
     pub notes: Vec<String>,
     /// Profiled steps, and as many undisturbed ones, in turns.
     pub runs: usize,
+    /// Processes that measured the runs, as many runs each, in turn.
+    #[serde(default = "one")]
+    pub rounds: usize,
     /// An undisturbed step, waited for: the median.
     pub wall_seconds: f64,
     /// What of it is known: the host until the first submission, all launches, and the gaps between them, less what timing added;
@@ -144,6 +152,11 @@ pub struct Profile {
     pub memory: Memory,
     /// One of the profiled steps, whose launches took the median.
     pub timeline: Timeline,
+}
+
+/// The rounds of a profile that does not say: a process was one.
+fn one() -> usize {
+    1
 }
 
 /// A launch of a step. Where a step runs it several times (`accumulate`), all of them together.

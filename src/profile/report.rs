@@ -9,13 +9,14 @@ use std::fmt::Write as _;
 
 /// What stands in front of tables, one line each.
 pub fn heading(profile: &Profile) -> String {
-    let Profile { device, backend, driver, kernels, subject, clock, roofs, runs, .. } = profile;
+    let Profile { device, backend, driver, kernels, subject, clock, roofs, runs, rounds, .. } = profile;
     let mut text = String::new();
     let mut line = |label: &str, words: String| {
         let _ = writeln!(text, "{label:<16}{words}");
     };
     line("device", format!("{device} ({backend}, {driver}), kernels for {kernels}"));
-    line("profile", format!("{subject}, {runs} runs in turns with undisturbed ones"));
+    let by = if *rounds > 1 { format!(" by {rounds} processes") } else { String::new() };
+    line("profile", format!("{subject}, {runs} runs{by}, in turns with undisturbed ones"));
     let how = match clock {
         Clock::TimestampsInPasses => {
             "timestamps inside passes: a launch's time begins at the end of the one before"

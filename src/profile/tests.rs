@@ -10,6 +10,7 @@ use crate::gpu::Clock;
 use crate::graph::Phase;
 use crate::rng::{Philox, Stream};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 /// What disturbs a made-up measurement.
 #[derive(Clone, Copy)]
@@ -21,23 +22,32 @@ struct Noise {
     disturbed: f64,
     /// What all times are multiplied by.
     drift: f64,
+    /// What a launch costs beside its work, in seconds.
+    launch: f64,
+    /// Standard deviation of a kernel's time among the rounds: where its code and its buffers lie.
+    placed: f64,
 }
 
-const QUIET: Noise = Noise { seed: 1, spread: 0.005, disturbed: 0.0, drift: 1.0 };
+const QUIET: Noise =
+    Noise { seed: 1, spread: 0.005, disturbed: 0.0, drift: 1.0, launch: 30e-6, placed: 0.003 };
 
 /// Twelve kernels, each in six modules, the first of them `slowed` times as slow as it was.
 fn profile(noise: Noise, slowed: f64) -> Profile {
-    const RUNS: usize = 20;
+    const RUNS: usize = 24;
+    const ROUNDS: usize = 6;
     let mut rng = Philox::new(noise.seed, Stream::Cases, 0);
+    let placed: Vec<Vec<f64>> =
+        (0..12).map(|_| (0..ROUNDS).map(|_| 1.0 + noise.placed * rng.normal()).collect()).collect();
     let mut launches: Vec<LaunchProfile> = Vec::new();
     for module in 0..6 {
         for kernel in 0..12 {
             let base = 2e-3 / f64::from(1 + kernel) * if kernel == 0 { slowed } else { 1.0 } * noise.drift;
             let samples: Vec<f64> = (0..RUNS)
-                .map(|_| {
+                .map(|run| {
                     let late =
                         if rng.uniform(0.0, 1.0) < noise.disturbed { rng.uniform(2.0, 4.0) } else { 1.0 };
-                    base * (1.0 + noise.spread * rng.normal()) * late
+                    let placed = placed[kernel as usize][run * ROUNDS / RUNS];
+                    (base * placed * (1.0 + noise.spread * rng.normal()) + noise.launch) * late
                 })
                 .collect();
             let phase = if kernel < 8 { Phase::Forward } else { Phase::Backward };
@@ -98,11 +108,13 @@ fn profile(noise: Noise, slowed: f64) -> Profile {
         backend: "vulkan".into(),
         driver: "none".into(),
         kernels: "registers".into(),
+        shaders: BTreeMap::new(),
         subject: "training step".into(),
         config: json!({ "batch": 16 }),
         clock: Clock::TimestampsInPasses,
         notes: Vec::new(),
         runs: RUNS,
+        rounds: ROUNDS,
         wall_seconds: launched.median + 1e-3,
         accounted_seconds: launched.median + 6e-4,
         wall: launched,
@@ -138,6 +150,9 @@ fn a_build_compared_with_itself_has_not_changed() {
         (QUIET, Noise { drift: 1.4, ..QUIET }),
         (loaded, loaded),
         (QUIET, Noise { drift: 1.2, ..loaded }),
+        // Waking a thread costs 20 us more, a tenth of the smallest kernel; and code is placed badly now and then.
+        (QUIET, Noise { launch: 50e-6, ..QUIET }),
+        (Noise { placed: 0.03, ..QUIET }, Noise { placed: 0.03, ..QUIET }),
     ] {
         for names in changed(before, after, 1.0) {
             assert!(names.is_empty(), "{names:?}");
@@ -149,7 +164,12 @@ fn a_build_compared_with_itself_has_not_changed() {
 fn a_slower_kernel_is_named_and_no_other() {
     let named = [("shader0:entry0".to_string(), Verdict::Slower)];
     let loaded = Noise { spread: 0.03, disturbed: 0.3, drift: 0.8, ..QUIET };
-    for (noise, slowed) in [(QUIET, 1.035), (QUIET, 4.0 / 3.0), (loaded, 4.0 / 3.0)] {
+    for (noise, slowed) in [
+        (QUIET, 1.035),
+        (QUIET, 4.0 / 3.0),
+        (loaded, 4.0 / 3.0),
+        (Noise { launch: 50e-6, ..QUIET }, 4.0 / 3.0),
+    ] {
         for names in changed(Noise { drift: 1.0, ..noise }, noise, slowed) {
             assert_eq!(names, named, "{slowed}");
         }
@@ -180,9 +200,32 @@ fn one_launch_of_a_kernel_is_named_by_its_place() {
 }
 
 #[test]
+fn rounds_are_one_profile() {
+    let rounds: Vec<Profile> = (0..3).map(|seed| profile(Noise { seed, ..QUIET }, 1.0)).collect();
+    let together = Profile::together(rounds.clone()).unwrap();
+    assert_eq!((together.runs, together.rounds), (72, 3));
+    for (i, launch) in together.launches.iter().enumerate() {
+        let samples: Vec<f64> = rounds.iter().flat_map(|round| round.launches[i].samples.clone()).collect();
+        assert_eq!((&launch.samples, launch.seconds), (&samples, Seconds::of(&samples)));
+    }
+    let mut medians: Vec<f64> = rounds.iter().map(|round| round.launched.median).collect();
+    medians.sort_by(f64::total_cmp);
+    assert_eq!(together.launched.median, medians[1]);
+    let mut other = rounds;
+    other[2].launches[4].entry = "another".into();
+    assert!(Profile::together(other).is_none() && Profile::together(Vec::new()).is_none());
+}
+
+#[test]
 fn profiles_of_other_devices_are_compared_with_a_warning() {
     let (before, mut after) = (profile(QUIET, 1.0), profile(QUIET, 1.0));
     assert!(diff(&before, &after, 0.03).warnings.is_empty());
+    after.rounds = 1;
+    assert!(diff(&before, &after, 0.03).warnings[0].contains("1 of 3 rounds"));
+    after.rounds = before.rounds;
+    after.shaders = BTreeMap::from([("matmul".into(), "0123abcd".into())]);
+    assert!(diff(&before, &after, 0.03).warnings[0].contains("compare two edited folders"));
+    after.shaders.clear();
     after.device = "another".into();
     assert_eq!(diff(&before, &after, 0.03).warnings, ["the device differs: made up, then another"]);
 }
@@ -268,6 +311,8 @@ fn a_profile_is_read_back_and_a_spoilt_one_is_refused() {
         read(&bad).unwrap_err()
     };
     assert!(spoil("/format", json!(9)).contains("format \"9\""));
+    assert!(spoil("/rounds", json!(0)).contains("`rounds` 0 of 24"));
+    assert!(spoil("/rounds", json!(25)).contains("`rounds` 25 of 24"));
     assert!(spoil("/launches/3/samples", json!([1.0])).contains("launches[3]"));
     assert!(spoil("/launches/3/samples/0", json!(-1.0)).contains("launches[3]"));
     assert!(spoil("/launches/3/phase", json!("tea")).contains("launches[3].phase"));

@@ -78,6 +78,13 @@ impl Folder {
         &self.changed
     }
 
+    /// The CRC-32 of each file that differs from the embedded one, as eight hexadecimal digits, by its name.
+    pub fn checksums(&self) -> BTreeMap<String, String> {
+        let checksum = |text: &str| format!("{:08x}", crc32fast::hash(text.as_bytes()));
+        let changed = self.changed.iter().filter_map(|name| Some((*name, self.files.get(name)?)));
+        changed.map(|(name, (_, text))| (name.to_string(), checksum(text))).collect()
+    }
+
     /// Names of the files that the folder lacks: the embedded ones serve.
     pub fn missing(&self) -> &[&'static str] {
         &self.missing
