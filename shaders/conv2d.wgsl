@@ -4,8 +4,9 @@
 //   backward_input   dx[n,iy,ix,ci] = Σ_{ky,kx,co} dy[n, (iy + p - ky)/s, (ix + p - kx)/s, co] w[ky,kx,ci,co]
 //                    over the ky, kx at which s divides
 //   backward_weight  dw[ky,kx,ci,co] = Σ_{n,oy,ox} x[n, oy s + ky - p, ox s + kx - p, ci] dy[n,oy,ox,co]
+//                    and perhaps db[co] = Σ_{n,oy,ox} dy[n,oy,ox,co]
 //
-// with stride s and padding p; whatever lies outside a picture is zero.
+// with stride s and padding p; whatever lies outside a picture is zero. y and dx may have a further tensor added to them.
 //
 // For CPU drivers: no workgroup memory and no barriers, since there a load costs the same from anywhere, and
 // nearly the same for one number as for four. One invocation of the first two has TILE_ROWS x TILE_COLUMNS pixels by
@@ -21,6 +22,8 @@
 #import lib/index
 #import lib/in4
 #import lib/out4
+#import lib/no_added
+#import lib/no_bias_gradient
 
 const KERNEL: u32 = 3u;
 const STRIDE: u32 = 1u;
@@ -142,7 +145,8 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
                 for (var j = 0u; j < TILE_COLUMNS; j++) {
                     if oy + r < params.out_height && ox + j < params.out_width {
                         let row = (n * params.out_height + oy + r) * params.out_width + ox + j;
-                        y[row * params.out_vectors + channel + o] = StoredOut(bias + sum[r][j][o]);
+                        let at = row * params.out_vectors + channel + o;
+                        y[at] = StoredOut(plus_added(bias + sum[r][j][o], at, n * params.out_vectors + channel + o));
                     }
                 }
             }
@@ -212,7 +216,8 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
                 if channel + o < params.in_vectors && iy + r * STRIDE < params.height && ix + j < params.width {
                     let row = (n * params.height + iy + r * STRIDE) * params.width + ix + j;
                     for (var k = 0u; k < IN_WIDTH; k++) {
-                        dx[(row * params.in_vectors + channel + o) * IN_WIDTH + k] = Element(sum[r][j][o][k]);
+                        let at = (row * params.in_vectors + channel + o) * IN_WIDTH + k;
+                        dx[at] = Element(plus_added_element(sum[r][j][o][k], at));
                     }
                 }
             }
@@ -222,7 +227,7 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
 
 // One invocation has all kernel positions of one element of input channels by TILE_CHANNELS of output
 // channels, over the rows of dy in its split; a KERNEL x KERNEL window of x slides along each row. The splits
-// are added by sum_rows, in their order.
+// are added by sum_rows, in their order. Those of the first input channels may have the bias's gradient too.
 @compute @workgroup_size(INVOCATIONS)
 fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                    @builtin(local_invocation_index) lane: u32) {
@@ -240,6 +245,7 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
 
     let size = Pictures(weight_params.height, weight_params.width, weight_params.in_vectors);
     var sum: array<array<array<array<Out, TILE_CHANNELS>, IN_WIDTH>, KERNEL>, KERNEL>;
+    var bias_sum: array<Out, TILE_CHANNELS>;
     let end = min(start + weight_params.rows_per_split, rows);
     for (var row = start; row < end; row++) {
         let n = row / weight_params.out_height;
@@ -263,6 +269,9 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
             for (var o = 0u; o < TILE_CHANNELS; o++) {
                 let at = (row * weight_params.out_width + ox) * weight_params.out_vectors;
                 let d = Out(dy[at + min(channel + o, weight_params.out_vectors - 1u)]);
+                if BIAS_GRADIENT {
+                    bias_sum[o] += d;
+                }
                 for (var ky = 0u; ky < KERNEL; ky++) {
                     for (var kx = 0u; kx < KERNEL; kx++) {
                         for (var k = 0u; k < IN_WIDTH; k++) {
@@ -276,6 +285,9 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
 
     for (var o = 0u; o < TILE_CHANNELS; o++) {
         if channel + o < weight_params.out_vectors {
+            if BIAS_GRADIENT && c == 0u {
+                store_db(split * weight_params.out_vectors + channel + o, bias_sum[o]);
+            }
             for (var ky = 0u; ky < KERNEL; ky++) {
                 for (var kx = 0u; kx < KERNEL; kx++) {
                     for (var k = 0u; k < IN_WIDTH; k++) {

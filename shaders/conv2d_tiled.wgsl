@@ -5,10 +5,12 @@
 //   1 backward_input   dx[q,ci]    = Σ_{ky,kx,co} dy[(q + pad - k) / s, co] w[k,ci,co], where s divides it
 //                      rows q = (batch, iy, ix), depth (ky, kx, co)
 //   2 backward_weight  dw[k,ci,co] = Σ_p x[s p + k - pad, ci] dy[p,co]
-//                      rows (ky, kx, ci), depth p = (batch, oy, ox)
+//                      rows (ky, kx, ci), depth p = (batch, oy, ox); and perhaps db[co] = Σ_p dy[p,co]
+// y and dx may have a further tensor added to them.
 
 #import lib/index
-#import lib/element
+#import lib/out1
+#import lib/no_added
 #import lib/gemm_tile
 #import lib/bias
 
@@ -98,7 +100,9 @@ fn load_b(k: u32, n: u32) -> f32 {
 }
 
 fn store_c(split: u32, m: u32, n: u32, value: f32) {
-    c[(split * params.rows + m) * params.columns + n] = Result(initial(n) + value);
+    let at = (split * params.rows + m) * params.columns + n;
+    let image = m / (params.out_height * params.out_width); // in pass 0
+    c[at] = Result(plus_added(initial(n) + value, at, image * params.columns + n));
 }
 
 @compute @workgroup_size(INVOCATIONS)

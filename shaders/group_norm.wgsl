@@ -4,7 +4,7 @@
 //   y = silu(v), or v
 // and its gradient, with dv = dy silu'(v), or dy, recomputed from x:
 //   A[n,c] = Σ_p dv, B[n,c] = Σ_p dv xh, the sums     means of Γ dv and Γ dv xh over each group, from the sums
-//   dx = rstd (Γ dv - mean_g(Γ dv) - xh mean_g(Γ dv xh))
+//   dx = rstd (Γ dv - mean_g(Γ dv) - xh mean_g(Γ dv xh)), and perhaps a further tensor added to it
 //   dγ = Σ_n (1 + scale) B, dβ = Σ_n (1 + scale) A    dscale = γ B + β A, dshift = A
 // lib/unmodulated has scale = shift = 0; a variant puts lib/modulated in its place.
 //
@@ -24,6 +24,10 @@
 #import lib/pixel_run
 #import lib/column_sum
 #import lib/unmodulated
+
+alias Out = Vector; // as lib/no_added calls them
+alias StoredOut = Stored;
+#import lib/no_added
 
 const SILU: bool = true;
 
@@ -227,7 +231,7 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     for (var k = run.first; k < run.end; k += params.vectors) {
         let xh = (Vector(x[k]) - Vector(s.x)) * s.y;
         let g = gradient_of_v(k, xh, affine) * affine.factor;
-        y[k] = Stored(s.y * (g - Vector(mean.x) - xh * mean.y));
+        y[k] = Stored(plus_added(s.y * (g - Vector(mean.x) - xh * mean.y), k, 0u));
     }
 }
 

@@ -1,7 +1,9 @@
 // The linear layer in register tiles, without workgroup memory or barriers.
 //   forward          y[m,n]  = b[n] + Σ_k x[m,k] w[k,n]
 //   backward_input   dx[m,k] = Σ_n dy[m,n] w[k,n]
-//   backward_weight  dw[k,n] = Σ_m x[m,k] dy[m,n], m over one range of rows (a split)
+//   backward_weight  dw[k,n] = Σ_m x[m,k] dy[m,n], and perhaps db[n] = Σ_m dy[m,n], m over one range of rows (a split)
+//
+// y and dx may have a further tensor added to them.
 //
 // One invocation per tile of ROWS x COLUMNS results. A tile that hangs over an edge computes and stores its
 // last row or column again: a branch around every store costs more on lavapipe.
@@ -11,6 +13,8 @@
 #import lib/index
 #import lib/in4
 #import lib/out4
+#import lib/no_added
+#import lib/no_bias_gradient
 
 const INVOCATIONS: u32 = 8u;
 const ROWS: u32 = 8u;    // forward, backward_input: rows m; backward_weight: In vectors of k
@@ -83,7 +87,8 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     for (var i = 0u; i < ROWS; i++) {
         for (var j = 0u; j < COLUMNS; j++) {
-            y[min(first_row + i, params.rows - 1u) * params.outputs + column[j]] = StoredOut(sums[i * COLUMNS + j]);
+            let at = min(first_row + i, params.rows - 1u) * params.outputs + column[j];
+            y[at] = StoredOut(plus_added(sums[i * COLUMNS + j], at, 0u));
         }
     }
 }
@@ -129,7 +134,7 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     for (var i = 0u; i < ROWS; i++) {
         for (var j = 0u; j < COLUMNS; j++) {
             let at = min(first_row + i, params.rows - 1u) * inputs + min(first_column + j, inputs - 1u);
-            dx[at] = Element(sums[i * COLUMNS + j]);
+            dx[at] = Element(plus_added_element(sums[i * COLUMNS + j], at));
         }
     }
 }
@@ -158,6 +163,7 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     for (var i = 0u; i < ROWS * IN_WIDTH * COLUMNS; i++) {
         sums[i] = Out(0.0);
     }
+    var bias_sums: array<Out, COLUMNS>;
     let last = min((split + 1u) * weight_params.split_rows, weight_params.rows);
     for (var first = split * weight_params.split_rows; first < last; first += STEP) {
         var d: array<Out, STEP * COLUMNS>; // [STEP][COLUMNS]
@@ -167,6 +173,9 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
             for (var j = 0u; j < COLUMNS; j++) {
                 let value = Out(dy[m[s] * weight_params.outputs + column[j]]);
                 d[s * COLUMNS + j] = select(Out(0.0), value, first + s < last);
+                if BIAS_GRADIENT {
+                    bias_sums[j] += d[s * COLUMNS + j];
+                }
             }
         }
         for (var i = 0u; i < ROWS; i++) {
@@ -190,6 +199,11 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
                 let k = (split * weight_params.inputs + input[i]) * IN_WIDTH + c;
                 dw[k * weight_params.outputs + column[j]] = sums[(i * IN_WIDTH + c) * COLUMNS + j];
             }
+        }
+    }
+    if BIAS_GRADIENT && first_input == 0u {
+        for (var j = 0u; j < COLUMNS; j++) {
+            store_db(split * weight_params.outputs + column[j], bias_sums[j]);
         }
     }
 }

@@ -1,12 +1,16 @@
 // c[m,n] = bias[n] + Σ_k a[m,k] b[k,n], tiles staged in workgroup memory (lib/gemm_tile).
 //
+// c may have a further tensor added to it.
+//
 // a and b are reached by strides, so that one text serves a product and both of its gradients:
 //   forward          a = x (rows, K)       b = w (K, N)            c = y
 //   backward_input   a = dy (rows, N)      b = w transposed        c = dx
-//   backward_weight  a = x transposed      b = dy (rows, N)        c = partial sums over ranges of rows
+//   backward_weight  a = x transposed      b = dy (rows, N)        c = partial sums over ranges of rows,
+//                                                                   and perhaps db[n] = Σ_k b[k,n]
 
 #import lib/index
-#import lib/element
+#import lib/out1
+#import lib/no_added
 #import lib/gemm_tile
 #import lib/bias
 
@@ -39,7 +43,8 @@ fn load_b(k: u32, n: u32) -> f32 {
 }
 
 fn store_c(split: u32, m: u32, n: u32, value: f32) {
-    c[(split * params.rows + m) * params.columns + n] = Result(initial(n) + value);
+    let at = (split * params.rows + m) * params.columns + n;
+    c[at] = Result(plus_added(initial(n) + value, at, 0u));
 }
 
 @compute @workgroup_size(INVOCATIONS)

@@ -3,26 +3,34 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use inkwash::diffusion::{Preset, UNet, UNetConfig};
-use inkwash::graph::{Graph, State, ValueId, interpret, rewrite};
+use inkwash::diffusion::{Preset, TimeScaleShift, UNet, UNetConfig};
+use inkwash::graph::{Caps, Graph, Kernels, State, ValueId, interpret, rewrite};
 use inkwash::nn::Size;
-use inkwash::ops::{self, Accumulate, Add, Case, STEP_WORDS, Silu, View};
+use inkwash::ops::{self, Accumulate, Add, Case, Linear, STEP_WORDS, Silu, View, pack};
 use inkwash::rng::{Philox, Stream};
 use inkwash::tensor::{Array, Shape, Spec};
 use std::collections::HashMap;
 
 type Given = HashMap<ValueId, Array>;
 
-/// Runs a graph before and after, compares what is asked for bit by bit, and returns the number of nodes that were left out.
-fn same_numbers(name: &str, graph: &Graph, given: &Given) -> usize {
-    let rewritten = rewrite::without_dead_nodes(graph.clone());
-    let (before, after) = (interpret(graph, given), interpret(&rewritten, given));
+/// Runs a graph before and after all rewrites, compares what is asked for, and returns the number of nodes that were left
+/// out and of fusions. Without fusions the numbers are the same bits; with them sums may be taken in another order.
+fn same_numbers(name: &str, graph: &Graph, given: &Given) -> (usize, usize) {
+    let without = rewrite::without_dead_nodes(graph.clone());
+    let (fused, fusions) = rewrite::rewritten(graph.clone(), &Caps::webgpu(Kernels::Workgroup));
+    let count: usize = fusions.iter().map(|f| f.count).sum();
+    let (before, after) = (interpret(graph, given), interpret(&without, given));
+    let fused = if count > 0 { interpret(&fused, given) } else { after.clone() };
     let asked: Vec<ValueId> = graph.outputs.iter().chain(graph.persistent.keys()).copied().collect();
     assert!(!asked.is_empty(), "{name}: nothing is asked for");
     for value in asked {
         assert_eq!(before[value.0], after[value.0], "{name}: tensor {value:?}");
+        let largest = before[value.0].data.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        for (i, (a, b)) in before[value.0].data.iter().zip(&fused[value.0].data).enumerate() {
+            assert!((a - b).abs() <= 1e-12 * largest, "{name}: element {i} of {value:?}: {a} became {b}");
+        }
     }
-    graph.nodes.len() - rewritten.nodes.len()
+    (graph.nodes.len() - without.nodes.len(), count)
 }
 
 /// The operator, the gradients of its inputs, and nodes that nobody asks for; the output and the first gradient are kept.
@@ -53,7 +61,7 @@ fn the_catalogues_graphs_keep_their_numbers() {
     let (mut graphs, mut removed) = (0, 0);
     for case in ops::catalogue().iter().filter(|case| !case.large) {
         let (graph, given) = graph_of(case);
-        removed += same_numbers(&case.title(), &graph, &given);
+        removed += same_numbers(&case.title(), &graph, &given).0;
         graphs += 1;
     }
     println!("{graphs} graphs, {removed} nodes left out");
@@ -82,25 +90,93 @@ fn updates_of_states_in_place_are_kept() {
     }
 }
 
-#[test]
-fn a_networks_graph_keeps_its_numbers() {
-    // At 8x8 pixels the interpreter takes a moment instead of a minute.
-    let config = UNetConfig { sample_size: Size::Square(8), ..UNetConfig::preset(Preset::TinyGray) };
-    let unet = UNet::new(&config).unwrap();
+/// A training step's graph, loss and gradients, on pictures so small that the interpreter takes a moment instead of a minute.
+fn step_graph(config: &UNetConfig, batch: usize, labels: Option<&[f64]>) -> (Graph, Given) {
+    let unet = UNet::new(config).unwrap();
     let mut graph = Graph::new();
     let flat = graph.state(&unet.parameters.state("weights"));
     let views = unet.parameters.views(&mut graph, flat).unwrap();
-    let x = graph.input("x", Spec::f32([1, 8, 8, 1]));
-    let t = graph.input("t", Spec::f32([1]));
-    // Recording makes a norm that the network itself does not use.
-    let (output, _) = unet.forward_recorded(&mut graph, &views, x, t, None).unwrap();
+    let (height, width) = config.sample_size.get();
+    let x = graph.input("x", Spec::f32([batch, height, width, config.in_channels]));
+    let t = graph.input("t", Spec::f32([batch]));
+    let label = labels.map(|_| graph.input("labels", Spec::u32([batch])));
+    let output = unet.forward(&mut graph, &views, x, t, label).unwrap();
     graph.output("prediction", output);
+    let seed = graph.input("seed", graph.spec(output).clone());
+    let gradients = graph.backward(Add, &[(output, seed)], &views).unwrap();
+    let gradients: Vec<ValueId> = views.iter().map(|v| gradients[v]).collect();
+    let packed = unet.parameters.pack(&mut graph, &gradients).unwrap();
+    graph.persist(&unet.parameters.state("gradients"), packed);
     let weights = unet.parameters.initial(1).into_iter().map(f64::from).collect();
     let mut rng = Philox::new(4, Stream::Cases, 0);
-    let given = HashMap::from([
+    let mut given = HashMap::from([
         (flat, Array::new([unet.parameters.flat_elements()], weights)),
         (x, Array::from_fn(graph.shape(x), |_| rng.normal())),
-        (t, Array::new([1], vec![500.0])),
+        (seed, Array::from_fn(graph.shape(seed), |_| rng.normal())),
+        (t, Array::new([batch], (0..batch).map(|n| 100.0 + 200.0 * n as f64).collect())),
     ]);
-    assert_eq!(same_numbers("tiny-gray", &graph, &given), 1);
+    if let (Some(label), Some(labels)) = (label, labels) {
+        given.insert(label, Array::new([batch], labels.to_vec()));
+    }
+    (graph, given)
+}
+
+#[test]
+fn a_networks_graph_keeps_its_numbers() {
+    let plain = UNetConfig { sample_size: Size::Square(8), ..UNetConfig::preset(Preset::TinyGray) };
+    let modulated = UNetConfig {
+        resnet_time_scale_shift: TimeScaleShift::ScaleShift,
+        num_class_embeds: Some(3),
+        ..plain.clone()
+    };
+    for (name, config, labels) in
+        [("tiny-gray", plain, None), ("modulated, with classes", modulated, Some([2.0, 0.0].as_slice()))]
+    {
+        let (graph, given) = step_graph(&config, 2, labels);
+        let (_, fusions) = same_numbers(name, &graph, &given);
+        println!("{name}: {fusions} fusions");
+        assert!(fusions > 20, "{name}: {fusions} fusions");
+    }
+}
+
+/// What is read twice, kept, or packed is not fused away.
+#[test]
+fn a_result_that_somebody_else_reads_keeps_its_launch() {
+    type Change = fn(&mut Graph, ValueId, ValueId);
+    let changes: [(Change, usize); 4] = [
+        (|_, _, _| {}, 1),
+        (|graph, product, _| graph.output("product", product), 0),
+        (
+            |graph, product, _| {
+                let y = graph.apply(Silu, &[product]).unwrap();
+                graph.output("silu", y);
+            },
+            0,
+        ),
+        (
+            |graph, _, sum| {
+                let packed = pack(graph, &[sum], vec![0], 64).unwrap();
+                graph.output("packed", packed);
+            },
+            0,
+        ),
+    ];
+    for (number, (change, expected)) in changes.into_iter().enumerate() {
+        let mut graph = Graph::new();
+        let of = |graph: &mut Graph, name, axes: &[usize]| graph.input(name, Spec::f32(axes));
+        let (x, w, b) =
+            (of(&mut graph, "x", &[8, 4]), of(&mut graph, "w", &[4, 8]), of(&mut graph, "b", &[8]));
+        let addend = of(&mut graph, "addend", &[8, 8]);
+        let product = graph.apply(Linear, &[x, w, b]).unwrap();
+        let sum = graph.apply(Add, &[addend, product]).unwrap();
+        change(&mut graph, product, sum);
+        if number != 3 {
+            graph.output("sum", sum);
+        }
+        let mut rng = Philox::new(5, Stream::Cases, 0);
+        let given =
+            [x, w, b, addend].into_iter().map(|v| (v, Array::from_fn(graph.shape(v), |_| rng.normal())));
+        let (_, fusions) = same_numbers("a sum", &graph, &given.collect());
+        assert_eq!(fusions, expected, "change {number}");
+    }
 }

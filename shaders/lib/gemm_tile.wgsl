@@ -7,7 +7,11 @@
 // The importing file defines what A, B and C are:
 //   fn load_a(m: u32, k: u32) -> f32        fn load_b(k: u32, n: u32) -> f32      (within bounds)
 //   fn store_c(split: u32, m: u32, n: u32, value: f32)
-// reading whatever is stored into f32, and has in its Params, as plain u32: rows (m), columns (n), depth (k), splits, split_depth (k per split).
+// It imports lib/out1 before this file, and may put lib/bias_gradient in the place of lib/no_bias_gradient: then the workgroups
+// of the first rows of C also sum the columns of B, while they have them in workgroup memory, into db[split,n].
+// It reads whatever is stored into f32, and has in its Params, as plain u32: rows (m), columns (n), depth (k), splits, split_depth (k per split).
+
+#import lib/no_bias_gradient
 
 const TILE_M: u32 = 64u;
 const TILE_N: u32 = 64u;
@@ -65,6 +69,9 @@ fn gemm(group: u32, lane: u32) {
     for (var i = 0u; i < THREAD_M * THREAD_N / 4u; i++) {
         sums[i] = vec4<f32>(0.0);
     }
+    // An invocation has four columns; the terms of a stage are summed before they are added to those of the stages before.
+    let sums_columns = BIAS_GRADIENT && first_m == 0u && lane < VECTORS_N;
+    var column_sums = vec4<f32>(0.0);
     for (var first_k = split * params.split_depth; first_k < k_end; first_k += TILE_K) {
         for (var i = lane; i < TILE_K * VECTORS_M; i += INVOCATIONS) {
             let at = select(vec2<u32>(i % VECTORS_M, i / VECTORS_M), vec2<u32>(i / TILE_K, i % TILE_K), A_ALONG_K);
@@ -81,6 +88,13 @@ fn gemm(group: u32, lane: u32) {
                                                        b_or_zero(k, n + 2u, k_end), b_or_zero(k, n + 3u, k_end));
         }
         workgroupBarrier();
+        if sums_columns {
+            var stage = vec4<f32>(0.0);
+            for (var k = 0u; k < TILE_K; k++) {
+                stage += b_tile[k * B_STRIDE + lane];
+            }
+            column_sums += stage;
+        }
         for (var k = 0u; k < TILE_K; k++) {
             var b: array<vec4<f32>, THREAD_N / 4u>;
             for (var j = 0u; j < THREAD_N / 4u; j++) {
@@ -105,6 +119,14 @@ fn gemm(group: u32, lane: u32) {
             let n = first_n + 4u * (j / 4u * THREADS_N + thread_n) + j % 4u;
             if m < params.rows && n < params.columns {
                 store_c(split, m, n, sums[i * (THREAD_N / 4u) + j / 4u][j % 4u]);
+            }
+        }
+    }
+    if sums_columns {
+        for (var c = 0u; c < 4u; c++) {
+            let n = first_n + 4u * lane + c;
+            if n < params.columns {
+                store_db(split * params.columns + n, column_sums[c]);
             }
         }
     }

@@ -73,6 +73,9 @@ struct DeviceArgs {
     /// Algorithms: registers (CPU drivers) or workgroup (GPUs); chosen by the device if left out
     #[arg(long, global = true, env = "INKWASH_KERNELS", value_enum, help_heading = "Device")]
     kernels: Option<KernelsArg>,
+    /// Leave every operator a launch of its own: slower, to compare and to find faults. A training run keeps to what it began with
+    #[arg(long, global = true, help_heading = "Device")]
+    no_fusion: bool,
     /// WGSL files to use in place of the embedded ones of the same names (`inkwash shaders export`)
     #[arg(long, global = true, value_name = "DIR", help_heading = "Device")]
     shaders: Option<PathBuf>,
@@ -101,6 +104,7 @@ impl DeviceArgs {
             device: self.device.clone(),
             backend: self.backend.clone(),
             kernels: self.kernels(),
+            no_fusion: self.no_fusion,
             shaders: self.folder.clone(),
         })
         .block_on()

@@ -2,6 +2,7 @@
 
 use crate::train::{RunPlan, TrainConfig, TrainEvent};
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -213,6 +214,20 @@ pub(super) fn describe(config: &TrainConfig, plan: &RunPlan) -> String {
         flops as f64 * config.effective_batch() as f64 * 1e-9,
         HumanBytes(*bytes),
     )
+}
+
+/// What was fused, and what the same plans need without fusions.
+pub(super) fn describe_fusions(plan: &RunPlan, unfused: &RunPlan) -> String {
+    let count = |plan: &RunPlan| (plan.plans.micro.launches.len(), plan.plans.update.launches.len());
+    let (micro, update) = count(unfused);
+    let mut lines = format!(
+        "without fusion  {micro} launches per micro-batch, {update} per update; {} planned\n",
+        HumanBytes(unfused.bytes)
+    );
+    for fusion in &plan.plans.micro.fusions {
+        let _ = writeln!(lines, "fused           {:>4} {}", fusion.count, fusion.name);
+    }
+    lines
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `inkwash train`.
 
 use super::configuration::{of_new_run, of_resumed_run};
-use super::progress::{Bar, TrainProgress, describe};
+use super::progress::{Bar, TrainProgress, describe, describe_fusions};
 use super::{DeviceArgs, Failure, interruption};
 use crate::estimate::{self, Estimate, Gpu};
 use crate::graph::{Caps, Kernels, Limits};
@@ -53,6 +53,7 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
     if !args.quiet && !args.json {
         inherited.notes.iter().for_each(|note| println!("note            {note}"));
     }
+    let config = TrainConfig { fusion: config.fusion && !device.no_fusion, ..config };
     config.validate()?;
     if args.dry_run {
         return dry_run(&config, args, device);
@@ -117,10 +118,13 @@ fn dry_run(config: &TrainConfig, args: &TrainArgs, device: &DeviceArgs) -> Resul
     // Only the number of classes depends on the pictures.
     let class_names = if config.learns_classes() { open_data(config)?.0.class_names } else { Vec::new() };
     let config = config.with_network(&class_names);
-    let plan = match gpu {
-        Some(gpu) => RunPlan::new(&config, &gpu.caps(kernels(device)))?,
-        None => plan(&config, device)?,
+    let planned = |config: &TrainConfig| -> Result<RunPlan, Failure> {
+        Ok(match gpu {
+            Some(gpu) => RunPlan::new(config, &gpu.caps(kernels(device)))?,
+            None => plan(config, device)?,
+        })
     };
+    let plan = planned(&config)?;
     let estimate = Estimate::new(&config, &plan, gpu)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&estimate)?);
@@ -130,6 +134,10 @@ fn dry_run(config: &TrainConfig, args: &TrainArgs, device: &DeviceArgs) -> Resul
         println!("{}{}", plan.plans.micro, plan.plans.update);
     }
     print!("{}{}", estimate::report::text(&estimate), describe(&config, &plan));
+    if config.fusion {
+        let unfused = planned(&TrainConfig { fusion: false, ..config })?;
+        print!("{}", describe_fusions(&plan, &unfused));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

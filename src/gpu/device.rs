@@ -107,7 +107,7 @@ impl Device {
             .into_iter()
             .next()
             .ok_or_else(|| GpuError::NoAdapter("wgpu was built without its noop backend".into()))?;
-        let choice = Choice { kernels: Some(caps.kernels), ..Choice::default() };
+        let choice = Choice { kernels: Some(caps.kernels), no_fusion: !caps.fusion, ..Choice::default() };
         Self::request_with(&adapter, wgpu::Limits::default(), &choice, caps.features.clone()).await
     }
 
@@ -145,7 +145,7 @@ impl Device {
         .into_iter()
         .filter(|(wanted, _)| *wanted)
         .fold(wgpu::Features::empty(), |all, (_, feature)| all | feature);
-        let caps = Caps { kernels, limits: plan_limits(&limits), features };
+        let caps = Caps { kernels, limits: plan_limits(&limits), features, fusion: !choice.no_fusion };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("inkwash"),

@@ -38,6 +38,8 @@ pub struct Choice {
     pub backend: Option<String>,
     /// Overrides the algorithms that suit the device.
     pub kernels: Option<Kernels>,
+    /// Plans leave every operator a launch of its own.
+    pub no_fusion: bool,
     /// WGSL files in place of the embedded ones.
     pub shaders: Option<Arc<Folder>>,
 }

@@ -2,7 +2,7 @@
 
 use super::device::lock;
 use super::{Device, GpuError};
-use crate::graph::{SlotPool, State};
+use crate::graph::{Caps, SlotPool, State};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -14,6 +14,7 @@ pub(super) const STORAGE: wgpu::BufferUsages =
 #[derive(Debug)]
 pub struct Store {
     device: Arc<Device>,
+    caps: Caps,
     states: Mutex<HashMap<String, wgpu::Buffer>>,
     /// Working memory by rank: plans of one store run one after another on one queue, so they share it.
     slots: Mutex<(SlotPool, Vec<wgpu::Buffer>)>,
@@ -22,12 +23,22 @@ pub struct Store {
 impl Store {
     /// An empty store.
     pub fn new(device: &Arc<Device>) -> Arc<Self> {
-        Arc::new(Self { device: device.clone(), states: Mutex::default(), slots: Mutex::default() })
+        Self::with_caps(device, device.caps.clone())
+    }
+
+    /// The same for plans that ask for less than the device has.
+    pub fn with_caps(device: &Arc<Device>, caps: Caps) -> Arc<Self> {
+        Arc::new(Self { device: device.clone(), caps, states: Mutex::default(), slots: Mutex::default() })
     }
 
     /// The device that holds the states.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// What its plans may ask for.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
     }
 
     pub(super) fn state(&self, name: &str, bytes: u64) -> Result<wgpu::Buffer, GpuError> {

@@ -103,12 +103,21 @@ pub struct Caps {
     pub limits: Limits,
     /// What shaders may use.
     pub features: Features,
+    /// Whether plans fuse operators ([`super::rewrite`]).
+    pub fusion: bool,
 }
 
 impl Caps {
     /// WebGPU's default limits without any optional feature.
     pub fn webgpu(kernels: Kernels) -> Self {
-        Self { kernels, limits: Limits::WEBGPU, features: Features::default() }
+        Self { kernels, limits: Limits::WEBGPU, features: Features::default(), fusion: true }
+    }
+
+    /// The same with or without fusions.
+    #[must_use]
+    pub fn with_fusion(mut self, fusion: bool) -> Self {
+        self.fusion = fusion;
+        self
     }
 
     /// The same with the features whose variants wgpu compiles for every platform: f16.

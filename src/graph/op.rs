@@ -4,6 +4,7 @@ use super::{Backward, Caps, GraphError};
 use crate::shader::{Kernel, Source, Variant};
 use crate::tensor::{Array, Spec, Tolerance};
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// Wrong operand shapes: the one kind of error that [`Op::infer`] gives.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -313,5 +314,27 @@ pub trait Op: Debug + Send + Sync {
     /// How outputs share memory with inputs.
     fn aliasing(&self) -> Aliasing {
         Aliasing::None
+    }
+
+    /// Whether it is nothing but input 0 plus input 1, which has the shape of the first, or for an input 0 of (N, …, C) may be
+    /// (N, C), a row for all pixels of an image. For [`super::rewrite`], as what follows.
+    fn is_sum(&self) -> bool {
+        false
+    }
+
+    /// Whether it is nothing but the sum of input 0 over everything but the last axis.
+    fn sums_rows(&self) -> bool {
+        false
+    }
+
+    /// The operator that gives the same, and as a further output the sum of its last input over everything but the last axis.
+    fn with_row_sums(&self) -> Option<Arc<dyn Op>> {
+        None
+    }
+
+    /// Whether it can take one more input behind its inputs `x`, of this spec, and add it to its only output `y` before that is
+    /// stored.
+    fn takes_addend(&self, _x: &[Spec], _y: &Spec, _addend: &Spec) -> bool {
+        false
     }
 }

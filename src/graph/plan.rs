@@ -6,7 +6,8 @@
 //! even at ranges that do not overlap.
 
 use super::memory::Place;
-use super::{Aliasing, Candidate, Caps, Dispatch, Graph, Operand, Origin, Program, ValueId, rewrite};
+use super::rewrite::{self, Fusion};
+use super::{Aliasing, Candidate, Caps, Dispatch, Graph, Operand, Origin, Program, ValueId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
@@ -130,8 +131,10 @@ pub struct Plan {
     pub placements: Vec<Option<Placement>>,
     /// Every launch, in order.
     pub launches: Vec<Launch>,
-    /// The graph it was made from.
+    /// The graph it was made from, rewritten.
     pub graph: Graph,
+    /// What was fused.
+    pub fusions: Vec<Fusion>,
     /// Words kept free, and watched by tests, behind each output and each scratch tensor.
     pub guard_words: usize,
     /// Where they lie.
@@ -194,7 +197,7 @@ impl Plan {
         guard_words: usize,
         choose: impl Fn(usize, Vec<Candidate>) -> Option<Candidate>,
     ) -> Result<Self, PlanError> {
-        let graph = rewrite::without_dead_nodes(graph);
+        let (graph, fusions) = rewrite::rewritten(graph, caps);
         let places = graph.places()?;
         graph.check_overwrites(&places)?;
         let programs: Vec<Program> = graph
@@ -211,6 +214,7 @@ impl Plan {
             placements: vec![None; graph.values.len()],
             launches: Vec::new(),
             graph,
+            fusions,
             guard_words,
             guards: Vec::new(),
         };

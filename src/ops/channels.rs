@@ -135,6 +135,10 @@ impl Op for AddChannels {
             .into()
     }
 
+    fn is_sum(&self) -> bool {
+        true
+    }
+
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
         let dy = g.gradient(0);
         if g.needs(0) {

@@ -48,6 +48,10 @@ impl Op for Add {
         elementwise("add", &["a", "b"], &y[0]).into()
     }
 
+    fn is_sum(&self) -> bool {
+        true
+    }
+
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
         let dy = g.gradient(0);
         for i in 0..2 {

@@ -2,10 +2,10 @@
 //! long sums over workgroups, and the pass that adds the splits (`shaders/sum_rows.wgsl`).
 
 use super::stored;
-use super::sum_rows::add_splits;
+use super::sum_rows::in_splits;
 use crate::graph::{Dispatch, Operand, Program};
 use crate::shader::{Source, Variant};
-use crate::tensor::{DType, Spec};
+use crate::tensor::DType;
 
 /// Workgroups that keep a large GPU busy: some four for each of 128 multiprocessors.
 const BUSY_WORKGROUPS: usize = 512;
@@ -37,18 +37,24 @@ impl Splits {
         Self { count: depth.div_ceil(depth_each).max(1), depth: depth_each }
     }
 
-    /// `first` writes `results` sums for each split to the operand it is given; a second launch adds the
-    /// splits into output 0. Without splits the first launch writes output 0 itself.
-    pub(super) fn program(self, results: usize, first: impl FnOnce(Operand) -> Dispatch) -> Program {
-        if self.count == 1 {
-            return first(Operand::Output(0)).into();
-        }
-        let second = add_splits(Operand::Scratch(0), Operand::Output(0), self.count, results);
-        Program {
-            scratch: vec![Spec::f32([results * self.count])],
-            dispatches: vec![first(Operand::Scratch(0)), second],
-        }
+    /// The launches of sums so split: see [`in_splits`].
+    pub(super) fn program(self, results: &[usize], first: impl FnOnce(&[Operand]) -> Dispatch) -> Program {
+        in_splits(self.count, results, first)
     }
+}
+
+/// Has the gradient of a weight give that of the bias too, into the operand behind its own.
+pub(super) fn with_bias_gradient(mut dispatch: Dispatch, bias: bool, results: &[Operand]) -> Dispatch {
+    if !bias {
+        return dispatch;
+    }
+    dispatch.variant = dispatch.variant.link("lib/no_bias_gradient", "lib/bias_gradient");
+    dispatch.bind("db", results[1])
+}
+
+/// Elements of the gradient of a weight, and of the bias's if that is given too.
+pub(super) fn weight_results(weight: usize, bias: bool, outputs: usize) -> Vec<usize> {
+    if bias { vec![weight, outputs] } else { vec![weight] }
 }
 
 /// C (rows, columns) = A (rows, depth) B (depth, columns) in staged tiles.

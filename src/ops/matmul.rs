@@ -1,7 +1,8 @@
 //! The linear layer and its gradients: register tiles (`shaders/matmul.wgsl`) for CPU drivers, tiles staged in
 //! workgroup memory (`shaders/matmul_tiled.wgsl`) for GPUs.
 
-use super::gemm::{Gemm, Splits};
+use super::addend::Addend;
+use super::gemm::{Gemm, Splits, weight_results, with_bias_gradient};
 use super::{Case, SumRows, expect_activations, expect_float, stored};
 use crate::ensure_shape;
 use crate::graph::{
@@ -9,6 +10,7 @@ use crate::graph::{
 };
 use crate::shader::{Source, Variant};
 use crate::tensor::{Array, DType, Shape, Spec};
+use std::sync::Arc;
 
 static REGISTERS: Source = crate::wgsl!("matmul");
 static TILED: Source = crate::wgsl!("matmul_tiled");
@@ -101,9 +103,10 @@ fn vectors_per_tile(vectors: usize, width: usize) -> usize {
     vectors.div_ceil(tiles.max(1))
 }
 
-/// `y[m,n] = b[n] + Σ_k x[m,k] w[k,n]`. Inputs x (…, K), w (K, N), b (N); output (…, N).
+/// `y[m,n] = b[n] + Σ_k x[m,k] w[k,n]`. Inputs x (…, K), w (K, N), b (N), and perhaps as many rows of N as y has, which are
+/// added to it; output (…, N).
 ///
-/// x and w are f32 or f16, and y with them; b is f32.
+/// x and w are f32 or f16, and y and what is added with them; b is f32.
 #[derive(Debug, Clone)]
 pub struct Linear;
 
@@ -113,40 +116,42 @@ impl Op for Linear {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        let dtype = expect_activations("linear", x, 3, &[2])?;
+        let dtype = expect_activations("linear", x, x.len().clamp(3, 4), &[2])?;
         let (input, weight, bias) = (&x[0].shape, &x[1].shape, &x[2].shape);
         ensure_shape!("linear", input.rank() >= 1, "x must have at least one axis");
         ensure_shape!("linear", weight.rank() == 2, "w must be (K, N), found {weight}");
         ensure_shape!("linear", input.last() == weight[0], "x is {input}, but w is {weight}");
         ensure_shape!("linear", bias.axes() == [weight[1]], "b must be ({}), found {bias}", weight[1]);
-        Ok(vec![Spec::new(with_last(input, weight[1]), dtype)])
+        let y = with_last(input, weight[1]);
+        Addend::check("linear", x, 3, &y, &[Addend::Same])?;
+        Ok(vec![Spec::new(y, dtype)])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         let Sizes { rows, inputs, outputs } = Sizes::of(&x[0].shape, &x[1].shape);
-        let (x, w, b) = (&x[0], &x[1], &x[2]);
-        let mut y = Array::zeros(&Shape::new(with_last(&x.shape, outputs)));
+        let mut y = Array::zeros(&Shape::new(with_last(&x[0].shape, outputs)));
         for m in 0..rows {
             let y = &mut y.data[m * outputs..][..outputs];
-            y.copy_from_slice(&b.data);
+            y.copy_from_slice(&x[2].data);
             for k in 0..inputs {
-                let x = x.data[m * inputs + k];
-                let w = &w.data[k * outputs..][..outputs];
+                let w = &x[1].data[k * outputs..][..outputs];
+                let x = x[0].data[m * inputs + k];
                 y.iter_mut().zip(w).for_each(|(y, w)| *y += x * w);
             }
         }
+        Addend::add(x, 3, &mut y);
         vec![y]
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        let bias = y[0].shape.elements() as u64;
-        Cost { other_flops: bias, ..Cost::matrix(x, y, Sizes::of(&x[0].shape, &x[1].shape).flops()) }
+        let additions = y[0].shape.elements() as u64 + Addend::flops(x, 3, &y[0]);
+        Cost { other_flops: additions, ..Cost::matrix(x, y, Sizes::of(&x[0].shape, &x[1].shape).flops()) }
     }
 
-    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+    fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         caps.both(|caps| -> Program {
             let sizes @ Sizes { rows, inputs, outputs } = Sizes::of(&x[0].shape, &x[1].shape);
-            match caps.kernels {
+            let dispatch = match caps.kernels {
                 Kernels::Registers => {
                     let width = sizes.widths().1;
                     let columns = vectors_per_tile(outputs / width, width);
@@ -175,9 +180,15 @@ impl Op for Linear {
                         .bind("bias", Operand::Input(2))
                         .bind("c", Operand::Output(0))
                 }
-            }
-            .into()
+            };
+            Addend::bind(dispatch, "added", x, 3, &y[0]).into()
         })
+    }
+
+    fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
+        x.len() == 3
+            && *addend == y.with_shape(addend.shape.axes())
+            && Addend::of(&addend.shape, &y.shape) == Some(Addend::Same)
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -187,14 +198,14 @@ impl Op for Linear {
             g.accumulate(0, dx)?;
         }
         if g.needs(1) {
-            let dw = g.apply(MatmulBackwardWeight, &[x, dy])?;
+            let dw = g.apply(MatmulBackwardWeight { bias: false }, &[x, dy])?;
             g.accumulate(1, dw)?;
         }
         if g.needs(2) {
             let db = g.apply(SumRows, &[dy])?;
             g.accumulate(2, db)?;
         }
-        Ok(())
+        Addend::backward(g, 3)
     }
 }
 
@@ -207,7 +218,8 @@ fn with_last(shape: &Shape, last: usize) -> Vec<usize> {
     axes
 }
 
-/// `dx[m,k] = Σ_n dy[m,n] w[k,n]`. Inputs dy (…, N), w (K, N); output (…, K), of their type.
+/// `dx[m,k] = Σ_n dy[m,n] w[k,n]`. Inputs dy (…, N), w (K, N), and perhaps as many rows of K as dx has, which are added to it;
+/// output (…, K), of their type.
 #[derive(Debug, Clone)]
 pub struct MatmulBackwardInput;
 
@@ -218,12 +230,14 @@ impl Op for MatmulBackwardInput {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         const NAME: &str = "linear_backward_input";
-        let dtype = expect_float(NAME, x, 2)?;
+        let dtype = expect_float(NAME, x, x.len().clamp(2, 3))?;
         let (gradient, weight) = (&x[0].shape, &x[1].shape);
         ensure_shape!(NAME, gradient.rank() >= 1, "dy must have at least one axis");
         ensure_shape!(NAME, weight.rank() == 2, "w must be (K, N), found {weight}");
         ensure_shape!(NAME, gradient.last() == weight[1], "dy is {gradient}, but w is {weight}");
-        Ok(vec![Spec::new(with_last(gradient, weight[0]), dtype)])
+        let dx = with_last(gradient, weight[0]);
+        Addend::check(NAME, x, 2, &dx, &[Addend::Same])?;
+        Ok(vec![Spec::new(dx, dtype)])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -237,14 +251,16 @@ impl Op for MatmulBackwardInput {
                 }
             }
         }
+        Addend::add(x, 2, &mut dx);
         vec![dx]
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        Cost::matrix(x, y, Sizes::of(&x[0].shape, &x[1].shape).flops())
+        let additions = Addend::flops(x, 2, &y[0]);
+        Cost { other_flops: additions, ..Cost::matrix(x, y, Sizes::of(&x[0].shape, &x[1].shape).flops()) }
     }
 
-    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+    fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         caps.both(|caps| -> Program {
             let sizes @ Sizes { rows, inputs, outputs } = Sizes::of(&x[0].shape, &x[1].shape);
             match caps.kernels {
@@ -253,11 +269,12 @@ impl Op for MatmulBackwardInput {
                     let column_tiles = inputs.div_ceil(columns);
                     let tile_rows = sizes.tile_rows(column_tiles);
                     let invocations = rows.div_ceil(tile_rows) * column_tiles;
-                    sizes
+                    let dispatch = sizes
                         .registers("backward_input", x[0].dtype, (tile_rows, columns), invocations)
                         .bind("dy", Operand::Input(0))
                         .bind("w", Operand::Input(1))
-                        .bind("dx", Operand::Output(0))
+                        .bind("dx", Operand::Output(0));
+                    Addend::bind(dispatch, "added_elements", x, 2, &y[0])
                 }
                 Kernels::Workgroup => {
                     let gemm = Gemm {
@@ -270,22 +287,33 @@ impl Op for MatmulBackwardInput {
                     let splits = Splits::none(outputs);
                     let mut dispatch = sizes.tiled(gemm, [x[0].dtype; 2], (outputs, 1), (1, outputs), splits);
                     dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
-                    dispatch
+                    let dispatch = dispatch
                         .bind("a", Operand::Input(0))
                         .bind("b", Operand::Input(1))
-                        .bind("c", Operand::Output(0))
+                        .bind("c", Operand::Output(0));
+                    Addend::bind(dispatch, "added", x, 2, &y[0])
                 }
             }
             .into()
         })
     }
+
+    fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
+        x.len() == 2
+            && *addend == y.with_shape(addend.shape.axes())
+            && Addend::of(&addend.shape, &y.shape) == Some(Addend::Same)
+    }
 }
 
-/// `dw[k,n] = Σ_m x[m,k] dy[m,n]`. Inputs x (…, K), dy (…, N), f32 or f16; output (K, N) in f32.
+/// `dw[k,n] = Σ_m x[m,k] dy[m,n]`, and perhaps `db[n] = Σ_m dy[m,n]`. Inputs x (…, K), dy (…, N), f32 or f16; outputs (K, N), and
+/// (N), in f32.
 ///
 /// The sum runs over all rows, so it is split among workgroups, and a second launch adds the splits.
 #[derive(Debug, Clone)]
-pub struct MatmulBackwardWeight;
+pub struct MatmulBackwardWeight {
+    /// Whether db is given too.
+    pub bias: bool,
+}
 
 impl Op for MatmulBackwardWeight {
     fn name(&self) -> &'static str {
@@ -299,7 +327,9 @@ impl Op for MatmulBackwardWeight {
         ensure_shape!(NAME, input.rank() >= 1, "x must have at least one axis");
         let same = gradient.axes() == with_last(input, gradient.last());
         ensure_shape!(NAME, same, "x is {input}, but dy is {gradient}");
-        Ok(vec![Spec::f32([input.last(), gradient.last()])])
+        let mut outputs = vec![Spec::f32([input.last(), gradient.last()])];
+        outputs.extend(self.bias.then(|| Spec::f32([gradient.last()])));
+        Ok(outputs)
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -313,17 +343,26 @@ impl Op for MatmulBackwardWeight {
                 }
             }
         }
-        vec![dw]
+        let mut gradients = vec![dw];
+        if self.bias {
+            gradients.extend(SumRows.reference(std::slice::from_ref(dy)));
+        }
+        gradients
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        Cost::matrix(x, y, Sizes::of(&x[0].shape, &y[0].shape).flops())
+        let sums = if self.bias { x[1].shape.elements() as u64 } else { 0 };
+        Cost { other_flops: sums, ..Cost::matrix(x, y, Sizes::of(&x[0].shape, &y[0].shape).flops()) }
+    }
+
+    fn with_row_sums(&self) -> Option<Arc<dyn Op>> {
+        (!self.bias).then(|| Arc::new(Self { bias: true }) as _)
     }
 
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         caps.both(|caps| -> Program {
             let sizes @ Sizes { rows, inputs, outputs } = Sizes::of(&x[0].shape, &y[0].shape);
-            let results = inputs * outputs;
+            let results = weight_results(inputs * outputs, self.bias, outputs);
             match caps.kernels {
                 Kernels::Registers => {
                     let (input_width, output_width) = sizes.widths();
@@ -332,9 +371,9 @@ impl Op for MatmulBackwardWeight {
                     let columns = vectors_per_tile(outputs, output_width);
                     let tiles = inputs.div_ceil(tile_rows) * outputs.div_ceil(columns);
                     // 32 rows: the tile is then 32 times as much work to compute as to write and add.
-                    let splits = Splits::new(rows, results, tiles, 2 * BUSY_INVOCATIONS, 32);
-                    splits.program(results, |dw| {
-                        sizes
+                    let splits = Splits::new(rows, results[0], tiles, 2 * BUSY_INVOCATIONS, 32);
+                    splits.program(&results, |to| {
+                        let dispatch = sizes
                             .registers(
                                 "backward_weight",
                                 x[0].dtype,
@@ -345,7 +384,8 @@ impl Op for MatmulBackwardWeight {
                             .param("split_rows", splits.depth)
                             .bind("x", Operand::Input(0))
                             .bind("dy", Operand::Input(1))
-                            .bind("dw", dw)
+                            .bind("dw", to[0]);
+                        with_bias_gradient(dispatch, self.bias, to)
                     })
                 }
                 Kernels::Workgroup => {
@@ -357,11 +397,15 @@ impl Op for MatmulBackwardWeight {
                         b_along_columns: true,
                     };
                     let splits = gemm.splits();
-                    splits.program(results, |dw| {
+                    splits.program(&results, |to| {
                         let types = [x[0].dtype, DType::F32];
                         let mut dispatch = sizes.tiled(gemm, types, (1, inputs), (outputs, 1), splits);
                         dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
-                        dispatch.bind("a", Operand::Input(0)).bind("b", Operand::Input(1)).bind("c", dw)
+                        let dispatch = dispatch
+                            .bind("a", Operand::Input(0))
+                            .bind("b", Operand::Input(1))
+                            .bind("c", to[0]);
+                        with_bias_gradient(dispatch, self.bias, to)
                     })
                 }
             }
@@ -377,13 +421,28 @@ pub fn cases() -> Vec<Case> {
         let (x, dy) = (tensor(inputs), tensor(outputs));
         let (w, b) = (Spec::f32([inputs, outputs]), Spec::f32([outputs]));
         let name = format!("{rows:?} rows, {inputs} to {outputs}");
-        let three = [
-            Case::new(&name, Linear, &[x.clone(), w.clone(), b]),
-            Case::new(&name, MatmulBackwardInput, &[dy.clone(), w]).no_gradient(),
-            Case::new(&name, MatmulBackwardWeight, &[x, dy]).no_gradient(),
+        let (x, w, b, dy) = (&x, &w, &b, &dy);
+        let of = |op: &str| format!("{name}, {op} added");
+        let weight = |name: &str, bias: bool| {
+            Case::new(name, MatmulBackwardWeight { bias }, &[x, dy].map(Spec::clone)).no_gradient()
+        };
+        let mut all = vec![
+            (Case::new(&name, Linear, &[x, w, b].map(Spec::clone)), vec![0, 1]),
+            (Case::new(&name, MatmulBackwardInput, &[dy, w].map(Spec::clone)).no_gradient(), vec![0, 1]),
+            (weight(&name, false), vec![0, 1]),
         ];
-        let three = three.map(|c| if large { c.large() } else { c });
-        cases.extend(three.into_iter().flat_map(|c| c.and_in_f16(&[0, 1])));
+        if x.shape.rows() <= 1000 {
+            all.extend([
+                (Case::new(of("rows"), Linear, &[x, w, b, dy].map(Spec::clone)), vec![0, 1, 3]),
+                (
+                    Case::new(of("rows"), MatmulBackwardInput, &[dy, w, x].map(Spec::clone)).no_gradient(),
+                    vec![0, 1, 2],
+                ),
+                (weight(&format!("{name}, with the bias"), true), vec![0, 1]),
+            ]);
+        }
+        let all = all.into_iter().map(|(c, half)| (if large { c.large() } else { c }, half));
+        cases.extend(all.flat_map(|(c, half)| c.and_in_f16(&half)));
     };
     // Both, one and none of the channel counts divisible by four; tiles that hang over every edge.
     case(&[1], 1, 1, false);

@@ -3,6 +3,7 @@
 //! One list of cases serves the reference tests, the gradient tests, the portability tests and `inkwash
 //! doctor`: a new operator adds a file here, a shader, and its lines below: `mod`, `pub use`, `cases()`.
 
+mod addend;
 mod attention;
 mod cast;
 mod ceiling;
@@ -318,6 +319,8 @@ mod tests {
         assert!(refusal(Linear, &[Spec::u32([3, 4]), w, b]).contains("must be f32 or f16"));
         // Sums and gradients of weights are f32 whatever is summed.
         assert_eq!(SumRows.infer(&[half(&[3, 4])]).unwrap(), [Spec::f32([4])]);
-        assert_eq!(MatmulBackwardWeight.infer(&[half(&[3, 4]), half(&[3, 2])]).unwrap(), [Spec::f32([4, 2])]);
+        let weight = MatmulBackwardWeight { bias: true };
+        let gradients = weight.infer(&[half(&[3, 4]), half(&[3, 2])]).unwrap();
+        assert_eq!(gradients, [Spec::f32([4, 2]), Spec::f32([2])]);
     }
 }

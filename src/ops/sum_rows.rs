@@ -32,10 +32,39 @@ fn sum_into_splits(
         .linear(splits * vectors, INVOCATIONS)
 }
 
-/// Adds the partial results of `splits` parts, each of `elements` numbers: the second launch of a
-/// reduction that was split so that more invocations could share it.
-pub(crate) fn add_splits(partial: Operand, sum: Operand, splits: usize, elements: usize) -> Dispatch {
-    sum_into_splits((partial, DType::F32), sum, splits, elements, splits).arithmetic(0)
+/// The launches of one or two results of so many elements each, which are sums: `first` writes each of them to an operand that it
+/// is given, once for each of `splits` parts, so that more invocations can share the sum; a second launch adds the parts into the
+/// outputs. Of one part, `first` writes the outputs themselves.
+pub(super) fn in_splits(
+    splits: usize,
+    results: &[usize],
+    first: impl FnOnce(&[Operand]) -> Dispatch,
+) -> Program {
+    if splits == 1 {
+        return first(&[Operand::Output(0), Operand::Output(1)]).into();
+    }
+    let parts = [Operand::Scratch(0), Operand::Scratch(1)];
+    let second = match *results {
+        [a, b] => {
+            let (width, variant) = vector_width(&[a, b]);
+            let (vectors, vectors_b) = (a / width, b / width);
+            Dispatch::new(&SHADER, "sum_both")
+                .variant(variant.with("INVOCATIONS", format!("{INVOCATIONS}u")))
+                .bind("x", parts[0])
+                .bind("y", Operand::Output(0))
+                .bind("x_b", parts[1])
+                .bind("y_b", Operand::Output(1))
+                .param("rows", splits)
+                .param("vectors", vectors)
+                .param("vectors_b", vectors_b)
+                .linear(vectors + vectors_b, INVOCATIONS)
+        }
+        _ => sum_into_splits((parts[0], DType::F32), Operand::Output(0), splits, results[0], splits),
+    };
+    Program {
+        scratch: results.iter().map(|elements| Spec::f32([splits * elements])).collect(),
+        dispatches: vec![first(&parts), second.arithmetic(0)],
+    }
 }
 
 /// `y[c] = Σ x[…, c]`, from x of any shape (…, C), f32 or f16, to (C) in f32.
@@ -74,17 +103,12 @@ impl Op for SumRows {
         let rows_per_split = rows.isqrt().max(1);
         let splits = rows.div_ceil(rows_per_split);
         let input = (Operand::Input(0), x[0].dtype);
-        if splits == 1 {
-            return sum_into_splits(input, Operand::Output(0), rows, channels, rows).into();
-        }
-        Program {
-            scratch: vec![Spec::f32([splits * channels])],
-            dispatches: vec![
-                sum_into_splits(input, Operand::Scratch(0), rows, channels, rows_per_split),
-                add_splits(Operand::Scratch(0), Operand::Output(0), splits, channels),
-            ],
-        }
-        .into()
+        in_splits(splits, &[channels], |y| sum_into_splits(input, y[0], rows, channels, rows_per_split))
+            .into()
+    }
+
+    fn sums_rows(&self) -> bool {
+        true
     }
 }
 

@@ -103,7 +103,7 @@ impl LatentStepper {
         answer: impl FnOnce(&mut Graph, ValueId) -> Result<(ValueId, T), GraphError>,
     ) -> Result<(Self, T), RunError> {
         let (graph, inputs, other) = latent.step_graph(thresholding, answer)?;
-        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).await?;
+        let executable = Executable::new(store, Plan::new(graph, store.caps())?).await?;
         Ok((Self { executable, inputs }, other))
     }
 

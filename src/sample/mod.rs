@@ -104,7 +104,7 @@ impl PictureSampler {
     ) -> Result<Self, RunError> {
         let latent = latent(unet, batch);
         let (graph, step) = latent.initial_graph(trajectory.initial_scale)?;
-        let initial = (Executable::new(store, Plan::new(graph, &store.device().caps)?).await?, step);
+        let initial = (Executable::new(store, Plan::new(graph, store.caps())?).await?, step);
         let update = LatentStepper::new(store, &latent, trajectory.thresholding, |graph, x| {
             answer(graph, x, unet, weights, false)
         })
@@ -348,7 +348,7 @@ impl Renoiser {
         let level = graph.input("level", Spec::f32([LEVEL]));
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
         graph.apply(Renoise, &[x, known, mask, level, step])?;
-        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).await?;
+        let executable = Executable::new(store, Plan::new(graph, store.caps())?).await?;
         Ok(Self { executable, known, mask, level, step })
     }
 

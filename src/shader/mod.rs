@@ -90,7 +90,10 @@ macro_rules! wgsl {
 /// The library files that `#import` can name.
 pub static LIBRARY: &[Source] = &[
     wgsl!("lib/activation"),
+    wgsl!("lib/added"),
+    wgsl!("lib/added_per_image"),
     wgsl!("lib/bias"),
+    wgsl!("lib/bias_gradient"),
     wgsl!("lib/clipping"),
     wgsl!("lib/column_sum"),
     wgsl!("lib/element"),
@@ -101,7 +104,9 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/in4"),
     wgsl!("lib/index"),
     wgsl!("lib/modulated"),
+    wgsl!("lib/no_added"),
     wgsl!("lib/no_bias"),
+    wgsl!("lib/no_bias_gradient"),
     wgsl!("lib/normal"),
     wgsl!("lib/out1"),
     wgsl!("lib/out4"),

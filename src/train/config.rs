@@ -258,6 +258,9 @@ pub struct TrainConfig {
         arg(long, default_value_t = Self::default().checkpoint_every, value_name = "N")
     )]
     pub checkpoint_every: u32,
+    /// Whether operators are fused into fewer launches. Its flag is that of every command, `--no-fusion`.
+    #[cfg_attr(feature = "cli", arg(skip = true))]
+    pub fusion: bool,
     /// The classes by name, in the order of their labels, where the run learns classes. Not a flag: the data has them.
     #[cfg_attr(feature = "cli", arg(skip))]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -322,6 +325,7 @@ impl Default for TrainConfig {
             sample_count: 25,
             sample_steps: 50,
             checkpoint_every: 500,
+            fusion: true,
             class_names: Vec::new(),
             unet: None,
             classifier: None,
@@ -470,6 +474,7 @@ impl TrainConfig {
             seed: self.seed,
             log_every: self.log_every,
             optimizer: self.optimizer(),
+            fusion: self.fusion,
         }
     }
 

@@ -133,7 +133,7 @@ impl<I> Part<I> {
     ) -> Result<Self, RunError> {
         let LossGraph { graph, step, loss, inputs, .. } = evaluation_graph(task, states, size)?;
         let logits = task.logits(&inputs);
-        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).block_on()?;
+        let executable = Executable::new(store, Plan::new(graph, store.caps())?).block_on()?;
         Ok(Self { executable, inputs, step, loss, logits })
     }
 }

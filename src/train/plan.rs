@@ -37,6 +37,7 @@ impl RunPlan {
 
     pub(super) fn of(task: &impl PictureTask, config: &TrainConfig, caps: &Caps) -> Result<Self, TrainError> {
         let parameters = task.network().parameters().clone();
+        let caps = &caps.clone().with_fusion(caps.fusion && config.fusion);
         let plans = TrainPlans::new(task, &config.step_options(), caps)?;
         let states = TrainStates::new(parameters.flat_elements(), config.log_every as usize);
         let evaluation = evaluation_plan(task, &states, config.batch, caps)?;

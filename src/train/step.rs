@@ -131,7 +131,7 @@ impl Updater {
     /// Plans and compiles [`update_graph`] on the store that holds the states.
     pub async fn new(store: &Store, states: &TrainStates, optimizer: &AdamW) -> Result<Self, RunError> {
         let (graph, inputs) = update_graph(states, optimizer)?;
-        let plan = Plan::new(graph, &store.device().caps)?;
+        let plan = Plan::new(graph, store.caps())?;
         Ok(Self { executable: Executable::new(store, plan).await?, inputs })
     }
 
@@ -160,11 +160,17 @@ pub struct StepOptions {
     pub log_every: u32,
     /// The optimizer.
     pub optimizer: AdamW,
+    /// Whether plans fuse operators, where the device's capabilities ask for it too.
+    pub fusion: bool,
 }
 
 impl StepOptions {
     fn states(&self, parameters: &Parameters) -> TrainStates {
         TrainStates::new(parameters.flat_elements(), self.log_every as usize)
+    }
+
+    fn caps(&self, of_device: &Caps) -> Caps {
+        of_device.clone().with_fusion(of_device.fusion && self.fusion)
     }
 }
 
@@ -198,7 +204,8 @@ impl TrainPlans {
         let loss = task.loss_graph(&states.parameters, options.batch)?;
         let micro = gradient_graph(loss, parameters, &states, options.accumulate)?.graph;
         let (update, _) = update_graph(&states, &options.optimizer)?;
-        Ok(Self { micro: Plan::new(micro, caps)?, update: Plan::new(update, caps)? })
+        let caps = options.caps(caps);
+        Ok(Self { micro: Plan::new(micro, &caps)?, update: Plan::new(update, &caps)? })
     }
 
     /// Device bytes of both plans together.
@@ -234,13 +241,13 @@ pub struct Trainer<T: Task> {
 impl<T: Task> Trainer<T> {
     /// Allocates and compiles everything. States are zero until [`Trainer::set_parameters`].
     pub async fn new(device: &Arc<Device>, task: T, options: StepOptions) -> Result<Self, RunError> {
-        let store = Store::new(device);
+        let store = Store::with_caps(device, options.caps(&device.caps));
         let parameters = task.network().parameters();
         let states = options.states(parameters);
         let loss = task.loss_graph(&states.parameters, options.batch)?;
         let LossGraph { graph, step, inputs, .. } =
             gradient_graph(loss, parameters, &states, options.accumulate)?;
-        let micro = Executable::new(&store, Plan::new(graph, &device.caps)?).await?;
+        let micro = Executable::new(&store, Plan::new(graph, store.caps())?).await?;
         let updater = Updater::new(&store, &states, &options.optimizer).await?;
         Ok(Self {
             task,

@@ -158,7 +158,14 @@ pub(super) fn check(
 
     // 1. The trainer, from the model's weights.
     let task = GivenTarget { unet, shape: [n, h, w], target_channels };
-    let options = StepOptions { batch: n, accumulate: 1, seed: 0, log_every: 1, optimizer: setup.adamw() };
+    let options = StepOptions {
+        batch: n,
+        accumulate: 1,
+        seed: 0,
+        log_every: 1,
+        optimizer: setup.adamw(),
+        fusion: true,
+    };
     let mut trainer = Trainer::new(device, task, options).block_on()?;
     trainer.set_parameters(&model.weights)?;
 

@@ -72,7 +72,7 @@ impl Degrader {
         let matrices = graph.constant("matrices", matrices.clone());
         let y = graph.apply(Degrade, &[x, severity, matrices, matrices])?;
         graph.output("degraded", y);
-        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).block_on()?;
+        let executable = Executable::new(store, Plan::new(graph, store.caps())?).block_on()?;
         Ok(Self { executable, x, severity, y })
     }
 

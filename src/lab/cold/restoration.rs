@@ -127,7 +127,7 @@ impl Restorer {
         for (name, value) in [("answer", answer), ("naive", naive), ("improved", improved)] {
             graph.output(name, value);
         }
-        let executable = Executable::new(store, Plan::new(graph, &store.device().caps)?).block_on()?;
+        let executable = Executable::new(store, Plan::new(graph, store.caps())?).block_on()?;
         Ok(Self { executable, x, labels, severity, before, answer, naive, improved })
     }
 

@@ -98,7 +98,7 @@ impl Probe {
         for &gradient in &gradients {
             graph.output("gradient", gradient);
         }
-        let plan = Plan::new(graph, &store.device().caps).map_err(RunError::from)?;
+        let plan = Plan::new(graph, store.caps()).map_err(RunError::from)?;
         let executable = Executable::new(store, plan).block_on()?;
         Ok(Self { executable, table, step, labels, loss, gradients, read })
     }

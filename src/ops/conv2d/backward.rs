@@ -3,10 +3,13 @@
 use super::{Conv2d, Extent, registers, tiled};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Kernels, Op, ShapeError};
-use crate::ops::expect_float;
+use crate::ops::addend::Addend;
+use crate::ops::{SumRows, expect_float};
 use crate::tensor::{Array, Shape, Spec};
+use std::sync::Arc;
 
-/// dx = Σ dy w over the products in which x takes part, from (dy, w), of their type.
+/// dx = Σ dy w over the products in which x takes part, from (dy, w) and perhaps a tensor as large as dx that is added to it,
+/// of their type.
 #[derive(Debug, Clone)]
 pub struct Conv2dBackwardInput {
     /// The convolution.
@@ -30,7 +33,8 @@ impl Op for Conv2dBackwardInput {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         const OP: &str = "conv2d_backward_input";
-        let dtype = expect_float(OP, x, 2)?;
+        let dtype = expect_float(OP, x, x.len().clamp(2, 3))?;
+        let operands = x;
         let (dy, w) = (&x[0].shape, &x[1].shape);
         ensure_shape!(OP, dy.rank() == 4, "dy must be (batch, height, width, channels), found {dy}");
         ensure_shape!(
@@ -44,6 +48,7 @@ impl Op for Conv2dBackwardInput {
         let dx = self.input_shape(dy, w);
         let y = self.conv.output_shape(&dx, w[3]);
         ensure_shape!(OP, *dy == y, "an input of shape {dx} gives an output of {y}, but dy is {dy}");
+        Addend::check(OP, operands, 2, dx.axes(), &[Addend::Same])?;
         Ok(vec![Spec::new(dx.axes(), dtype)])
     }
 
@@ -52,28 +57,40 @@ impl Op for Conv2dBackwardInput {
         let mut dx = Array::zeros(&self.input_shape(&dy.shape, &w.shape));
         let e = Extent::new(&dx.shape, &dy.shape);
         self.conv.for_each_product(&e, |i, j, k| dx.data[i] += dy.data[k] * w.data[j]);
+        Addend::add(x, 2, &mut dx);
         vec![dx]
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        self.conv.matrix_cost(&Extent::new(&y[0].shape, &x[0].shape), x, y)
+        let additions = Addend::flops(x, 2, &y[0]);
+        let e = Extent::new(&y[0].shape, &x[0].shape);
+        Cost { other_flops: additions, ..self.conv.matrix_cost(&e, x, y) }
     }
 
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let (e, dtype) = (Extent::new(&y[0].shape, &x[0].shape), x[0].dtype);
-        caps.both(|caps| match caps.kernels {
-            Kernels::Registers => registers::backward_input(&self.conv, &e, dtype),
-            Kernels::Workgroup => tiled::backward_input(&self.conv, &e, dtype),
+        caps.both(|caps| {
+            let (dispatch, name) = match caps.kernels {
+                Kernels::Registers => (registers::backward_input(&self.conv, &e, dtype), "added_elements"),
+                Kernels::Workgroup => (tiled::backward_input(&self.conv, &e, dtype), "added"),
+            };
+            Addend::bind(dispatch, name, x, 2, &y[0]).into()
         })
+    }
+
+    fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
+        x.len() == 2 && addend == y
     }
 }
 
 /// dw = Σ x dy over the products in which w takes part, from (x, dy), f32 or f16; dw is f32. The bias's gradient is
-/// [`SumRows`](crate::ops::SumRows) of dy.
+/// [`SumRows`] of dy, and may be given here too.
 #[derive(Debug, Clone)]
 pub struct Conv2dBackwardWeight {
     /// The convolution.
     pub conv: Conv2d,
+    /// Whether the gradient of the bias is a second output.
+    pub bias: bool,
 }
 
 impl Op for Conv2dBackwardWeight {
@@ -94,7 +111,9 @@ impl Op for Conv2dBackwardWeight {
         let y = self.conv.output_shape(x, dy[3]);
         ensure_shape!(OP, *dy == y, "an input of shape {x} gives an output of {y}, but dy is {dy}");
         let k = self.conv.kernel;
-        Ok(vec![Spec::f32([k, k, x[3], dy[3]])])
+        let mut outputs = vec![Spec::f32([k, k, x[3], dy[3]])];
+        outputs.extend(self.bias.then(|| Spec::f32([dy[3]])));
+        Ok(outputs)
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -102,18 +121,28 @@ impl Op for Conv2dBackwardWeight {
         let (k, e) = (self.conv.kernel, Extent::new(&x.shape, &dy.shape));
         let mut dw = Array::zeros(&Shape::new([k, k, e.in_channels, e.out_channels]));
         self.conv.for_each_product(&e, |i, j, k| dw.data[j] += x.data[i] * dy.data[k]);
-        vec![dw]
+        let mut gradients = vec![dw];
+        if self.bias {
+            gradients.extend(SumRows.reference(std::slice::from_ref(dy)));
+        }
+        gradients
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        self.conv.matrix_cost(&Extent::new(&x[0].shape, &x[1].shape), x, y)
+        let sums = if self.bias { x[1].shape.elements() as u64 } else { 0 };
+        let e = Extent::new(&x[0].shape, &x[1].shape);
+        Cost { other_flops: sums, ..self.conv.matrix_cost(&e, x, y) }
+    }
+
+    fn with_row_sums(&self) -> Option<Arc<dyn Op>> {
+        (!self.bias).then(|| Arc::new(Self { conv: self.conv.clone(), bias: true }) as _)
     }
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let (e, dtype) = (Extent::new(&x[0].shape, &x[1].shape), x[0].dtype);
         caps.both(|caps| match caps.kernels {
-            Kernels::Registers => registers::backward_weight(&self.conv, &e, dtype),
-            Kernels::Workgroup => tiled::backward_weight(&self.conv, &e, dtype),
+            Kernels::Registers => registers::backward_weight(&self.conv, &e, dtype, self.bias),
+            Kernels::Workgroup => tiled::backward_weight(&self.conv, &e, dtype, self.bias),
         })
     }
 }

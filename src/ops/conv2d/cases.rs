@@ -41,7 +41,8 @@ pub fn cases() -> Vec<Case> {
         (3, 2, BottomRight, [2, 26, 22, 20, 60]),
     ];
     let mut cases = Vec::new();
-    for (kernel, stride, padding, [batch, height, width, input, output]) in convolutions {
+    for (number, (kernel, stride, padding, sizes)) in convolutions.into_iter().enumerate() {
+        let [batch, height, width, input, output] = sizes;
         let conv = Conv2d { kernel, stride, padding };
         let name = format!(
             "{kernel}x{kernel} stride {stride}, {padding:?}, {batch}x{height}x{width}, {input} to {output}"
@@ -50,13 +51,32 @@ pub fn cases() -> Vec<Case> {
         let w = Spec::f32([kernel, kernel, input, output]);
         let y = Spec::f32(conv.output_shape(&x.shape, output).axes());
         let backward_input = Conv2dBackwardInput { conv: conv.clone(), height, width };
-        let backward_weight = Conv2dBackwardWeight { conv: conv.clone() };
-        let three = [
-            Case::new(&name, conv, &[x.clone(), w.clone(), Spec::f32([output])]),
-            Case::new(&name, backward_input, &[y.clone(), w]).no_gradient(),
-            Case::new(&name, backward_weight, &[x, y]).no_gradient(),
+        let backward_weight = |bias| Conv2dBackwardWeight { conv: conv.clone(), bias };
+        let (b, row) = (Spec::f32([output]), Spec::f32([batch, output]));
+        let (x, w, y, b) = (&x, &w, &y, &b);
+        let mut all = vec![
+            (Case::new(&name, conv.clone(), &[x, w, b].map(Spec::clone)), vec![0, 1]),
+            (Case::new(&name, backward_input.clone(), &[y, w].map(Spec::clone)).no_gradient(), vec![0, 1]),
+            (Case::new(&name, backward_weight(false), &[x, y].map(Spec::clone)).no_gradient(), vec![0, 1]),
         ];
-        cases.extend(three.into_iter().flat_map(|case| case.and_in_f16(&[0, 1])));
+        // What is fused into their stores: on some of the shapes, with every size of kernel and tile among them.
+        let with = |what: &str| format!("{name}, {what} added");
+        if number % 4 == 1 {
+            all.extend([
+                (Case::new(with("picture"), conv.clone(), &[x, w, b, y].map(Spec::clone)), vec![0, 1, 3]),
+                (Case::new(with("row"), conv.clone(), &[x, w, b, &row].map(Spec::clone)), vec![0, 1, 3]),
+                (
+                    Case::new(with("picture"), backward_input, &[y, w, x].map(Spec::clone)).no_gradient(),
+                    vec![0, 1, 2],
+                ),
+            ]);
+        }
+        if number % 4 == 3 {
+            let name = format!("{name}, with the bias");
+            let case = Case::new(name, backward_weight(true), &[x, y].map(Spec::clone)).no_gradient();
+            all.push((case, vec![0, 1]));
+        }
+        cases.extend(all.into_iter().flat_map(|(case, half)| case.and_in_f16(&half)));
     }
 
     // One invocation per picture, or per weight: past the limit of one dimension.
@@ -64,7 +84,7 @@ pub fn cases() -> Vec<Case> {
     let conv = Conv2d { kernel: 1, stride: 1, padding: Symmetric(0) };
     let (pictures, one) = (Spec::f32([MANY, 1, 1, 1]), Spec::f32([1, 1, 1, 1]));
     let backward_input = Conv2dBackwardInput { conv: conv.clone(), height: 1, width: 1 };
-    let backward_weight = Conv2dBackwardWeight { conv: conv.clone() };
+    let backward_weight = Conv2dBackwardWeight { conv: conv.clone(), bias: false };
     let name = "past 65535 workgroups";
     cases.push(Case::new(name, conv, &[pictures.clone(), one.clone(), Spec::f32([1])]).large());
     cases.push(Case::new(name, backward_input, &[pictures, one.clone()]).no_gradient().large());

@@ -9,6 +9,7 @@ mod tiled;
 pub use backward::{Conv2dBackwardInput, Conv2dBackwardWeight};
 pub(super) use cases::cases;
 
+use super::addend::Addend;
 use super::{SumRows, expect_activations};
 use crate::ensure_shape;
 use crate::graph::{Backward, Candidate, Caps, Cost, GraphError, Kernels, Op, ShapeError};
@@ -41,9 +42,10 @@ impl Padding {
     }
 }
 
-/// `y[n,oy,ox,co] = b[co] + Σ_{ky,kx,ci} x[n, oy s + ky - p, ox s + kx - p, ci] w[ky,kx,ci,co]`, from (x, w, b).
+/// `y[n,oy,ox,co] = b[co] + Σ_{ky,kx,ci} x[n, oy s + ky - p, ox s + kx - p, ci] w[ky,kx,ci,co]`, from (x, w, b), and
+/// perhaps a tensor that is added to y: as large as y, or one row of channels for each image (batch, output channels).
 ///
-/// x and w are f32 or f16, and y with them; b is f32.
+/// x and w are f32 or f16, and y and what is added with them; b is f32.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conv2d {
     /// Height and width of the kernel; odd.
@@ -159,7 +161,8 @@ impl Op for Conv2d {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         const OP: &str = "conv2d";
-        let dtype = expect_activations(OP, x, 3, &[2])?;
+        let dtype = expect_activations(OP, x, x.len().clamp(3, 4), &[2])?;
+        let operands = x;
         let (x, w, b) = (&x[0].shape, &x[1].shape, &x[2].shape);
         ensure_shape!(OP, x.rank() == 4, "x must be (batch, height, width, channels), found {x}");
         ensure_shape!(
@@ -171,29 +174,41 @@ impl Op for Conv2d {
         );
         ensure_shape!(OP, b.axes() == [w[3]], "b must be ({}), found {b}", w[3]);
         self.check(OP, x[1], x[2])?;
-        Ok(vec![Spec::new(self.output_shape(x, w[3]).axes(), dtype)])
+        let y = self.output_shape(x, w[3]);
+        Addend::check(OP, operands, 3, y.axes(), &[Addend::Same, Addend::PerImage])?;
+        Ok(vec![Spec::new(y.axes(), dtype)])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
-        let (x, w, b) = (&x[0], &x[1], &x[2]);
+        let (w, b) = (&x[1], &x[2]);
         let channels = b.data.len();
-        let shape = self.output_shape(&x.shape, channels);
+        let shape = self.output_shape(&x[0].shape, channels);
         let mut y = Array::from_fn(&shape, |i| b.data[i % channels]);
-        self.for_each_product(&Extent::new(&x.shape, &shape), |i, j, k| y.data[k] += x.data[i] * w.data[j]);
+        let extent = Extent::new(&x[0].shape, &shape);
+        self.for_each_product(&extent, |i, j, k| y.data[k] += x[0].data[i] * w.data[j]);
+        Addend::add(x, 3, &mut y);
         vec![y]
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
         let e = Extent::new(&x[0].shape, &y[0].shape);
-        Cost { other_flops: y[0].shape.elements() as u64, ..self.matrix_cost(&e, x, y) }
+        let additions = y[0].shape.elements() as u64 + Addend::flops(x, 3, &y[0]);
+        Cost { other_flops: additions, ..self.matrix_cost(&e, x, y) }
     }
 
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let (e, dtype) = (Extent::new(&x[0].shape, &y[0].shape), x[0].dtype);
-        caps.both(|caps| match caps.kernels {
-            Kernels::Registers => registers::forward(self, &e, dtype),
-            Kernels::Workgroup => tiled::forward(self, &e, dtype),
+        caps.both(|caps| {
+            let dispatch = match caps.kernels {
+                Kernels::Registers => registers::forward(self, &e, dtype),
+                Kernels::Workgroup => tiled::forward(self, &e, dtype),
+            };
+            Addend::bind(dispatch, "added", x, 3, &y[0]).into()
         })
+    }
+
+    fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
+        x.len() == 3 && addend.dtype == y.dtype && Addend::of(&addend.shape, &y.shape).is_some()
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -204,14 +219,14 @@ impl Op for Conv2d {
             g.accumulate(0, dx)?;
         }
         if g.needs(1) {
-            let dw = g.apply(Conv2dBackwardWeight { conv: self.clone() }, &[x, dy])?;
+            let dw = g.apply(Conv2dBackwardWeight { conv: self.clone(), bias: false }, &[x, dy])?;
             g.accumulate(1, dw)?;
         }
         if g.needs(2) {
             let db = g.apply(SumRows, &[dy])?;
             g.accumulate(2, db)?;
         }
-        Ok(())
+        Addend::backward(g, 3)
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::{Conv2d, Extent};
 use crate::graph::{Dispatch, Operand, Program};
+use crate::ops::gemm::{weight_results, with_bias_gradient};
 use crate::ops::stored;
-use crate::ops::sum_rows::add_splits;
+use crate::ops::sum_rows::in_splits;
 use crate::shader::{Source, Variant};
-use crate::tensor::{DType, Spec};
+use crate::tensor::DType;
 
 static SHADER: Source = crate::wgsl!("conv2d");
 
@@ -134,39 +135,30 @@ fn launch(conv: &Conv2d, pass: Pass, e: &Extent, dtype: DType) -> (Dispatch, usi
 }
 
 /// y from x = input 0, w = input 1, b = input 2.
-pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Program {
+pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
     launch(conv, Pass::Forward, e, dtype)
         .0
         .bind("x", Operand::Input(0))
         .bind("w", Operand::Input(1))
         .bind("b", Operand::Input(2))
         .bind("y", Operand::Output(0))
-        .into()
 }
 
 /// dx from dy = input 0, w = input 1.
-pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Program {
+pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
     launch(conv, Pass::BackwardInput, e, dtype)
         .0
         .bind("dy", Operand::Input(0))
         .bind("w", Operand::Input(1))
         .bind("dx", Operand::Output(0))
-        .into()
 }
 
-/// dw from x = input 0, dy = input 1. The sum over rows is split, and a second launch adds the splits.
-pub(super) fn backward_weight(conv: &Conv2d, e: &Extent, dtype: DType) -> Program {
+/// dw, and db if asked, from x = input 0, dy = input 1. The sum over rows is split, and a second launch adds the splits.
+pub(super) fn backward_weight(conv: &Conv2d, e: &Extent, dtype: DType, bias: bool) -> Program {
     let (dispatch, splits) = launch(conv, Pass::BackwardWeight, e, dtype);
-    let dispatch = dispatch.bind("x", Operand::Input(0)).bind("dy", Operand::Input(1));
-    if splits == 1 {
-        return dispatch.bind("dw", Operand::Output(0)).into();
-    }
-    let elements = conv.weight_elements(e);
-    Program {
-        scratch: vec![Spec::f32([splits * elements])],
-        dispatches: vec![
-            dispatch.bind("dw", Operand::Scratch(0)),
-            add_splits(Operand::Scratch(0), Operand::Output(0), splits, elements),
-        ],
-    }
+    let results = weight_results(conv.weight_elements(e), bias, e.out_channels);
+    in_splits(splits, &results, |to| {
+        let dispatch = dispatch.bind("x", Operand::Input(0)).bind("dy", Operand::Input(1)).bind("dw", to[0]);
+        with_bias_gradient(dispatch, bias, to)
+    })
 }

@@ -3,7 +3,7 @@
 
 use super::{Conv2d, Extent};
 use crate::graph::{Dispatch, Operand, Program};
-use crate::ops::gemm::{Gemm, Splits};
+use crate::ops::gemm::{Gemm, Splits, weight_results, with_bias_gradient};
 use crate::shader::{Source, Variant};
 use crate::tensor::DType;
 
@@ -37,7 +37,7 @@ fn launch(conv: &Conv2d, e: &Extent, dtype: DType, pass: Pass, gemm: Gemm, split
 }
 
 /// y from x = input 0, w = input 1, b = input 2.
-pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Program {
+pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
     let gemm = Gemm {
         rows: e.batch * e.out_height * e.out_width,
         columns: e.out_channels,
@@ -50,11 +50,10 @@ pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Program {
         .bind("b", Operand::Input(1))
         .bind("bias", Operand::Input(2))
         .bind("c", Operand::Output(0))
-        .into()
 }
 
 /// dx from dy = input 0, w = input 1.
-pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Program {
+pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
     let gemm = Gemm {
         rows: e.batch * e.height * e.width,
         columns: e.in_channels,
@@ -66,11 +65,10 @@ pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Program
         .bind("a", Operand::Input(0))
         .bind("b", Operand::Input(1))
         .bind("c", Operand::Output(0))
-        .into()
 }
 
-/// dw from x = input 0, dy = input 1. The sum over pixels is split, and a second launch adds the splits.
-pub(super) fn backward_weight(conv: &Conv2d, e: &Extent, dtype: DType) -> Program {
+/// dw, and db if asked, from x = input 0, dy = input 1. The sum over pixels is split, and a second launch adds the splits.
+pub(super) fn backward_weight(conv: &Conv2d, e: &Extent, dtype: DType, bias: bool) -> Program {
     let gemm = Gemm {
         rows: conv.kernel * conv.kernel * e.in_channels,
         columns: e.out_channels,
@@ -79,10 +77,11 @@ pub(super) fn backward_weight(conv: &Conv2d, e: &Extent, dtype: DType) -> Progra
         b_along_columns: true,
     };
     let splits = gemm.splits();
-    splits.program(gemm.rows * gemm.columns, |dw| {
-        launch(conv, e, dtype, Pass::BackwardWeight, gemm, splits)
+    splits.program(&weight_results(gemm.rows * gemm.columns, bias, gemm.columns), |to| {
+        let dispatch = launch(conv, e, dtype, Pass::BackwardWeight, gemm, splits)
             .bind("a", Operand::Input(0))
             .bind("b", Operand::Input(1))
-            .bind("c", dw)
+            .bind("c", to[0]);
+        with_bias_gradient(dispatch, bias, to)
     })
 }

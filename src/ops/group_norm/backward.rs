@@ -7,6 +7,7 @@ use super::reference::Reference;
 use super::{GroupNorm, expect_shape};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Kernels, Op, Operand, Program, ShapeError};
+use crate::ops::addend::Addend;
 use crate::ops::channels::Extent;
 use crate::ops::{expect_activations, expect_f32};
 use crate::tensor::{Array, DType, Shape, Spec};
@@ -68,7 +69,8 @@ impl Op for GroupNormSums {
 
 /// dx = (g - mean(g) - x̂ mean(g x̂)) / √(var + ε), means over the group, g = dv (1 + scale) γ.
 ///
-/// Inputs: x, dy, statistics, sums, γ, β, and the modulation if there is one.
+/// Inputs: x, dy, statistics, sums, γ, β, and the modulation if there is one; without it, perhaps a tensor as large as dx
+/// that is added to it. With both, its kernel would bind nine tensors, where WebGPU allows eight.
 #[derive(Debug, Clone)]
 pub struct GroupNormBackwardInput(pub GroupNorm);
 
@@ -79,15 +81,17 @@ impl Op for GroupNormBackwardInput {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
         let op = self.name();
-        expect_activations(op, x, self.0.count(6), &[2, 3, 4, 5])?;
+        let most = if self.0.scale_shift { 7 } else { x.len().clamp(6, 7) };
+        expect_activations(op, x, most, &[2, 3, 4, 5])?;
         let extent = self.0.check_gradient(op, x)?;
         expect_shape(op, "sums", &x[3], &[extent.images, 2, extent.channels])?;
-        self.0.check_parameters(op, extent, &x[4..])?;
+        self.0.check_parameters(op, extent, &x[4..self.0.count(6)])?;
+        Addend::check(op, x, self.0.count(6), x[0].shape.axes(), &[Addend::Same])?;
         Ok(vec![x[0].clone()])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
-        let r = Reference::new(&self.0, &x[0], &x[4], &x[5], &x[6..]);
+        let r = Reference::new(&self.0, &x[0], &x[4], &x[5], &x[6..self.0.count(6)]);
         let Extent { images, pixels, channels } = r.extent;
         let factor = |n: usize, c: usize| (1.0 + r.scale(n, c)) * r.gamma[c];
         let size = (pixels * channels / self.0.groups) as f64;
@@ -99,21 +103,24 @@ impl Op for GroupNormBackwardInput {
                 mean_gxh[r.group(n, c)] += factor(n, c) * x[3].data[(2 * n + 1) * channels + c] / size;
             }
         }
-        vec![Array::from_fn(&x[0].shape, |i| {
+        let mut dx = Array::from_fn(&x[0].shape, |i| {
             let (n, c) = r.place(i);
             let group = r.group(n, c);
             let xh = r.normalized(&x[0], &x[2].data, i);
             let g = r.gradient_of_v(xh, x[1].data[i], i) * factor(n, c);
             x[2].data[2 * group + 1] * (g - mean_g[group] - xh * mean_gxh[group])
-        })]
+        });
+        Addend::add(x, self.0.count(6), &mut dx);
+        vec![dx]
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
-        // 2 for x̂, 5 for dx, 2 for v, 7 for SiLU's derivative.
-        Cost::elementwise(x, y, if self.0.silu { 16 } else { 7 })
+        // 2 for x̂, 5 for dx, 2 for v, 7 for SiLU's derivative, and what is added.
+        let flops = if self.0.silu { 16 } else { 7 } + u64::from(x.len() > self.0.count(6));
+        Cost::elementwise(x, y, flops)
     }
 
-    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+    fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         caps.both(|caps| -> Program {
             let launch = Launch::new(&self.0, Extent::of(&x[0].shape), x[0].dtype, caps);
             // 4 to 16 Vectors are usual, so 32 lanes leave no GPU waiting.
@@ -136,11 +143,16 @@ impl Op for GroupNormBackwardInput {
                 .bind("beta", Operand::Input(5))
                 .bind("means", Operand::Scratch(0))
                 .bind("y", Operand::Output(0));
+            let dx = Addend::bind(dx, "added", x, self.0.count(6), &y[0]);
             Program {
                 scratch: vec![Spec::f32([2 * launch.extent.images * self.0.groups])],
                 dispatches: vec![launch.bind_scale_shift(means, 6), launch.bind_scale_shift(dx, 6)],
             }
         })
+    }
+
+    fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
+        !self.0.scale_shift && x.len() == 6 && addend == y
     }
 }
 

@@ -94,6 +94,13 @@ impl GroupNorm {
         if self.scale_shift {
             let op = GroupNormBackwardScaleShift { norm: self.clone(), dtype };
             cases.push(Case::new(name, op, &[sums, parameters.clone(), parameters]));
+        } else {
+            let with_addend = [&x, &x, &statistics, &sums, gamma, beta, &x].map(Spec::clone);
+            cases.push(Case::new(
+                format!("{name}, dx added"),
+                GroupNormBackwardInput(self.clone()),
+                &with_addend,
+            ));
         }
         // The gradients have none, and that of the operator in f16 is that in f32: f16 is only how devices store.
         let differentiable = usize::from(dtype == DType::F32);

@@ -1,10 +1,7 @@
-//! Rewrites of a graph before it is planned.
-//!
-//! A rewrite takes a graph and returns one with the same inputs, states, outputs and persistent tensors, each with the
-//! same numbers; tensors keep their ids, so that whoever built the graph can go on naming them. The f64 interpreter holds
-//! every rewrite to that (`tests/rewrites.rs`).
+//! Nodes whose results nobody asks for.
 
-use super::{Aliasing, Graph, Node, Origin, ValueId};
+use super::renumber;
+use crate::graph::{Aliasing, Graph, Node, Origin, ValueId};
 
 /// Leaves out the nodes whose results nobody asks for: neither an output nor a persistent tensor, nor an update of a state
 /// in place depends on them.
@@ -21,16 +18,9 @@ pub fn without_dead_nodes(mut graph: Graph) -> Graph {
             node.inputs.iter().for_each(|v| wanted[v.0] = true);
         }
     }
-    let mut number = 0;
-    for (node, &alive) in std::mem::take(&mut graph.nodes).into_iter().zip(&alive) {
-        for (i, output) in node.outputs.iter().enumerate() {
-            graph.values[output.0].origin = if alive { Origin::Node(number, i) } else { Origin::Removed };
-        }
-        if alive {
-            graph.nodes.push(node);
-            number += 1;
-        }
-    }
+    let mut alive = alive.into_iter();
+    graph.nodes.retain(|_| alive.next() == Some(true));
+    renumber(&mut graph);
     graph
 }
 
