@@ -3,16 +3,16 @@
 //   v = Γ xh + Δ, Γ = γ (1 + scale), Δ = β (1 + scale) + shift
 //   y = silu(v), or v
 // and its gradient, with dv = dy silu'(v), or dy, recomputed from x:
-//   A[n,c] = Σ_p dv, B[n,c] = Σ_p dv xh, the sums     means of Γ dv and Γ dv xh over each group, from the sums
-//   dx = rstd (Γ dv - mean_g(Γ dv) - xh mean_g(Γ dv xh)), and perhaps a further tensor added to it
+//   A[n,c] = Σ_p dv, B[n,c] = Σ_p dv xh, the sums, kept with mean, rstd, Γ and Δ, so that nothing else need be bound
+//   dx = rstd (Γ dv - mean_g(Γ dv) - xh mean_g(Γ dv xh)), the means from A and B, and perhaps a further tensor added to it
 //   dγ = Σ_n (1 + scale) B, dβ = Σ_n (1 + scale) A    dscale = γ B + β A, dshift = A
 // lib/unmodulated has scale = shift = 0; a variant puts lib/modulated in its place.
 //
-//   measure, group_means              one workgroup of LANES per image and group
-//   sum_pixels, backward_parameters   one workgroup per COLUMNS Vectors of channels (and image), whose ROWS share the
-//                                     pixels (images)
-//   normalize, backward_input         one invocation per run of PIXELS pixels of one Vector of channels
-//   backward_scale_shift              the same, with images for pixels
+//   measure                one workgroup of LANES per image and group
+//   sum_pixels             one workgroup per COLUMNS Vectors of channels of an image, whose ROWS share the pixels
+//   normalize, backward    one invocation per run of PIXELS pixels of one Vector of channels; in backward, behind the
+//                          workgroups of dγ and dβ, each of COLUMNS Vectors, whose ROWS share the images
+//   backward_scale_shift   one invocation per run of PIXELS images of one Vector
 // Four channels make a Vector only if four divides the channels of a group, so it lies in one group.
 //
 // x, y, dx and dy, the modulation and its gradient may be stored as f16; parameters, statistics, sums are f32.
@@ -46,7 +46,16 @@ struct MeasureParams { // measure
     epsilon: f32,
 }
 
-struct ImageParams { // backward_parameters, backward_scale_shift: no pixels any more
+struct BackwardParams { // backward
+    images: u32,
+    pixels: u32,
+    vectors: u32,
+    groups: u32,
+    parameter_groups: u32, // workgroups with dγ and dβ
+    count: u32,            // runs
+}
+
+struct ImageParams { // backward_scale_shift: no pixels any more
     images: u32,
     vectors: u32,
     count: u32,
@@ -54,6 +63,7 @@ struct ImageParams { // backward_parameters, backward_scale_shift: no pixels any
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(0) var<uniform> measure_params: MeasureParams;
+@group(0) @binding(0) var<uniform> backward_params: BackwardParams;
 @group(0) @binding(0) var<uniform> image_params: ImageParams;
 @group(0) @binding(1) var<storage, read> x: array<Stored>;              // (images, pixels, channels)
 @group(0) @binding(2) var<storage, read> gamma: array<Vector>;          // (channels)
@@ -61,12 +71,10 @@ struct ImageParams { // backward_parameters, backward_scale_shift: no pixels any
 @group(0) @binding(4) var<storage, read> scale_shift: array<Stored>;    // (images, 2 channels): scale, shift
 @group(0) @binding(5) var<storage, read> statistics: array<vec2<f32>>;  // (images, groups): mean, rstd
 @group(0) @binding(6) var<storage, read> dy: array<Stored>;             // (images, pixels, channels)
-@group(0) @binding(7) var<storage, read> sums: array<Vector>;           // (images, 2, channels): A, B
-@group(0) @binding(8) var<storage, read> means: array<vec2<f32>>;       // (images, groups): of Γ dv, Γ dv xh
+@group(0) @binding(7) var<storage, read> sums: array<Vector>;           // (images, 6, channels): A, B, mean, rstd, Γ, Δ
 @group(0) @binding(9) var<storage, read_write> y: array<Stored>;        // (images, pixels, channels): y or dx
 @group(0) @binding(10) var<storage, read_write> statistics_out: array<vec2<f32>>; // as statistics
 @group(0) @binding(11) var<storage, read_write> sums_out: array<Vector>;          // as sums
-@group(0) @binding(12) var<storage, read_write> means_out: array<vec2<f32>>;      // as means
 @group(0) @binding(13) var<storage, read_write> dgamma: array<Vector>;            // (channels)
 @group(0) @binding(14) var<storage, read_write> dbeta: array<Vector>;             // (channels)
 @group(0) @binding(15) var<storage, read_write> dscale_shift: array<Stored>;      // as scale_shift
@@ -149,6 +157,15 @@ fn normalize(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
     }
 }
 
+// Rows of the sums of an image.
+const A: u32 = 0u;
+const B: u32 = 1u;
+const MEAN: u32 = 2u;
+const RSTD: u32 = 3u;
+const FACTOR: u32 = 4u;
+const OFFSET: u32 = 5u;
+const SUMS: u32 = 6u;
+
 // dv at Vector k, where xh is given.
 fn gradient_of_v(k: u32, xh: Vector, affine: Affine) -> Vector {
     if SILU {
@@ -177,9 +194,11 @@ fn sum_pixels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     let column = column_of(index, params.vectors, lane);
     var a = Vector();
     var b = Vector();
+    var affine: Affine;
+    var s: vec2<f32>;
     if column.vector < params.vectors {
-        let affine = affine_of(column.image, column.vector);
-        let s = statistics[group_of(column.image, column.vector)];
+        affine = affine_of(column.image, column.vector);
+        s = statistics[group_of(column.image, column.vector)];
         for (var p = column.row; p < params.pixels; p += ROWS) {
             let k = (column.image * params.pixels + p) * params.vectors + column.vector;
             let xh = (Vector(x[k]) - Vector(s.x)) * s.y;
@@ -191,72 +210,74 @@ fn sum_pixels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     a = column_sum(a, lane);
     b = column_sum(b, lane);
     if column.row == 0u && column.vector < params.vectors {
-        let at = column.image * 2u * params.vectors + column.vector;
-        sums_out[at] = a;
-        sums_out[at + params.vectors] = b;
+        let at = column.image * SUMS * params.vectors + column.vector;
+        sums_out[at + A * params.vectors] = a;
+        sums_out[at + B * params.vectors] = b;
+        sums_out[at + MEAN * params.vectors] = Vector(s.x);
+        sums_out[at + RSTD * params.vectors] = Vector(s.y);
+        sums_out[at + FACTOR * params.vectors] = affine.factor;
+        sums_out[at + OFFSET * params.vectors] = affine.offset;
     }
 }
 
-@compute @workgroup_size(LANES)
-fn group_means(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-               @builtin(local_invocation_index) lane: u32) {
-    let index = workgroup_index(group, groups);
-    if index >= params.count { return; }
-    let width = params.vectors / params.groups;
-    let first = (index % params.groups) * width;
-    let row = index / params.groups * 2u * params.vectors;
+// The means of Γ dv and Γ dv xh over the group of a Vector. A group is a few Vectors wide, and a run has the longer for it.
+fn group_means(image: u32, vector: u32) -> vec2<f32> {
+    let vectors = backward_params.vectors;
+    let width = vectors / backward_params.groups;
+    let first = image * SUMS * vectors + vector / width * width;
     var sum = vec2<f32>();
-    for (var v = first + lane; v < first + width; v += LANES) {
-        let factor = gamma[v] * one_plus_scale(row + v);
-        let a = horizontal_sum(factor * sums[row + v]);
-        let b = horizontal_sum(factor * sums[row + v + params.vectors]);
+    for (var at = first; at < first + width; at++) {
+        let factor = sums[at + FACTOR * vectors];
+        let a = horizontal_sum(factor * sums[at + A * vectors]);
+        let b = horizontal_sum(factor * sums[at + B * vectors]);
         sum += vec2<f32>(a, b);
     }
-    let a = workgroup_sum(sum.x, lane);
-    let b = workgroup_sum(sum.y, lane);
-    if lane == 0u {
-        means_out[index] = vec2<f32>(a, b) / f32(params.pixels * width * WIDTH);
-    }
+    return sum / f32(backward_params.pixels * width * WIDTH);
 }
 
-@compute @workgroup_size(RUN_INVOCATIONS)
-fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                  @builtin(local_invocation_index) lane: u32) {
-    let i = invocation_index(group, groups, lane, RUN_INVOCATIONS);
-    if i >= params.count { return; }
-    let run = pixel_run(i, params.pixels, params.vectors);
-    let affine = affine_of(run.image, run.vector);
-    let s = statistics[group_of(run.image, run.vector)];
-    let mean = means[group_of(run.image, run.vector)];
-    for (var k = run.first; k < run.end; k += params.vectors) {
-        let xh = (Vector(x[k]) - Vector(s.x)) * s.y;
-        let g = gradient_of_v(k, xh, affine) * affine.factor;
-        y[k] = Stored(plus_added(s.y * (g - Vector(mean.x) - xh * mean.y), k, 0u));
-    }
-}
-
-@compute @workgroup_size(COLUMNS, ROWS)
-fn backward_parameters(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-                       @builtin(local_invocation_index) lane: u32) {
-    let index = workgroup_index(group, groups);
-    if index >= image_params.count { return; }
-    let vectors = image_params.vectors;
-    let column = column_of(index, vectors, lane);
+// COLUMNS Vectors of dγ and dβ by a workgroup, whose ROWS share the images.
+fn parameter_gradients(index: u32, lane: u32) {
+    let vectors = backward_params.vectors;
+    let vector = index * COLUMNS + lane % COLUMNS;
     var a = Vector();
     var b = Vector();
-    if column.vector < vectors {
-        for (var n = column.row; n < image_params.images; n += ROWS) {
-            let at = n * 2u * vectors + column.vector;
-            let factor = one_plus_scale(at);
-            a += factor * sums[at];
-            b += factor * sums[at + vectors];
+    if vector < vectors {
+        for (var n = lane / COLUMNS; n < backward_params.images; n += ROWS) {
+            let row = n * SUMS * vectors + vector;
+            let factor = one_plus_scale(n * 2u * vectors + vector);
+            a += factor * sums[row + A * vectors];
+            b += factor * sums[row + B * vectors];
         }
     }
     a = column_sum(a, lane);
     b = column_sum(b, lane);
-    if column.row == 0u && column.vector < vectors {
-        dgamma[column.vector] = b;
-        dbeta[column.vector] = a;
+    if lane < COLUMNS && vector < vectors {
+        dgamma[vector] = b;
+        dbeta[vector] = a;
+    }
+}
+
+@compute @workgroup_size(RUN_INVOCATIONS)
+fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+            @builtin(local_invocation_index) lane: u32) {
+    let index = workgroup_index(group, groups);
+    let vectors = backward_params.vectors;
+    if index < backward_params.parameter_groups {
+        parameter_gradients(index, lane);
+        return;
+    }
+    let i = (index - backward_params.parameter_groups) * RUN_INVOCATIONS + lane;
+    if i >= backward_params.count { return; }
+    let run = pixel_run(i, backward_params.pixels, vectors);
+    let row = run.image * SUMS * vectors + run.vector;
+    let s_mean = sums[row + MEAN * vectors];
+    let rstd = sums[row + RSTD * vectors];
+    let affine = Affine(sums[row + FACTOR * vectors], sums[row + OFFSET * vectors]);
+    let mean = group_means(run.image, run.vector);
+    for (var k = run.first; k < run.end; k += vectors) {
+        let xh = (Vector(x[k]) - s_mean) * rstd;
+        let g = gradient_of_v(k, xh, affine) * affine.factor;
+        y[k] = Stored(plus_added(rstd * (g - Vector(mean.x) - xh * mean.y), k, 0u));
     }
 }
 
@@ -269,9 +290,10 @@ fn backward_scale_shift(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
     let vectors = image_params.vectors;
     let run = pixel_run(i, image_params.images, vectors);
     for (var n = run.pixel; n < min(run.pixel + PIXELS, image_params.images); n++) {
+        let row = n * SUMS * vectors + run.vector;
         let at = n * 2u * vectors + run.vector;
-        let a = sums[at];
-        dscale_shift[at] = Stored(gamma[run.vector] * sums[at + vectors] + beta[run.vector] * a);
+        let a = sums[row + A * vectors];
+        dscale_shift[at] = Stored(gamma[run.vector] * sums[row + B * vectors] + beta[run.vector] * a);
         dscale_shift[at + vectors] = Stored(a);
     }
 }

@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn bytes_are_those_of_the_tensors_that_are_bound() {
         // These take some rows, columns or a single number of a table, and Record writes one row.
-        const LOOKED_UP: [&str; 4] = ["embedding", "slice_channels", "bias_correction", "record"];
+        const LOOKED_UP: [&str; 5] =
+            ["embedding", "slice_channels", "bias_correction", "record", "group_norm_backward_scale_shift"];
         let caps = Caps::webgpu(Kernels::Workgroup).with_f16();
         for case in crate::ops::catalogue() {
             let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();

@@ -332,7 +332,7 @@ pub trait Op: Debug + Send + Sync {
         None
     }
 
-    /// Whether it can take one more input behind its inputs `x`, of this spec, and add it to its only output `y` before that is
+    /// Whether it can take one more input behind its inputs `x`, of this spec, and add it to its first output `y` before that is
     /// stored.
     fn takes_addend(&self, _x: &[Spec], _y: &Spec, _addend: &Spec) -> bool {
         false

@@ -40,9 +40,7 @@ pub use denoise::{COEFFICIENTS, Coefficients, Denoise};
 pub use elementwise::{Add, Scale, Silu, SiluBackward};
 pub use embedding::{Embedding, EmbeddingBackward, TimeEmbedding};
 pub use gaussian_mixture::{GaussianMixture, MixtureLevel};
-pub use group_norm::{
-    GroupNorm, GroupNormBackwardInput, GroupNormBackwardParams, GroupNormBackwardScaleShift, GroupNormSums,
-};
+pub use group_norm::{GroupNorm, GroupNormBackward, GroupNormBackwardScaleShift, GroupNormSums};
 pub use guidance::Guidance;
 pub use loss::{MseLoss, MseLossBackward};
 pub use matmul::{Linear, MatmulBackwardInput, MatmulBackwardWeight};

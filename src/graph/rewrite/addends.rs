@@ -60,7 +60,7 @@ fn fused_into(
     };
     let node = &graph.nodes[producer];
     let (x, outputs) = graph.node_specs(node);
-    let [out] = &outputs[..] else { return None };
+    let out = outputs.first().filter(|_| node.outputs[0] == value)?;
     if out.shape.elements() != graph.shape(y).elements() || !node.op.takes_addend(&x, out, graph.spec(addend))
     {
         return None;
@@ -85,7 +85,7 @@ fn fused_into(
             node.inputs.push(addend);
         }
         if Some(&n) == moved.last() {
-            node.outputs = vec![y];
+            node.outputs[0] = y;
         }
         node
     };

@@ -1,8 +1,7 @@
 //! Test cases of group normalization and its gradients.
 
-use super::{
-    GroupNorm, GroupNormBackwardInput, GroupNormBackwardParams, GroupNormBackwardScaleShift, GroupNormSums,
-};
+use super::backward::SUMS;
+use super::{GroupNorm, GroupNormBackward, GroupNormBackwardScaleShift, GroupNormSums};
 use crate::ops::channels::Extent;
 use crate::ops::{Case, Fill};
 use crate::tensor::{DType, Shape, Spec, Tolerance};
@@ -74,7 +73,7 @@ impl GroupNorm {
         let Extent { images, channels, .. } = Extent::of(&x.shape);
         let parameters = Spec::f32([channels]);
         let statistics = Spec::f32([images, self.groups, 2]);
-        let sums = Spec::f32([images, 2, channels]);
+        let sums = Spec::f32([images, SUMS, channels]);
         let scale_shift = Some(Spec::new([images, 2 * channels], dtype));
         let inputs = |tensors: &[&Spec]| {
             let tensors: Vec<Spec> = tensors.iter().map(|&s| s.clone()).collect();
@@ -84,24 +83,15 @@ impl GroupNorm {
         let mut cases = vec![
             Case::new(name, self.clone(), &inputs(&[&x, gamma, beta])),
             Case::new(name, GroupNormSums(self.clone()), &inputs(&[&x, &x, &statistics, gamma, beta])),
-            Case::new(
-                name,
-                GroupNormBackwardInput(self.clone()),
-                &inputs(&[&x, &x, &statistics, &sums, gamma, beta]),
-            ),
-            Case::new(name, GroupNormBackwardParams(self.clone()), &inputs(&[&sums])),
+            Case::new(name, GroupNormBackward(self.clone()), &inputs(&[&x, &x, &sums])),
         ];
         if self.scale_shift {
             let op = GroupNormBackwardScaleShift { norm: self.clone(), dtype };
-            cases.push(Case::new(name, op, &[sums, parameters.clone(), parameters]));
-        } else {
-            let with_addend = [&x, &x, &statistics, &sums, gamma, beta, &x].map(Spec::clone);
-            cases.push(Case::new(
-                format!("{name}, dx added"),
-                GroupNormBackwardInput(self.clone()),
-                &with_addend,
-            ));
+            cases.push(Case::new(name, op, &[sums.clone(), parameters.clone(), parameters]));
         }
+        let mut with_addend = inputs(&[&x, &x, &sums]);
+        with_addend.push(x);
+        cases.push(Case::new(format!("{name}, dx added"), GroupNormBackward(self.clone()), &with_addend));
         // The gradients have none, and that of the operator in f16 is that in f32: f16 is only how devices store.
         let differentiable = usize::from(dtype == DType::F32);
         cases[differentiable..].iter_mut().for_each(|case| case.gradients.clear());

@@ -2,7 +2,7 @@
 
 use super::GroupNorm;
 use crate::graph::{Caps, Dispatch, Kernels, Operand};
-use crate::ops::channels::{Extent, RUN_INVOCATIONS, RUN_PIXELS, column_workgroup, run_variant};
+use crate::ops::channels::{Extent, RUN_INVOCATIONS, RUN_PIXELS, column_workgroup, run_variant, sharers};
 use crate::ops::{stored, vector_width};
 use crate::shader::{Extension, Source, Variant};
 use crate::tensor::DType;
@@ -101,11 +101,28 @@ impl<'a> Launch<'a> {
         self.on_pixels(entry, variant, images * blocks).workgroups(images * blocks)
     }
 
-    /// One workgroup per block of channels, whose rows share the images.
-    pub fn over_images(&self, entry: &'static str) -> Dispatch {
-        let images = self.extent.images;
-        let (variant, blocks) = column_workgroup(self.modulated(), images, self.vectors(), self.caps);
-        self.on_images(entry, variant, blocks).workgroups(blocks)
+    /// One invocation per run of so many pixels, behind workgroups of several Vectors of channels, whose rows share the images.
+    pub fn over_runs_and_parameters(&self, entry: &'static str, pixels: usize) -> Dispatch {
+        let runs = self.extent.runs_of(pixels, self.width);
+        // One row, and with it no barrier, for CPU drivers, unless the sum is longer than their loops.
+        let rows = match self.caps.kernels {
+            Kernels::Registers => sharers(self.extent.images, 1).min(RUN_INVOCATIONS),
+            Kernels::Workgroup => 8,
+        };
+        let columns = RUN_INVOCATIONS / rows;
+        let parameter_groups = self.vectors().div_ceil(columns);
+        let variant = run_variant(self.transformed(), pixels)
+            .with("COLUMNS", format!("{columns}u"))
+            .with("ROWS", format!("{rows}u"));
+        Dispatch::new(&SHADER, entry)
+            .variant(variant)
+            .param("images", self.extent.images)
+            .param("pixels", self.extent.pixels)
+            .param("vectors", self.vectors())
+            .param("groups", self.norm.groups)
+            .param("parameter_groups", parameter_groups)
+            .param("count", runs)
+            .workgroups(parameter_groups + runs.div_ceil(RUN_INVOCATIONS))
     }
 
     /// Binds the optional input.

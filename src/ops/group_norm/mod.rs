@@ -2,17 +2,15 @@
 //! (`shaders/group_norm.wgsl`).
 //!
 //! Wu & He, *Group Normalization*, arXiv 1803.08494; the modulation is the adaptive normalization of
-//! Dhariwal & Nichol, arXiv 2105.05233. The gradient is four operators: the sums over pixels that all the
-//! others need, and one for the input, for γ and β, and for scale and shift.
+//! Dhariwal & Nichol, arXiv 2105.05233. The gradient is three operators: the sums over pixels that the
+//! others need, one for the input, γ and β, and one for scale and shift.
 
 mod backward;
 mod cases;
 mod launch;
 mod reference;
 
-pub use backward::{
-    GroupNormBackwardInput, GroupNormBackwardParams, GroupNormBackwardScaleShift, GroupNormSums,
-};
+pub use backward::{GroupNormBackward, GroupNormBackwardScaleShift, GroupNormSums};
 pub(super) use cases::cases;
 
 use super::channels::{Extent, sharers};
@@ -44,7 +42,7 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// The extent of x (N, ..., C), or of sums (N, 2, C).
+    /// The extent of x (N, ..., C), or of sums (N, 6, C).
     fn extent(&self, op: &'static str, name: &str, found: &Spec) -> Result<Extent, ShapeError> {
         let shape = &found.shape;
         ensure_shape!(op, shape.rank() >= 3, "{name} must have at least three axes, found {shape}");
@@ -59,10 +57,10 @@ impl GroupNorm {
         Ok(extent)
     }
 
-    /// Images and channels of sums (N, 2, C).
+    /// Images and channels of sums (N, 6, C).
     fn sums_extent(&self, op: &'static str, sums: &Spec) -> Result<Extent, ShapeError> {
         let extent = self.extent(op, "sums", sums)?;
-        expect_shape(op, "sums", sums, &[extent.images, 2, extent.channels])?;
+        expect_shape(op, "sums", sums, &[extent.images, backward::SUMS, extent.channels])?;
         Ok(extent)
     }
 
@@ -167,15 +165,10 @@ impl Op for GroupNorm {
         let scale_shift = self.scale_shift.then(|| g.input(3));
         let inputs = self.with_scale_shift(&[x, dy, statistics, gamma, beta], scale_shift);
         let sums = g.apply(GroupNormSums(self.clone()), &inputs)?;
-        if g.needs(0) {
-            let inputs = self.with_scale_shift(&[x, dy, statistics, sums, gamma, beta], scale_shift);
-            let dx = g.apply(GroupNormBackwardInput(self.clone()), &inputs)?;
-            g.accumulate(0, dx)?;
-        }
-        if g.needs(1) || g.needs(2) {
-            let inputs = self.with_scale_shift(&[sums], scale_shift);
-            let gradients = g.apply_all(GroupNormBackwardParams(self.clone()), &inputs)?;
-            for (i, gradient) in [1, 2].into_iter().zip(gradients) {
+        if (0..3).any(|i| g.needs(i)) {
+            let inputs = self.with_scale_shift(&[x, dy, sums], scale_shift);
+            let gradients = g.apply_all(GroupNormBackward(self.clone()), &inputs)?;
+            for (i, gradient) in gradients.into_iter().enumerate() {
                 if g.needs(i) {
                     g.accumulate(i, gradient)?;
                 }
