@@ -286,7 +286,7 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     for (var o = 0u; o < TILE_CHANNELS; o++) {
         if channel + o < weight_params.out_vectors {
             if BIAS_GRADIENT && c == 0u {
-                store_db(split * weight_params.out_vectors + channel + o, bias_sum[o]);
+                store_db(split * weight_params.out_vectors + channel + o, 0u, bias_sum[o]);
             }
             for (var ky = 0u; ky < KERNEL; ky++) {
                 for (var kx = 0u; kx < KERNEL; kx++) {

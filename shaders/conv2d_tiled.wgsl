@@ -105,6 +105,10 @@ fn store_c(split: u32, m: u32, n: u32, value: f32) {
     c[at] = Result(plus_added(initial(n) + value, at, image * params.columns + n));
 }
 
+fn store_column_sum(split: u32, n: u32, value: f32) {
+    store_db(split * params.columns + n, 0u, value);
+}
+
 @compute @workgroup_size(INVOCATIONS)
 fn convolution(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {

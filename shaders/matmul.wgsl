@@ -5,6 +5,9 @@
 //
 // y and dx may have a further tensor added to them.
 //
+// Several layers of one x, each with K x N weights, its bias behind them and its y or dy in a place of its own, are one product:
+// n then counts through all of them.
+//
 // One invocation per tile of ROWS x COLUMNS results. A tile that hangs over an edge computes and stores its
 // last row or column again: a branch around every store costs more on lavapipe.
 //
@@ -24,7 +27,10 @@ const STEP: u32 = 4u;    // backward_weight: rows m taken at once; CPU registers
 struct Params {
     rows: u32, // m
     inputs: u32, // k, in In vectors
-    outputs: u32, // n, in Out vectors
+    outputs: u32, // n, in Out vectors, of one layer
+    layers: u32,
+    weight_stride: u32, // Out vectors from the weights of a layer to the next one's
+    bias_start: u32,    // Out vectors before the first bias
 }
 
 struct WeightParams { // backward_weight
@@ -33,6 +39,10 @@ struct WeightParams { // backward_weight
     outputs: u32,
     splits: u32,
     split_rows: u32,
+    layers: u32,
+    weight_stride: u32,
+    bias_start: u32,
+    split_stride: u32, // Out vectors from a split to the next
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -45,26 +55,39 @@ struct WeightParams { // backward_weight
 @group(0) @binding(6) var<storage, read_write> dx: array<Element>; // [rows][inputs IN_WIDTH]
 @group(0) @binding(7) var<storage, read_write> dw: array<Out>; // [splits][inputs IN_WIDTH][outputs]
 
+// The place of an Out vector that is counted through all layers, of so many outputs, where layers are `stride` apart.
+fn in_layer(column: u32, outputs: u32, stride: u32) -> u32 {
+    return column / outputs * stride + column % outputs;
+}
+
+fn store_sum(at: u32, value: Out) {
+    dw[at] = value;
+}
+
 @compute @workgroup_size(INVOCATIONS)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let tile = invocation_index(group, groups, lane, INVOCATIONS);
-    let tiles = (params.outputs + COLUMNS - 1u) / COLUMNS;
+    let columns = params.outputs * params.layers;
+    let tiles = (columns + COLUMNS - 1u) / COLUMNS;
     let first_row = tile / tiles * ROWS;
     let first_column = tile % tiles * COLUMNS;
     if first_row >= params.rows {
         return;
     }
     var row: array<u32, ROWS>;
-    var column: array<u32, COLUMNS>;
+    var column: array<u32, COLUMNS>; // of w and b
+    var result: array<u32, COLUMNS>; // of y
     var sums: array<Out, ROWS * COLUMNS>;
     for (var j = 0u; j < COLUMNS; j++) {
-        column[j] = min(first_column + j, params.outputs - 1u);
+        let n = min(first_column + j, columns - 1u);
+        column[j] = in_layer(n, params.outputs, params.weight_stride);
+        result[j] = in_layer(n, params.outputs, params.rows * params.outputs);
     }
     for (var i = 0u; i < ROWS; i++) {
         row[i] = min(first_row + i, params.rows - 1u) * params.inputs;
         for (var j = 0u; j < COLUMNS; j++) {
-            sums[i * COLUMNS + j] = b[column[j]];
+            sums[i * COLUMNS + j] = b[params.bias_start + column[j]];
         }
     }
     for (var k = 0u; k < params.inputs; k++) {
@@ -87,7 +110,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
     for (var i = 0u; i < ROWS; i++) {
         for (var j = 0u; j < COLUMNS; j++) {
-            let at = min(first_row + i, params.rows - 1u) * params.outputs + column[j];
+            let at = min(first_row + i, params.rows - 1u) * params.outputs + result[j];
             y[at] = StoredOut(plus_added(sums[i * COLUMNS + j], at, 0u));
         }
     }
@@ -116,17 +139,21 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
             sums[i * COLUMNS + j] = 0.0;
         }
     }
-    for (var n = 0u; n < params.outputs; n++) {
-        var a: array<Out, ROWS>;
-        for (var i = 0u; i < ROWS; i++) {
-            a[i] = Out(dy[row[i] + n]);
-        }
-        for (var j = 0u; j < COLUMNS; j++) {
-            let weight = Out(w[column[j] + n]);
+    for (var layer = 0u; layer < params.layers; layer++) {
+        let first_dy = layer * params.rows * params.outputs;
+        let first_w = layer * params.weight_stride;
+        for (var n = 0u; n < params.outputs; n++) {
+            var a: array<Out, ROWS>;
             for (var i = 0u; i < ROWS; i++) {
-                for (var c = 0u; c < OUT_WIDTH; c++) {
-                    sums[i * COLUMNS + j] =
-                        fma(out_component(a[i], c), out_component(weight, c), sums[i * COLUMNS + j]);
+                a[i] = Out(dy[first_dy + row[i] + n]);
+            }
+            for (var j = 0u; j < COLUMNS; j++) {
+                let weight = Out(w[first_w + column[j] + n]);
+                for (var i = 0u; i < ROWS; i++) {
+                    for (var c = 0u; c < OUT_WIDTH; c++) {
+                        sums[i * COLUMNS + j] =
+                            fma(out_component(a[i], c), out_component(weight, c), sums[i * COLUMNS + j]);
+                    }
                 }
             }
         }
@@ -143,7 +170,8 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
 fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                    @builtin(local_invocation_index) lane: u32) {
     let index = invocation_index(group, groups, lane, INVOCATIONS);
-    let tiles_n = (weight_params.outputs + COLUMNS - 1u) / COLUMNS;
+    let columns = weight_params.outputs * weight_params.layers;
+    let tiles_n = (columns + COLUMNS - 1u) / COLUMNS;
     let tiles = (weight_params.inputs + ROWS - 1u) / ROWS * tiles_n;
     let split = index / tiles;
     let first_input = index % tiles / tiles_n * ROWS;
@@ -153,9 +181,14 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     }
     var input: array<u32, ROWS>;
     var column: array<u32, COLUMNS>;
+    var source: array<u32, COLUMNS>; // of dy
+    var result: array<u32, COLUMNS>; // of dw
     var sums: array<Out, ROWS * IN_WIDTH * COLUMNS>; // [ROWS][IN_WIDTH][COLUMNS]
     for (var j = 0u; j < COLUMNS; j++) {
-        column[j] = min(first_column + j, weight_params.outputs - 1u);
+        column[j] = min(first_column + j, columns - 1u);
+        source[j] = in_layer(column[j], weight_params.outputs, weight_params.rows * weight_params.outputs);
+        result[j] = split * weight_params.split_stride
+            + in_layer(column[j], weight_params.outputs, weight_params.weight_stride);
     }
     for (var i = 0u; i < ROWS; i++) {
         input[i] = min(first_input + i, weight_params.inputs - 1u);
@@ -171,7 +204,7 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
         for (var s = 0u; s < STEP; s++) {
             m[s] = min(first + s, last - 1u);
             for (var j = 0u; j < COLUMNS; j++) {
-                let value = Out(dy[m[s] * weight_params.outputs + column[j]]);
+                let value = Out(dy[m[s] * weight_params.outputs + source[j]]);
                 d[s * COLUMNS + j] = select(Out(0.0), value, first + s < last);
                 if BIAS_GRADIENT {
                     bias_sums[j] += d[s * COLUMNS + j];
@@ -196,14 +229,14 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     for (var i = 0u; i < ROWS; i++) {
         for (var c = 0u; c < IN_WIDTH; c++) {
             for (var j = 0u; j < COLUMNS; j++) {
-                let k = (split * weight_params.inputs + input[i]) * IN_WIDTH + c;
-                dw[k * weight_params.outputs + column[j]] = sums[(i * IN_WIDTH + c) * COLUMNS + j];
+                let k = input[i] * IN_WIDTH + c;
+                store_sum(k * weight_params.outputs + result[j], sums[(i * IN_WIDTH + c) * COLUMNS + j]);
             }
         }
     }
     if BIAS_GRADIENT && first_input == 0u {
         for (var j = 0u; j < COLUMNS; j++) {
-            store_db(split * weight_params.outputs + column[j], bias_sums[j]);
+            store_db(split * columns + column[j], weight_params.bias_start + result[j], bias_sums[j]);
         }
     }
 }

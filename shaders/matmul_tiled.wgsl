@@ -1,12 +1,14 @@
 // c[m,n] = bias[n] + Σ_k a[m,k] b[k,n], tiles staged in workgroup memory (lib/gemm_tile).
 //
-// c may have a further tensor added to it.
-//
 // a and b are reached by strides, so that one text serves a product and both of its gradients:
 //   forward          a = x (rows, K)       b = w (K, N)            c = y
 //   backward_input   a = dy (rows, N)      b = w transposed        c = dx
 //   backward_weight  a = x transposed      b = dy (rows, N)        c = partial sums over ranges of rows,
-//                                                                   and perhaps db[n] = Σ_k b[k,n]
+//                                                                  and perhaps db[n] = Σ_k b[k,n]
+// c may have a further tensor added to it.
+//
+// Several layers of one x are one product too: what counts N above then counts N of the first layer, N of the second and so on,
+// and each layer has its w, with its bias behind it, its y and its dy in a place of its own.
 
 #import lib/index
 #import lib/out1
@@ -26,7 +28,18 @@ struct Params {
     a_column: u32,
     b_row: u32,
     b_column: u32,
+    c_row: u32,
+    c_split: u32,
+    outputs: u32,    // N of one layer
+    a_layer: u32,    // elements from a layer to the next, where a, b or c has layers
+    b_layer: u32,
+    c_layer: u32,
+    bias_start: u32, // elements before the first bias, where it lies behind a weight
 }
+
+// Whether what is multiplied along the depth, or the columns, belongs to several layers.
+const LAYERED_DEPTH: bool = false;
+const LAYERED_COLUMNS: bool = false;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<Element>; // [rows][depth] by strides
@@ -34,17 +47,41 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [columns]
 @group(0) @binding(4) var<storage, read_write> c: array<Result>; // [splits][rows][columns]
 
+fn along_depth(k: u32, layer: u32) -> u32 {
+    if LAYERED_DEPTH {
+        return k / params.outputs * layer + k % params.outputs;
+    }
+    return k;
+}
+
+fn along_columns(n: u32, layer: u32) -> u32 {
+    if LAYERED_COLUMNS {
+        return n / params.outputs * layer + n % params.outputs;
+    }
+    return n;
+}
+
 fn load_a(m: u32, k: u32) -> f32 {
-    return f32(a[m * params.a_row + k * params.a_column]);
+    return f32(a[m * params.a_row + along_depth(k, params.a_layer) * params.a_column]);
 }
 
 fn load_b(k: u32, n: u32) -> f32 {
-    return f32(b[k * params.b_row + n * params.b_column]);
+    return f32(b[along_depth(k, params.b_layer) * params.b_row + along_columns(n, params.b_layer) * params.b_column]);
 }
 
 fn store_c(split: u32, m: u32, n: u32, value: f32) {
-    let at = (split * params.rows + m) * params.columns + n;
-    c[at] = Result(plus_added(initial(n) + value, at, 0u));
+    let at = split * params.c_split + m * params.c_row + along_columns(n, params.c_layer);
+    let started = initial(along_columns(n, params.b_layer) + params.bias_start) + value;
+    c[at] = Result(plus_added(started, at, 0u));
+}
+
+fn store_sum(at: u32, value: f32) {
+    c[at] = Result(value);
+}
+
+fn store_column_sum(split: u32, n: u32, value: f32) {
+    let behind = split * params.c_split + along_columns(n, params.c_layer) + params.bias_start;
+    store_db(split * params.columns + n, behind, value);
 }
 
 @compute @workgroup_size(INVOCATIONS)

@@ -128,9 +128,16 @@ fn a_dry_run_needs_no_device() {
     let folder = tempfile::tempdir().unwrap();
     for kernels in ["registers", "workgroup"] {
         let text = stdout(without_driver(folder.path()), &["--kernels", kernels, "train", "--dry-run"]);
-        for words in ["701,345 parameters", "16x16x1", "launches", "model FLOPs", "adamw.wgsl:", "conv2d"] {
+        for words in
+            ["701,345 parameters", "16x16x1", "launches", "model FLOPs", "adamw.wgsl:", "conv2d", "fused  "]
+        {
             assert!(text.contains(words), "no `{words}` in the dry run with {kernels}");
         }
+        let unfused = stdout(
+            without_driver(folder.path()),
+            &["--kernels", kernels, "train", "--dry-run", "--no-fusion"],
+        );
+        assert!(!unfused.contains("fused  ") && unfused.lines().count() > text.lines().count() + 100);
     }
     let arguments = ["train", "--dry-run", "--preset", "small-32", "--batch", "8"];
     assert!(stdout(without_driver(folder.path()), &arguments).contains("32x32x3"));

@@ -105,14 +105,16 @@ fn is_view(graph: &Graph, value: ValueId) -> bool {
 #[test]
 fn no_launch_reads_what_another_has_overwritten() {
     for (preset, caps) in all() {
-        for accumulate in [1, 2] {
-            let plans = plans(preset, accumulate, &caps);
-            let what = format!("{preset:?} {caps} x {accumulate}");
+        for (accumulate, fusion) in [(1, true), (2, true), (1, false)] {
+            let plans = plans(preset, accumulate, &caps.clone().with_fusion(fusion));
+            let what = format!("{preset:?} {caps} x {accumulate}, fusion {fusion}");
             let mut reads = 0;
             for plan in [&plans.micro, &plans.update] {
                 reads += plan.verify(&caps).unwrap_or_else(|e| panic!("{what}: {e}"));
             }
-            // Slots are shared at all: tensors take several times the memory that is planned for them.
+            // Slots are shared at all: tensors take several times the memory that is planned for them, unless fusions have
+            // left out most of those that live for a launch or two.
+            let times = if fusion { 1.5 } else { 2.0 };
             let plan = &plans.micro;
             let slots = plan.bytes_where(|b| b.home == Home::Slot);
             let tensors: u64 = (0..plan.graph.values.len())
@@ -121,7 +123,7 @@ fn no_launch_reads_what_another_has_overwritten() {
                 .map(|i| plan.graph.values[i].spec.bytes() as u64)
                 .sum();
             println!("{what}: {reads} reads; {slots} bytes of slots hold {tensors} bytes of tensors");
-            assert!(reads > 400 && tensors > 2 * slots, "{what}");
+            assert!(reads > 400 && tensors as f64 > times * slots as f64, "{what}");
         }
     }
 }

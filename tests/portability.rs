@@ -207,9 +207,17 @@ fn every_preset_plans_within_webgpu_as_stated() {
             assert!((found - gflop).abs() < 0.05, "{preset:?}: {found} GFLOP");
         }
         // As a GPU's kernels need it, and --dry-run prints it.
-        let bytes = RunPlan::new(&config, &Caps::webgpu(Kernels::Workgroup)).unwrap().bytes;
-        let found = bytes as f64 / 1024.0 / 1024.0;
+        let fused = RunPlan::new(&config, &Caps::webgpu(Kernels::Workgroup)).unwrap();
+        let found = fused.bytes as f64 / 1024.0 / 1024.0;
         assert!((found / mib - 1.0).abs() < 0.005, "{preset:?}: {found} MiB");
+        // Fusions take two of five launches away, and no more memory than the parts of a bias's gradient.
+        let unfused = RunPlan::new(&config, &Caps::webgpu(Kernels::Workgroup).with_fusion(false)).unwrap();
+        let [with, without] = [&fused, &unfused].map(|plan| (plan.plans.micro.launches.len(), plan.bytes));
+        println!("{preset:?}: {with:?} launches and bytes, without fusion {without:?}");
+        assert!(
+            with.1 <= without.1 + without.1 / 1000 && 5 * with.0 < 3 * without.0,
+            "{preset:?}: {with:?}, {without:?}"
+        );
     }
 }
 

@@ -3,8 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod common;
+
 use inkwash::diffusion::{Preset, TimeScaleShift, UNet, UNetConfig};
-use inkwash::graph::{Caps, Graph, Kernels, State, ValueId, interpret, rewrite};
+use inkwash::gpu::{Blocking as _, Executable, Store};
+use inkwash::graph::{Caps, Graph, Kernels, Origin, Plan, State, ValueId, interpret, rewrite};
 use inkwash::nn::Size;
 use inkwash::ops::{self, Accumulate, Add, Case, Linear, STEP_WORDS, Silu, View, pack};
 use inkwash::rng::{Philox, Stream};
@@ -136,6 +139,44 @@ fn a_networks_graph_keeps_its_numbers() {
         let (_, fusions) = same_numbers(name, &graph, &given);
         println!("{name}: {fusions} fusions");
         assert!(fusions > 20, "{name}: {fusions} fusions");
+    }
+}
+
+/// The same on a device, by every kind of kernels: prediction and gradients with and without fusions.
+#[test]
+fn a_networks_step_is_the_same_on_a_device() {
+    let Some(device) = common::open_device() else { return };
+    let config = UNetConfig { sample_size: Size::Square(8), ..UNetConfig::preset(Preset::TinyGray) };
+    let (graph, given) = step_graph(&config, 2, None);
+    let asked: Vec<ValueId> = graph.outputs.iter().chain(graph.persistent.keys()).copied().collect();
+    for caps in device.caps.variants() {
+        let run = |fusion: bool| -> Vec<Vec<f64>> {
+            let plan = Plan::new(graph.clone(), &caps.clone().with_fusion(fusion)).unwrap();
+            println!("{caps}, fusion {fusion}: {} launches, {} bytes", plan.launches.len(), plan.bytes());
+            let store = Store::new(&device);
+            for (value, numbers) in &given {
+                if let Origin::State = graph.values[value.0].origin {
+                    let state = State::new(graph.values[value.0].name.clone(), graph.spec(*value).clone());
+                    store.write(&state, &numbers.data.iter().map(|&v| v as f32).collect::<Vec<_>>()).unwrap();
+                }
+            }
+            let executable = Executable::new(&store, plan).block_on().unwrap();
+            for (value, numbers) in &given {
+                if let Origin::Input = graph.values[value.0].origin {
+                    executable.write(*value, &numbers.data.iter().map(|&v| v as f32).collect::<Vec<_>>());
+                }
+            }
+            executable.run().block_on().unwrap();
+            asked.iter().map(|&v| executable.read_values(v).block_on().unwrap()).collect()
+        };
+        for (fused, plain) in run(true).iter().zip(run(false)) {
+            let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+            let error =
+                norm(&mut fused.iter().zip(&plain).map(|(a, b)| a - b)) / norm(&mut plain.iter().copied());
+            println!("{caps}: {} numbers, {error:.1e} apart", plain.len());
+            // As far as the goldens let a device be from PyTorch, of which most is the order of the sums of group norms.
+            assert!(error < 1e-5, "{caps}: {error:.1e}");
+        }
     }
 }
 

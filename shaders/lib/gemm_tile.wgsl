@@ -7,6 +7,7 @@
 // The importing file defines what A, B and C are:
 //   fn load_a(m: u32, k: u32) -> f32        fn load_b(k: u32, n: u32) -> f32      (within bounds)
 //   fn store_c(split: u32, m: u32, n: u32, value: f32)
+//   fn store_column_sum(split: u32, n: u32, value: f32)
 // It imports lib/out1 before this file, and may put lib/bias_gradient in the place of lib/no_bias_gradient: then the workgroups
 // of the first rows of C also sum the columns of B, while they have them in workgroup memory, into db[split,n].
 // It reads whatever is stored into f32, and has in its Params, as plain u32: rows (m), columns (n), depth (k), splits, split_depth (k per split).
@@ -126,7 +127,7 @@ fn gemm(group: u32, lane: u32) {
         for (var c = 0u; c < 4u; c++) {
             let n = first_n + 4u * lane + c;
             if n < params.columns {
-                store_db(split * params.columns + n, column_sums[c]);
+                store_column_sum(split, n, column_sums[c]);
             }
         }
     }

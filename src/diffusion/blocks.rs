@@ -12,7 +12,7 @@ pub(super) struct Resnet {
     pub(super) name: String,
     pub(super) norm1: Norm,
     conv1: Conv,
-    time_emb_proj: Linear,
+    pub(super) time_emb_proj: Linear,
     norm2: Norm,
     conv2: Conv,
     conv_shortcut: Option<Conv>,

@@ -142,6 +142,12 @@ impl UNet {
                 }
             }
         }
+        // 6. All time projections have one input: those of equal width lie together, to be one product.
+        let levels = down.iter().chain([&mid]).chain(&up);
+        let mut projections: Vec<[ParameterId; 2]> =
+            levels.flat_map(|level| &level.resnets).map(|resnet| resnet.time_emb_proj.parameters()).collect();
+        projections.sort_by_key(|&[weight, _]| parameters[weight].elements());
+        parameters.lay_together(&projections.concat());
         Ok(Self {
             config: config.clone(),
             parameters,

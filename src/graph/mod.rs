@@ -15,7 +15,10 @@ mod working_memory;
 pub use caps::{Caps, CooperativeShape, Features, Kernels, Limits};
 pub use gradient::{Backward, Gradients};
 pub use interpret::interpret;
-pub use op::{Aliasing, Candidate, Cost, Dispatch, MAX_GROUPS, Op, Operand, Program, Scalar, ShapeError};
+pub use op::{
+    Aliasing, Candidate, Cost, Dispatch, Joined, LinearPart, MAX_GROUPS, Op, Operand, Program, Scalar,
+    ShapeError,
+};
 pub(crate) use plan::SlotPool;
 pub use plan::{Binding, Home, Launch, Placement, Plan, PlanError, PlannedBuffer};
 pub use working_memory::WorkingTensor;

@@ -2,7 +2,7 @@
 
 use super::{Backward, Caps, GraphError};
 use crate::shader::{Kernel, Source, Variant};
-use crate::tensor::{Array, Spec, Tolerance};
+use crate::tensor::{Array, Shape, Spec, Tolerance};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -288,6 +288,30 @@ pub enum Aliasing {
     InPlace(Vec<(usize, usize)>),
 }
 
+/// What of a linear layer an operator computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinearPart {
+    /// y from x, w, b.
+    Forward,
+    /// dx from dy, w, and perhaps an addend.
+    BackwardInput,
+    /// dx of several layers together, from their dy, their parameters, and perhaps an addend.
+    BackwardInputOfSeveral,
+    /// dw and db from x, dy.
+    BackwardWeight,
+}
+
+/// What does the part of a linear layer for several layers of one x at once. Their parameters lie one behind the other, w (K, N)
+/// then b (N) of each layer, and so do the gradients that it gives; y and dy are (count, …, N).
+pub struct Joined {
+    /// The operator. Inputs are x and parameters; dy, parameters, and perhaps an addend; or x and dy.
+    pub op: Arc<dyn Op>,
+    /// A range of a tensor, from an element on, under a shape.
+    pub view: fn(usize, Shape) -> Arc<dyn Op>,
+    /// Tensors laid into one flat vector of so many elements, each from its element on.
+    pub pack: fn(Vec<usize>, usize) -> Arc<dyn Op>,
+}
+
 /// An operator: facts about one operation of the mathematics. Its file also holds `cases()`.
 pub trait Op: Debug + Send + Sync {
     /// The name in tables and errors: `conv2d_backward_input`.
@@ -329,6 +353,16 @@ pub trait Op: Debug + Send + Sync {
 
     /// The operator that gives the same, and as a further output the sum of its last input over everything but the last axis.
     fn with_row_sums(&self) -> Option<Arc<dyn Op>> {
+        None
+    }
+
+    /// What of a linear layer it computes, if that is all it does.
+    fn linear_part(&self) -> Option<LinearPart> {
+        None
+    }
+
+    /// What does that part for `count` layers at once.
+    fn joined(&self, _count: usize) -> Option<Joined> {
         None
     }
 

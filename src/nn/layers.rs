@@ -117,6 +117,11 @@ impl Linear {
         Self { weight, bias }
     }
 
+    /// Weight and bias.
+    pub fn parameters(&self) -> [ParameterId; 2] {
+        [self.weight, self.bias]
+    }
+
     /// y (..., output) from x (..., input).
     pub fn forward(&self, b: &mut Builder, x: ValueId) -> Result<ValueId, GraphError> {
         b.graph.apply(LinearOp, &[x, b.parameters[self.weight], b.parameters[self.bias]])

@@ -92,7 +92,8 @@ impl Parameter {
 /// Index of a parameter in [`Parameters`].
 pub type ParameterId = usize;
 
-/// Every parameter of a network, in the order of the flat vector.
+/// Every parameter of a network, in the order of files; in the flat vector they lie in this order too, unless
+/// [`Parameters::lay_together`] says otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct Parameters {
     list: Vec<Parameter>,
@@ -123,6 +124,19 @@ impl Parameters {
         self.flat_elements += parameter.elements().next_multiple_of(ALIGNMENT);
         self.list.push(parameter);
         self.list.len() - 1
+    }
+
+    /// Lays these parameters, in this order, behind all others, which close the gaps: layers of one input then lie where one
+    /// launch can take them ([`crate::graph::rewrite`]). Their order in the list, and with it the numbers that they begin with,
+    /// stays.
+    pub fn lay_together(&mut self, ids: &[ParameterId]) {
+        let others = (0..self.list.len()).filter(|id| !ids.contains(id));
+        let order: Vec<ParameterId> = others.chain(ids.iter().copied()).collect();
+        let mut end = 0;
+        for id in order {
+            self.list[id].offset = end;
+            end += self.list[id].elements().next_multiple_of(ALIGNMENT);
+        }
     }
 
     /// Elements of the flat vector, gaps included.
@@ -172,14 +186,35 @@ impl Parameters {
 
     /// Lays the gradients of the parameters into one flat vector like theirs.
     pub fn pack(&self, graph: &mut Graph, gradients: &[ValueId]) -> Result<ValueId, GraphError> {
-        let offsets = self.list.iter().map(|p| p.offset).collect();
-        pack(graph, gradients, offsets, self.flat_elements)
+        let mut placed: Vec<(usize, ValueId)> =
+            self.list.iter().map(|p| p.offset).zip(gradients.iter().copied()).collect();
+        placed.sort_unstable();
+        let (offsets, gradients): (Vec<usize>, Vec<ValueId>) = placed.into_iter().unzip();
+        pack(graph, &gradients, offsets, self.flat_elements)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_laid_together_lie_behind_the_others_and_keep_their_numbers() {
+        let mut parameters = Parameters::default();
+        for (name, size) in [("a", 3), ("b", 70), ("c", 64), ("d", 5)] {
+            parameters.add(name.into(), &[size], Layout::Same, Init::Normal);
+        }
+        let before = parameters.clone();
+        parameters.lay_together(&[2, 0]);
+        let offsets: Vec<usize> = parameters.iter().map(|p| p.offset).collect();
+        assert_eq!(offsets, [256, 0, 192, 128]);
+        let numbers = |p: &Parameters| -> Vec<Vec<f32>> {
+            let flat = p.initial(7);
+            p.iter().map(|p| flat[p.offset..p.offset + p.elements()].to_vec()).collect()
+        };
+        assert_eq!(numbers(&parameters), numbers(&before));
+        assert_eq!(parameters.flat_elements(), before.flat_elements());
+    }
 
     #[test]
     fn layouts_are_inverse() {

@@ -43,7 +43,10 @@ pub use gaussian_mixture::{GaussianMixture, MixtureLevel};
 pub use group_norm::{GroupNorm, GroupNormBackward, GroupNormBackwardScaleShift, GroupNormSums};
 pub use guidance::Guidance;
 pub use loss::{MseLoss, MseLossBackward};
-pub use matmul::{Linear, MatmulBackwardInput, MatmulBackwardWeight};
+pub use matmul::{
+    Linear, LinearLayers, LinearLayersBackwardInput, LinearLayersBackwardWeight, MatmulBackwardInput,
+    MatmulBackwardWeight,
+};
 pub use memory::{ALIGNMENT, Pack, View, pack};
 pub use noise::{
     AddNoise, AddTwoNoises, NoisingRow, RandomBits, RandomNormal, SCHEDULE_COLUMNS, STEP_WORDS, StepWords,

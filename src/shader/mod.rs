@@ -93,6 +93,7 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/added"),
     wgsl!("lib/added_per_image"),
     wgsl!("lib/bias"),
+    wgsl!("lib/bias_behind_weight"),
     wgsl!("lib/bias_gradient"),
     wgsl!("lib/clipping"),
     wgsl!("lib/column_sum"),

@@ -109,7 +109,8 @@ pub(super) async fn first_not_finite<T: Task>(
 
 /// The parameter that has this element of the flat vector.
 fn at(parameters: &Parameters, index: usize) -> &str {
-    parameters.iter().rev().find(|p| p.offset <= index).map_or("a parameter", |p| &p.name)
+    let before = parameters.iter().filter(|p| p.offset <= index);
+    before.max_by_key(|p| p.offset).map_or("a parameter", |p| &p.name)
 }
 
 fn phase(plan: &Plan, node: usize) -> &'static str {

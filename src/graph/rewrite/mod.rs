@@ -9,6 +9,7 @@
 
 mod addends;
 mod dead;
+mod layers;
 mod row_sums;
 
 pub use dead::without_dead_nodes;
@@ -34,6 +35,7 @@ pub fn rewritten(graph: Graph, caps: &Caps) -> (Graph, Vec<Fusion>) {
     let fusions = vec![
         Fusion { name: "sums into the stores of results", count: addends::fuse(&mut graph) },
         Fusion { name: "gradients of biases into those of weights", count: row_sums::fuse(&mut graph) },
+        Fusion { name: "linear layers of one input joined", count: layers::join(&mut graph) },
     ];
     (graph, fusions)
 }

@@ -1,0 +1,267 @@
+//! The launches of `shaders/matmul.wgsl` (register tiles, for CPU drivers) and of `shaders/matmul_tiled.wgsl` (tiles in
+//! workgroup memory, for GPUs).
+
+use crate::graph::{Caps, Dispatch, Kernels, Operand, Program};
+use crate::ops::gemm::{Gemm, Splits, weight_results, with_bias_gradient};
+use crate::ops::stored;
+use crate::shader::{Source, Variant};
+use crate::tensor::{DType, Shape};
+
+static REGISTERS: Source = crate::wgsl!("matmul");
+static TILED: Source = crate::wgsl!("matmul_tiled");
+
+/// Invocations of one workgroup of `matmul.wgsl`: one subgroup of lavapipe. Larger workgroups are loops over
+/// subgroups there and cost a third of the speed (1024 x 256 x 256: 17 GFLOP/s with 8, 11 with 16 and 64).
+const INVOCATIONS: usize = 8;
+
+/// Invocations that a product should be divided into: eight workgroups of eight.
+const BUSY_INVOCATIONS: usize = 64;
+
+/// Rows m, inputs K and outputs N of y (m, N) = x (m, K) w (K, N), for each of some layers that share x.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub rows: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub layers: usize,
+}
+
+/// Where the gradient of the bias goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum BiasGradient {
+    /// Nowhere.
+    None,
+    /// To the second output.
+    Beside,
+    /// Behind that of each layer's weight.
+    Behind,
+}
+
+impl Sizes {
+    pub fn of(rows: &Shape, weight: &Shape) -> Self {
+        Self { rows: rows.rows(), inputs: weight[0], outputs: weight[1], layers: 1 }
+    }
+
+    /// Every product of the three passes has as many terms: 2 m K N operations.
+    pub fn flops(self) -> u64 {
+        2 * (self.rows * self.inputs) as u64 * (self.layers * self.outputs) as u64
+    }
+
+    /// Elements from the weight of a layer to that of the next: its bias lies between.
+    pub fn stride(self) -> usize {
+        (self.inputs + 1) * self.outputs
+    }
+
+    /// Elements per load along K and along N.
+    fn widths(self) -> (usize, usize) {
+        let width = |n: usize| if n.is_multiple_of(4) { 4 } else { 1 };
+        (width(self.inputs), width(self.outputs))
+    }
+
+    /// A launch of `matmul.wgsl` with tiles of `tile_rows` by `tile_columns`, `invocations` of them, on operands of this
+    /// type.
+    fn registers(
+        self,
+        entry: &'static str,
+        dtype: DType,
+        (tile_rows, tile_columns): (usize, usize),
+        invocations: usize,
+        bias_start: usize,
+    ) -> Dispatch {
+        let (input_width, output_width) = self.widths();
+        let mut variant = stored(Variant::base(), dtype)
+            .with("ROWS", format!("{tile_rows}u"))
+            .with("COLUMNS", format!("{tile_columns}u"))
+            .with("INVOCATIONS", format!("{INVOCATIONS}u"));
+        if input_width == 1 {
+            variant = variant.link("lib/in4", "lib/in1");
+        }
+        if output_width == 1 {
+            variant = variant.link("lib/out4", "lib/out1");
+        }
+        Dispatch::new(&REGISTERS, entry)
+            .variant(variant)
+            .param("rows", self.rows)
+            .param("inputs", self.inputs / input_width)
+            .param("outputs", self.outputs / output_width)
+            .param("layers", self.layers)
+            .param("weight_stride", self.stride() / output_width)
+            .param("bias_start", bias_start / output_width)
+            .linear(invocations, INVOCATIONS)
+    }
+
+    /// The largest number of rows per invocation, of 8, 4, 2 and 1, that leaves enough invocations: eight
+    /// rows share each load of a weight, but sixteen rows of a time embedding would make two of them.
+    fn tile_rows(self, column_tiles: usize) -> usize {
+        [8, 4, 2].into_iter().find(|r| self.rows.div_ceil(*r) * column_tiles >= BUSY_INVOCATIONS).unwrap_or(1)
+    }
+
+    /// A launch of `matmul_tiled.wgsl`; `types` are those of the factors and of the result. Of several layers, `layers` are the
+    /// elements from one to the next in a, b and c.
+    fn tiled(
+        self,
+        gemm: Gemm,
+        types: [DType; 2],
+        [a_row, a_column, b_row, b_column, c_row]: [usize; 5],
+        layers: [usize; 3],
+        (splits, c_split): (Splits, usize),
+        bias_start: usize,
+    ) -> Dispatch {
+        gemm.dispatch(&TILED, "product", Variant::base(), types, splits)
+            .param("a_row", a_row)
+            .param("a_column", a_column)
+            .param("b_row", b_row)
+            .param("b_column", b_column)
+            .param("c_row", c_row)
+            .param("c_split", c_split)
+            .param("outputs", self.outputs)
+            .param("a_layer", layers[0])
+            .param("b_layer", layers[1])
+            .param("c_layer", layers[2])
+            .param("bias_start", bias_start)
+    }
+
+    /// The variant whose depth or columns go through several layers.
+    fn layered(self, mut dispatch: Dispatch, axis: &'static str) -> Dispatch {
+        if self.layers > 1 {
+            dispatch.variant = dispatch.variant.with(axis, true);
+        }
+        dispatch
+    }
+
+    /// y from x = input 0, w = input 1, and the bias in an input from an element on.
+    pub fn forward(self, dtype: DType, caps: &Caps, (bias, bias_start): (usize, usize)) -> Dispatch {
+        let Self { rows, inputs, outputs, layers } = self;
+        let all = layers * outputs;
+        match caps.kernels {
+            Kernels::Registers => {
+                let width = self.widths().1;
+                let columns = vectors_per_tile(all / width, width);
+                let column_tiles = (all / width).div_ceil(columns);
+                let tile_rows = self.tile_rows(column_tiles);
+                let invocations = rows.div_ceil(tile_rows) * column_tiles;
+                self.registers("forward", dtype, (tile_rows, columns), invocations, bias_start)
+                    .bind("x", Operand::Input(0))
+                    .bind("w", Operand::Input(1))
+                    .bind("b", Operand::Input(bias))
+                    .bind("y", Operand::Output(0))
+            }
+            Kernels::Workgroup => {
+                let gemm =
+                    Gemm { rows, columns: all, depth: inputs, a_along_depth: true, b_along_columns: true };
+                let layer = [0, self.stride(), rows * outputs];
+                let strides = [inputs, 1, outputs, 1, outputs];
+                let dispatch =
+                    self.tiled(gemm, [dtype; 2], strides, layer, (Splits::none(inputs), 0), bias_start);
+                self.layered(dispatch, "LAYERED_COLUMNS")
+                    .bind("a", Operand::Input(0))
+                    .bind("b", Operand::Input(1))
+                    .bind("bias", Operand::Input(bias))
+                    .bind("c", Operand::Output(0))
+            }
+        }
+    }
+
+    /// dx from dy = input 0, w = input 1; and the name of what may be added.
+    pub fn backward_input(self, dtype: DType, caps: &Caps) -> (Dispatch, &'static str) {
+        let Self { rows, inputs, outputs, layers } = self;
+        match caps.kernels {
+            Kernels::Registers => {
+                let columns = vectors_per_tile(inputs, 1);
+                let column_tiles = inputs.div_ceil(columns);
+                let tile_rows = self.tile_rows(column_tiles);
+                let invocations = rows.div_ceil(tile_rows) * column_tiles;
+                let dispatch = self
+                    .registers("backward_input", dtype, (tile_rows, columns), invocations, 0)
+                    .bind("dy", Operand::Input(0))
+                    .bind("w", Operand::Input(1))
+                    .bind("dx", Operand::Output(0));
+                (dispatch, "added_elements")
+            }
+            Kernels::Workgroup => {
+                let depth = layers * outputs;
+                let gemm = Gemm { rows, columns: inputs, depth, a_along_depth: true, b_along_columns: false };
+                let (strides, layer) = ([outputs, 1, 1, outputs, inputs], [rows * outputs, self.stride(), 0]);
+                let mut dispatch = self.tiled(gemm, [dtype; 2], strides, layer, (Splits::none(depth), 0), 0);
+                dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
+                let dispatch = self
+                    .layered(dispatch, "LAYERED_DEPTH")
+                    .bind("a", Operand::Input(0))
+                    .bind("b", Operand::Input(1))
+                    .bind("c", Operand::Output(0));
+                (dispatch, "added")
+            }
+        }
+    }
+
+    /// dw, and db if asked, from x = input 0, dy = input 1. The sum runs over all rows, so it is split among workgroups, and a
+    /// second launch adds the splits.
+    pub fn backward_weight(self, dtype: DType, caps: &Caps, bias: BiasGradient) -> Program {
+        let Self { rows, inputs, outputs, layers } = self;
+        let all = layers * outputs;
+        let (results, bias_start) = match bias {
+            BiasGradient::Behind => (vec![layers * self.stride()], inputs * outputs),
+            beside => (weight_results(inputs * outputs, beside == BiasGradient::Beside, outputs), 0),
+        };
+        let with_bias = |mut dispatch: Dispatch, to: &[Operand]| {
+            if bias == BiasGradient::Behind {
+                dispatch.variant = dispatch.variant.link("lib/no_bias_gradient", "lib/bias_behind_weight");
+            }
+            with_bias_gradient(dispatch, bias == BiasGradient::Beside, to)
+        };
+        match caps.kernels {
+            Kernels::Registers => {
+                let (input_width, output_width) = self.widths();
+                let (inputs, columns_all) = (inputs / input_width, all / output_width);
+                let tile_rows = vectors_per_tile(inputs, input_width);
+                let columns = vectors_per_tile(columns_all, output_width);
+                let tiles = inputs.div_ceil(tile_rows) * columns_all.div_ceil(columns);
+                // 32 rows: the tile is then 32 times as much work to compute as to write and add.
+                let splits = Splits::new(rows, results[0], tiles, 2 * BUSY_INVOCATIONS, 32);
+                let invocations = tiles * splits.count;
+                splits.program(&results, |to| {
+                    let tile = (tile_rows, columns);
+                    let dispatch = self
+                        .registers("backward_weight", dtype, tile, invocations, bias_start)
+                        .param("splits", splits.count)
+                        .param("split_rows", splits.depth)
+                        .param("split_stride", results[0] / output_width)
+                        .bind("x", Operand::Input(0))
+                        .bind("dy", Operand::Input(1))
+                        .bind("dw", to[0]);
+                    with_bias(dispatch, to)
+                })
+            }
+            Kernels::Workgroup => {
+                let gemm = Gemm {
+                    rows: inputs,
+                    columns: all,
+                    depth: rows,
+                    a_along_depth: false,
+                    b_along_columns: true,
+                };
+                let splits = gemm.splits();
+                splits.program(&results, |to| {
+                    let types = [dtype, DType::F32];
+                    let strides = [1, inputs, outputs, 1, outputs];
+                    let layer = [0, rows * outputs, self.stride()];
+                    let mut dispatch =
+                        self.tiled(gemm, types, strides, layer, (splits, results[0]), bias_start);
+                    dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
+                    let dispatch = self
+                        .layered(dispatch, "LAYERED_COLUMNS")
+                        .bind("a", Operand::Input(0))
+                        .bind("b", Operand::Input(1))
+                        .bind("c", to[0]);
+                    with_bias(dispatch, to)
+                })
+            }
+        }
+    }
+}
+
+/// Vectors per invocation: at most eight numbers, in shares as equal as they can be.
+fn vectors_per_tile(vectors: usize, width: usize) -> usize {
+    let tiles = vectors.div_ceil(8 / width);
+    vectors.div_ceil(tiles.max(1))
+}
