@@ -82,6 +82,23 @@ fn runs_leave_their_folder_and_resume_bit_for_bit() {
     assert!(end_of(&straight) == expected);
 }
 
+/// The configuration in the folder says how it was computed: fused kernels add in another order.
+#[test]
+fn a_run_without_fusions_goes_on_without_them() {
+    let Some(device) = common::open_device() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let [straight, interrupted, fused] = ["straight", "interrupted", "fused"].map(|f| folder.path().join(f));
+    let config = TrainConfig { fusion: false, ..run_config() };
+    run(&device, &config, &RunOptions::new(&straight)).unwrap();
+    run_until(&device, &config, &RunOptions::new(&interrupted), true).unwrap();
+    let saved = read_config(&interrupted.join("config.toml")).unwrap();
+    assert_eq!(saved, config);
+    run(&device, &saved, &resumed(&interrupted)).unwrap();
+    assert!(end_of(&interrupted) == end_of(&straight), "a resumed run ends elsewhere");
+    run(&device, &run_config(), &RunOptions::new(&fused)).unwrap();
+    assert!(end_of(&fused) != end_of(&straight), "fusions change no bit, or were not done");
+}
+
 /// What a run of six steps tells, interrupted after its first and then resumed.
 #[test]
 fn an_observer_is_told_what_happens_in_order() {

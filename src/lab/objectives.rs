@@ -92,7 +92,7 @@ fn held_out_errors(trainer: &Trainer<Diffusion>, pictures: &Dataset) -> Result<V
     for (name, value) in [("x_t", x_t), ("noise", noise), ("t", t), ("answer", answer)] {
         graph.output(name, value);
     }
-    let plan = Plan::new(graph, &trainer.store.caps()).map_err(RunError::from)?;
+    let plan = Plan::new(graph, trainer.store.caps()).map_err(RunError::from)?;
     let executable = Executable::new(&trainer.store, plan).block_on()?;
 
     let bins = config.timesteps / BIN;

@@ -27,6 +27,11 @@ impl Addend {
         }
     }
 
+    /// Whether a tensor can be added to a result in one of these ways.
+    pub fn fits(addend: &Spec, y: &Spec, allowed: &[Self]) -> bool {
+        addend.dtype == y.dtype && Self::of(&addend.shape, &y.shape).is_some_and(|how| allowed.contains(&how))
+    }
+
     /// Of input `i`, if it is there, to a result of this shape; refused unless it is one of those allowed.
     pub fn check(
         op: &'static str,
@@ -37,7 +42,7 @@ impl Addend {
     ) -> Result<(), ShapeError> {
         let y = Shape::new(y);
         if let Some(addend) = x.get(i) {
-            let fits = Self::of(&addend.shape, &y).is_some_and(|how| allowed.contains(&how));
+            let fits = Self::fits(addend, &addend.with_shape(y.axes()), allowed);
             ensure_shape!(op, fits, "{} cannot be added to a result of {y}", addend.shape);
         }
         Ok(())

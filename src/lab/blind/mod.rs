@@ -136,7 +136,7 @@ fn held_out_errors(
     let parameters = unet.parameters.views(&mut graph, flat)?;
     let answer = unet.forward(&mut graph, &parameters, x, time, Some(labels))?;
     graph.output("answer", answer);
-    let plan = Plan::new(graph, &trainer.store.caps()).map_err(RunError::from)?;
+    let plan = Plan::new(graph, trainer.store.caps()).map_err(RunError::from)?;
     let executable = Executable::new(&trainer.store, plan).block_on()?;
 
     let mut errors = Vec::new();

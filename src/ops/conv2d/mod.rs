@@ -208,7 +208,7 @@ impl Op for Conv2d {
     }
 
     fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
-        x.len() == 3 && addend.dtype == y.dtype && Addend::of(&addend.shape, &y.shape).is_some()
+        x.len() == 3 && Addend::fits(addend, y, &[Addend::Same, Addend::PerImage])
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {

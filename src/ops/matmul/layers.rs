@@ -165,9 +165,7 @@ impl Op for LinearLayersBackwardInput {
     }
 
     fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
-        x.len() == 2
-            && *addend == y.with_shape(addend.shape.axes())
-            && Addend::of(&addend.shape, &y.shape) == Some(Addend::Same)
+        x.len() == 2 && Addend::fits(addend, y, &[Addend::Same])
     }
 }
 

@@ -78,9 +78,7 @@ impl Op for Linear {
     }
 
     fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
-        x.len() == 3
-            && *addend == y.with_shape(addend.shape.axes())
-            && Addend::of(&addend.shape, &y.shape) == Some(Addend::Same)
+        x.len() == 3 && Addend::fits(addend, y, &[Addend::Same])
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -168,9 +166,7 @@ impl Op for MatmulBackwardInput {
     }
 
     fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
-        x.len() == 2
-            && *addend == y.with_shape(addend.shape.axes())
-            && Addend::of(&addend.shape, &y.shape) == Some(Addend::Same)
+        x.len() == 2 && Addend::fits(addend, y, &[Addend::Same])
     }
 }
 
