@@ -153,7 +153,7 @@ fn errors_show_the_users_own_lines() {
             "@workgroup_size(32)",
             &["entry", "[32, 1, 1]", "launches"],
         ),
-        ("group_norm.wgsl", "gamma", "gain", &["binding `dgamma` is missing", "storage, read_write"]),
+        ("group_norm.wgsl", "gamma", "gain", &["binding `gamma` is missing", "storage, read"]),
         ("group_norm.wgsl", "epsilon", "eps", &["parameter `epsilon: f32` is missing"]),
         (
             "group_norm.wgsl",
