@@ -9,7 +9,7 @@
 //   fn store_c(split: u32, m: u32, n: u32, value: f32)
 //   fn store_column_sum(split: u32, n: u32, value: f32)
 // It imports lib/out1 before this file, and may put lib/bias_gradient in the place of lib/no_bias_gradient: then the workgroups
-// of the first rows of C also sum the columns of B, while they have them in workgroup memory, into db[split,n].
+// of the first rows of C also sum the columns of B, as they stage them, into db[split,n]; that is for B_ALONG_N.
 // It reads whatever is stored into f32, and has in its Params, as plain u32: rows (m), columns (n), depth (k), splits, split_depth (k per split).
 
 #import lib/no_bias_gradient
@@ -70,8 +70,7 @@ fn gemm(group: u32, lane: u32) {
     for (var i = 0u; i < THREAD_M * THREAD_N / 4u; i++) {
         sums[i] = vec4<f32>(0.0);
     }
-    // An invocation has four columns; the terms of a stage are summed before they are added to those of the stages before.
-    let sums_columns = BIAS_GRADIENT && first_m == 0u && lane < VECTORS_N;
+    // What an invocation stages of B is always of the same four columns where B_ALONG_N.
     var column_sums = vec4<f32>(0.0);
     for (var first_k = split * params.split_depth; first_k < k_end; first_k += TILE_K) {
         for (var i = lane; i < TILE_K * VECTORS_M; i += INVOCATIONS) {
@@ -85,17 +84,14 @@ fn gemm(group: u32, lane: u32) {
             let at = select(vec2<u32>(i / TILE_K, i % TILE_K), vec2<u32>(i % VECTORS_N, i / VECTORS_N), B_ALONG_N);
             let n = first_n + 4u * at.x;
             let k = first_k + at.y;
-            b_tile[at.y * B_STRIDE + at.x] = vec4<f32>(b_or_zero(k, n, k_end), b_or_zero(k, n + 1u, k_end),
-                                                       b_or_zero(k, n + 2u, k_end), b_or_zero(k, n + 3u, k_end));
+            let staged = vec4<f32>(b_or_zero(k, n, k_end), b_or_zero(k, n + 1u, k_end),
+                                   b_or_zero(k, n + 2u, k_end), b_or_zero(k, n + 3u, k_end));
+            b_tile[at.y * B_STRIDE + at.x] = staged;
+            if BIAS_GRADIENT {
+                column_sums += staged;
+            }
         }
         workgroupBarrier();
-        if sums_columns {
-            var stage = vec4<f32>(0.0);
-            for (var k = 0u; k < TILE_K; k++) {
-                stage += b_tile[k * B_STRIDE + lane];
-            }
-            column_sums += stage;
-        }
         for (var k = 0u; k < TILE_K; k++) {
             var b: array<vec4<f32>, THREAD_N / 4u>;
             for (var j = 0u; j < THREAD_N / 4u; j++) {
@@ -123,11 +119,19 @@ fn gemm(group: u32, lane: u32) {
             }
         }
     }
-    if sums_columns {
-        for (var c = 0u; c < 4u; c++) {
-            let n = first_n + 4u * lane + c;
-            if n < params.columns {
-                store_column_sum(split, n, column_sums[c]);
+    if BIAS_GRADIENT && first_m == 0u {
+        b_tile[lane] = column_sums;
+        workgroupBarrier();
+        if lane < VECTORS_N {
+            var total = vec4<f32>(0.0);
+            for (var i = lane; i < INVOCATIONS; i += VECTORS_N) {
+                total += b_tile[i];
+            }
+            for (var c = 0u; c < 4u; c++) {
+                let n = first_n + 4u * lane + c;
+                if n < params.columns {
+                    store_column_sum(split, n, total[c]);
+                }
             }
         }
     }
