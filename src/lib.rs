@@ -15,7 +15,7 @@
 //! - [`data`]: pictures in. [`io`]: files in and out. [`model`]: trained networks on disk.
 //! - [`train`]: tasks, the two graphs of a step, the loop, checkpoints. [`sample`]: the denoising loop.
 //! - [`check`]: proof of the operators. [`verify`]: proof of the whole against PyTorch's numbers. [`bench`](mod@bench): their speed.
-//!   [`profile`]: where the time of a step goes. [`isa`]: what a driver\'s compiler makes of a kernel. [`estimate`]: where the time
+//!   [`profile`]: where the time of a step goes. [`isa`]: what a driver's compiler makes of a kernel. [`estimate`]: where the time
 //!   would go on a GPU that is not at hand.
 //! - [`lab`]: the article's experiments (feature `charts`).
 //! - [`cli`]: one file per command (feature `cli`, which brings `charts` along). Only it prints, reads flags or catches
@@ -29,6 +29,7 @@ pub mod classifier;
 pub mod cli;
 pub mod data;
 pub mod diffusion;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod estimate;
 pub mod gpu;
 pub mod graph;

@@ -62,9 +62,7 @@ fn of_graph(label: &str, graph: &Graph, caps: &Caps, launches: &mut Vec<Launch>)
 
 /// What every platform can be asked for, and subgroups: operators offer what does without them as well.
 fn caps() -> Caps {
-    let mut caps = Caps::webgpu(Kernels::Registers).with_f16();
-    caps.features.subgroups = Some((8, 8));
-    caps
+    Caps::webgpu(Kernels::Registers).with_f16().with_subgroups(8)
 }
 
 /// Every launch of every case, and of training steps and evaluations of every preset.

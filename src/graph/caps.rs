@@ -127,6 +127,13 @@ impl Caps {
         self
     }
 
+    /// The same where all subgroups have this size.
+    #[must_use]
+    pub fn with_subgroups(mut self, size: u32) -> Self {
+        self.features.subgroups = Some((size, size));
+        self
+    }
+
     /// All that must be proven on a device of these capabilities: each preference of algorithms.
     /// Every loop over variants of a whole step (tests, `doctor`, `verify`) runs over this list.
     pub fn variants(&self) -> Vec<Self> {

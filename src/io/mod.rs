@@ -10,6 +10,7 @@ mod axis;
 #[cfg(feature = "charts")]
 pub mod chart;
 mod checksum;
+#[cfg(not(target_arch = "wasm32"))]
 mod columns;
 #[cfg(feature = "charts")]
 mod drawing;
@@ -28,6 +29,7 @@ mod text;
 pub use atomic::remove_abandoned;
 #[cfg(feature = "charts")]
 pub use chart::{Chart, Series, Stroke, smooth};
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) use columns::{columns, short};
 pub use error::FileError;
 pub(crate) use error::{quoted, shortened};

@@ -98,7 +98,7 @@ pub fn catalogue() -> Vec<Case> {
 
 /// Every entry point in every variant that a case of the catalogue launches by any algorithm, f16 included.
 pub fn kernels() -> BTreeSet<Kernel> {
-    let caps = Caps::webgpu(Kernels::Registers).with_f16();
+    let caps = Caps::webgpu(Kernels::Registers).with_f16().with_subgroups(8);
     let of_case = |case: &Case| {
         let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();
         let y = case.op.infer(&x).expect("a case's inputs fit its operator");
