@@ -53,7 +53,8 @@ fn values_agree_with_references() {
                 (checked + count, [failures, found].concat())
             })
     });
-    let left_out: Vec<_> = cases.iter().filter(|case| !case.suits(&devices[0].caps)).map(Case::title).collect();
+    let left_out: Vec<_> =
+        cases.iter().filter(|case| !case.suits(&devices[0].caps)).map(Case::title).collect();
     if !left_out.is_empty() {
         common::skip(format_args!("the device lacks what they need: {}", left_out.join("; ")));
     }

@@ -101,7 +101,11 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
             let mut table = Map::new();
             for case in cases {
                 if !case.suits(&device.caps) {
-                    return Err(format!("{}: this device cannot store its tensors, or no algorithm suits it", case.title()).into());
+                    return Err(format!(
+                        "{}: this device cannot store its tensors, or no algorithm suits it",
+                        case.title()
+                    )
+                    .into());
                 }
                 for (i, speed) in op_speeds(&device, &case, (*repeats).into())?.into_iter().enumerate() {
                     let (name, algorithm) = (&case.name, speed.algorithm);

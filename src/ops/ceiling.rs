@@ -2,7 +2,7 @@
 
 use super::{Case, Fill, expect_f32, expect_float, stored};
 use crate::ensure_shape;
-use crate::graph::{Candidate, Caps, CooperativeShape, Cost, Dispatch, Op, Operand, ShapeError};
+use crate::graph::{Candidate, Caps, CooperativeShape, Cost, Dispatch, MAX_GROUPS, Op, Operand, ShapeError};
 use crate::shader::{Extension, Source, Variant};
 use crate::tensor::{Array, DType, Spec, Tolerance};
 
@@ -151,7 +151,11 @@ impl Op for WorkgroupCeiling {
         let (found, expected) = (x[0].shape.elements(), Self::ELEMENTS);
         ensure_shape!("workgroup_ceiling", found == expected, "{found} elements, expected {expected}");
         let rounds = self.rounds;
-        ensure_shape!("workgroup_ceiling", rounds.is_multiple_of(LINKS), "{rounds} vectors are not a multiple of 8");
+        ensure_shape!(
+            "workgroup_ceiling",
+            rounds.is_multiple_of(LINKS),
+            "{rounds} vectors are not a multiple of 8"
+        );
         Ok(vec![Spec::f32([self.invocations])])
     }
 
@@ -256,7 +260,7 @@ impl Op for ShuffleCeiling {
 /// (s, 16 s), both f16, for tiles of s rows and columns, 8 or 16; y is (workgroups, 4 s, 16 s), f32.
 #[derive(Debug, Clone)]
 pub struct MatrixCeiling {
-    /// Workgroups, each with 64 tiles of results.
+    /// Workgroups, at most 65535, each with 64 tiles of results.
     pub workgroups: usize,
     /// Products that are added up.
     pub rounds: usize,
@@ -299,6 +303,12 @@ impl Op for MatrixCeiling {
             let message = format!("expected f16(4 s, s) and f16(s, 16 s) with s 8 or 16, found {x:?}");
             return Err(ShapeError::new("matrix_ceiling", message));
         };
+        ensure_shape!(
+            "matrix_ceiling",
+            self.workgroups <= MAX_GROUPS as usize,
+            "{} workgroups, at most {MAX_GROUPS} are allowed",
+            self.workgroups
+        );
         Ok(vec![Spec::f32([self.workgroups, 4 * side, 16 * side])])
     }
 
@@ -334,7 +344,6 @@ impl Op for MatrixCeiling {
             .bind("x", Operand::Input(0))
             .bind("w", Operand::Input(1))
             .bind("y", Operand::Output(0))
-            .param("count", self.workgroups)
             .param("rounds", self.rounds)
             .workgroups(self.workgroups)
             .into()
@@ -348,7 +357,9 @@ pub fn cases() -> Vec<Case> {
     cases.push(Case::new("260 elements", CopyCeiling, &[Spec::f32([260])]).no_gradient());
     let workgroup = WorkgroupCeiling { invocations: 301, rounds: 2400 };
     let tile = Spec::f32([WorkgroupCeiling::ELEMENTS]);
-    cases.push(Case::new("301 invocations", workgroup, &[tile]).fill(0, Fill::Uniform(0.0, 1.0)).no_gradient());
+    cases.push(
+        Case::new("301 invocations", workgroup, &[tile]).fill(0, Fill::Uniform(0.0, 1.0)).no_gradient(),
+    );
     for lanes in [4, 8] {
         let op = ShuffleCeiling { lanes, rounds: 11 };
         cases.push(Case::new(format!("{lanes} lanes"), op, &[Spec::u32([72])]).no_gradient());

@@ -101,7 +101,8 @@ pub fn catalogue() -> Vec<Case> {
 pub fn kernels() -> BTreeSet<Kernel> {
     let mut caps = Caps::webgpu(Kernels::Registers).with_f16();
     caps.features.subgroups = Some((8, 8));
-    let cooperative = |side| CooperativeShape { m: side, n: side, k: side, factors: DType::F16, sum: DType::F32 };
+    let cooperative =
+        |side| CooperativeShape { m: side, n: side, k: side, factors: DType::F16, sum: DType::F32 };
     caps.features.cooperative = [8, 16].map(cooperative).to_vec();
     let of_case = |case: &Case| {
         let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();

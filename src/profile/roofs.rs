@@ -8,7 +8,7 @@ use crate::ops::{CopyCeiling, FmaCeiling, MatrixCeiling, ShuffleCeiling, Workgro
 use crate::tensor::{DType, Spec};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The bounds that kernels are held against, and what else the device reaches: the best of many runs.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -36,13 +36,16 @@ pub struct Roofs {
     pub clock_seconds: f64,
 }
 
-/// Runs of each kernel in a round, a few ms together.
+/// Each kernel is run in so many short bursts, in turns with the others.
+const ROUNDS: usize = 12;
+
+/// Runs of a burst, a few ms together.
 const BURST: usize = 3;
 
-/// Rounds, which take up at least so many seconds: on a busy machine, half of the cores are someone else's for longer than a
-/// burst.
-const ROUNDS: usize = 8;
-const SPREAD_SECONDS: f64 = 0.6;
+/// What passes before a burst: all of them spread over 0.4 s and more, as other work may hold half of the cores for longer than a
+/// burst, and a system is quick to give cores to threads that have slept. On two cores with as many compilers, three bests of
+/// five were within 5 per cent of an idle machine's and two at half of it; without pauses, one of four was.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A kernel whose speed is a roof.
 struct Ceiling {
@@ -105,19 +108,18 @@ impl Roofs {
 
         // The shortest runs, which other work on the machine has left alone.
         let (mut walls, mut timed) = ([f64::INFINITY; 2], f64::INFINITY);
-        let (start, mut rounds) = (Instant::now(), 0);
-        while rounds < ROUNDS || start.elapsed().as_secs_f64() < SPREAD_SECONDS {
+        for _ in 0..ROUNDS {
             for _ in 0..BURST {
                 walls = [walls[0].min(wall(&short_chain)?), walls[1].min(wall(&long_chain)?)];
                 timed = timed.min(timed_once(&long_chain, clock)?);
             }
             let optional = [&mut half, &mut shuffle, &mut matrix].into_iter().flatten();
             for ceiling in [&mut fma, &mut copy, &mut workgroup].into_iter().chain(optional) {
+                std::thread::sleep(PAUSE);
                 for _ in 0..BURST {
                     ceiling.best = ceiling.best.min(timed_once(&ceiling.executable, clock)?);
                 }
             }
-            rounds += 1;
         }
 
         let launch_seconds = ((walls[1] - walls[0]) / (long - short) as f64).max(0.0);
@@ -214,7 +216,7 @@ fn is_cpu(device: &Device) -> bool {
 
 /// Invocations, and links of each: long enough to swamp the launch (a few ms), short enough for a CPU driver.
 fn size(device: &Device) -> (usize, usize) {
-    if is_cpu(device) { (1 << 12, 2_000) } else { (1 << 18, 8_000) }
+    if is_cpu(device) { (1 << 12, 1_000) } else { (1 << 18, 8_000) }
 }
 
 /// So many launches, one after the other, that copy 1 KiB.
@@ -255,11 +257,15 @@ mod tests {
 
     #[test]
     fn a_roof_that_was_not_measured_is_none() {
-        let old = r#"{"flops_per_s": 1e12, "bytes_per_s": 1e11, "launch_seconds": 4e-6, "clock_seconds": 1e-6}"#;
+        let old =
+            r#"{"flops_per_s": 1e12, "bytes_per_s": 1e11, "launch_seconds": 4e-6, "clock_seconds": 1e-6}"#;
         let mut roofs: Roofs = serde_json::from_str(old).unwrap();
         assert_eq!(roofs.others(), [""; 0]);
         roofs.workgroup_bytes_per_s = Some(1.25e12);
         roofs.f16_flops_per_s = Some(2e12);
-        assert_eq!(roofs.others(), ["2000.0 GFLOP/s of f16 multiply-adds", "1250.0 GB/s read from workgroup memory"]);
+        assert_eq!(
+            roofs.others(),
+            ["2000.0 GFLOP/s of f16 multiply-adds", "1250.0 GB/s read from workgroup memory"]
+        );
     }
 }
