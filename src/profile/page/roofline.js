@@ -73,14 +73,14 @@ function drawRoofline() {
   };
   slope(stream, highest, "roof other", "", 0.5);
   slope(stream, peak, "roof", `${bytes(stream)}/s copied`, 0.5);
-  // Words above the line, or where others stand there, below it.
-  const lines = [];
+  // Where words stand: their left end, their line, their width. Those of level lines stand above, or where others do, below.
+  const taken = [], names = [];
   const level = (value, kind, words) => {
     line([Math.max(10 ** x0, value / stream), value], [10 ** x1, value], kind);
-    const free = (offset) => lines.every((y) => Math.abs(y - py(value) - offset) >= 13);
-    const y = py(value) + ([-5, 14, -19, 28].find(free) ?? -5);
-    lines.push(y);
-    text(px(10 ** x1) - 6, y, words, { "text-anchor": "end" });
+    const free = (offset) => taken.every((t) => Math.abs(t[1] - py(value) - offset) >= 13);
+    const wide = textWidth(words), x = px(10 ** x1) - 6 - wide, y = py(value) + ([-5, 14, -19, 28].find(free) ?? -5);
+    taken.push([x, y, wide]);
+    names.push(makeSvg("text", { x, y, "pointer-events": "none", class: "label" }, words));
   };
   level(peak, "roof", `${count(peak)}FLOP/s of f32 multiply-adds`);
   for (const { value, ofBytes, words } of others) {
@@ -107,9 +107,8 @@ function drawRoofline() {
     circle.addEventListener("blur", hideTip);
     return circle;
   });
-  svg.append(...circles);
+  svg.append(...circles, ...names);
   // The largest by name, where there is room beside the dot.
-  const taken = [];
   drawn.slice(0, 10).forEach((d) => {
     const radius = 3 + 21 * Math.sqrt(d.share / biggest), wide = textWidth(d.name);
     for (const [x, y] of [[px(d.x) + radius + 4, py(d.y) + 4], [px(d.x) - radius - 4 - wide, py(d.y) + 4], [px(d.x) - wide / 2, py(d.y) + radius + 14]]) {
