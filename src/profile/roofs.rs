@@ -37,10 +37,10 @@ pub struct Roofs {
 }
 
 /// Each kernel is run in so many short bursts, in turns with the others.
-const ROUNDS: usize = 12;
+const BURSTS: usize = 12;
 
 /// Runs of a burst, a few ms together.
-const BURST: usize = 3;
+const RUNS: usize = 3;
 
 /// What passes before a burst: all of them spread over 0.4 s and more, as other work may hold half of the cores for longer than a
 /// burst, and a system is quick to give cores to threads that have slept. On two cores with as many compilers, three bests of
@@ -108,15 +108,15 @@ impl Roofs {
 
         // The shortest runs, which other work on the machine has left alone.
         let (mut walls, mut timed) = ([f64::INFINITY; 2], f64::INFINITY);
-        for _ in 0..ROUNDS {
-            for _ in 0..BURST {
+        for _ in 0..BURSTS {
+            for _ in 0..RUNS {
                 walls = [walls[0].min(wall(&short_chain)?), walls[1].min(wall(&long_chain)?)];
                 timed = timed.min(timed_once(&long_chain, clock)?);
             }
             let optional = [&mut half, &mut shuffle, &mut matrix].into_iter().flatten();
             for ceiling in [&mut fma, &mut copy, &mut workgroup].into_iter().chain(optional) {
                 std::thread::sleep(PAUSE);
-                for _ in 0..BURST {
+                for _ in 0..RUNS {
                     ceiling.best = ceiling.best.min(timed_once(&ceiling.executable, clock)?);
                 }
             }
