@@ -102,6 +102,7 @@ fn check(profile: &Profile) {
         profile.roofs.flops_per_s > 0.0
             && profile.roofs.bytes_per_s > 0.0
             && profile.roofs.launch_seconds > 0.0
+            && profile.roofs.workgroup_bytes_per_s > Some(0.0)
     );
 }
 

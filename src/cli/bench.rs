@@ -47,7 +47,7 @@ enum What {
         #[command(flatten)]
         operator: OperatorArgs,
     },
-    /// What fused multiply-adds and copies reach on this device
+    /// What multiply-adds, copies, workgroup memory, subgroups and matrix units reach on this device
     Device {
         /// Print one JSON object
         #[arg(long)]
@@ -101,7 +101,11 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
             let mut table = Map::new();
             for case in cases {
                 if !case.suits(&device.caps) {
-                    return Err(format!("{}: this device cannot store its tensors", case.title()).into());
+                    return Err(format!(
+                        "{}: this device cannot store its tensors, or no algorithm suits it",
+                        case.title()
+                    )
+                    .into());
                 }
                 for (i, speed) in op_speeds(&device, &case, (*repeats).into())?.into_iter().enumerate() {
                     let (name, algorithm) = (&case.name, speed.algorithm);
@@ -131,6 +135,9 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
                 let value = json!({
                     "device": device.info.name, "backend": device.info.backend, "driver": device.info.driver,
                     "flops_per_s": c.flops_per_s, "bytes_per_s": c.bytes_per_s,
+                    "f16_flops_per_s": c.f16_flops_per_s, "matrix_flops_per_s": c.matrix_flops_per_s,
+                    "workgroup_bytes_per_s": c.workgroup_bytes_per_s,
+                    "subgroup_shuffles_per_s": c.subgroup_shuffles_per_s,
                 });
                 println!("{}", serde_json::to_string_pretty(&value)?);
             } else {
@@ -140,6 +147,7 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
                     c.flops_per_s * 1e-9,
                     c.bytes_per_s * 1e-9
                 );
+                c.others().iter().for_each(|other| println!("{other}"));
             }
         }
     }

@@ -90,7 +90,10 @@ pub fn run(args: &DoctorArgs, choice: &DeviceArgs) -> Result<ExitCode, Failure> 
         return Err(format!("no case has a title that contains `{}`", args.case).into());
     }
     if !left_out.is_empty() {
-        println!("LEFT OUT: {} cases of f16, which this device does not store", left_out.len());
+        println!(
+            "LEFT OUT: {} cases of f16, subgroups or matrix units, which this device lacks",
+            left_out.len()
+        );
     }
     println!("{} cases, {ran} runs, one by each algorithm: {failed} failed", cases.len());
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -253,7 +253,11 @@ fn measure<M: Measure>(args: &ProfileArgs, device: &DeviceArgs, how: M) -> Resul
         let cases = args.operator.cases(op)?;
         let device = device.open()?;
         if let Some(case) = cases.iter().find(|case| !case.suits(&device.caps)) {
-            return Err(format!("{}: this device cannot store its tensors", case.title()).into());
+            return Err(format!(
+                "{}: this device cannot store its tensors, or no algorithm suits it",
+                case.title()
+            )
+            .into());
         }
         return Ok(operator(&device, &cases, how)?);
     }

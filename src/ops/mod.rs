@@ -31,7 +31,7 @@ mod words;
 
 pub use attention::{Attention, AttentionBackward};
 pub use cast::Cast;
-pub use ceiling::{CopyCeiling, FmaCeiling};
+pub use ceiling::{CopyCeiling, FmaCeiling, MatrixCeiling, ShuffleCeiling, WorkgroupCeiling};
 pub use channels::{AddChannels, Concat, SliceChannels, SpreadPixels, SumPixels};
 pub use conv2d::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Padding};
 pub use cross_entropy::{SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward};
@@ -60,7 +60,7 @@ pub use resample::{UpsampleNearest, UpsampleNearestBackward};
 pub use sum_rows::SumRows;
 pub use threshold::DynamicThreshold;
 
-use crate::graph::{Caps, Kernels, Op};
+use crate::graph::{Aliasing, Caps, CooperativeShape, Kernels, Op};
 use crate::rng::{Philox, Stream};
 use crate::shader::{Extension, Kernel, Variant};
 use crate::tensor::{Array, DType, Spec, Tolerance};
@@ -96,9 +96,13 @@ pub fn catalogue() -> Vec<Case> {
     .concat()
 }
 
-/// Every entry point in every variant that a case of the catalogue launches by any algorithm, f16 included.
+/// Every entry point in every variant that a case of the catalogue launches by any algorithm, on a device with f16, subgroups
+/// of 8 and matrix units.
 pub fn kernels() -> BTreeSet<Kernel> {
-    let caps = Caps::webgpu(Kernels::Registers).with_f16().with_subgroups(8);
+    let mut caps = Caps::webgpu(Kernels::Registers).with_f16().with_subgroups(8);
+    let cooperative =
+        |side| CooperativeShape { m: side, n: side, k: side, factors: DType::F16, sum: DType::F32 };
+    caps.features.cooperative = [8, 16].map(cooperative).to_vec();
     let of_case = |case: &Case| {
         let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();
         let y = case.op.infer(&x).expect("a case's inputs fit its operator");
@@ -187,12 +191,14 @@ impl Case {
         [self, half]
     }
 
-    /// Whether a device can hold its tensors.
+    /// Whether a device can hold its tensors, and the operator has an algorithm for it or needs none.
     pub fn suits(&self, caps: &Caps) -> bool {
         let inputs: Vec<Spec> = self.inputs.iter().map(|(spec, _)| spec.clone()).collect();
         // Specs that the operator refuses are a defect of the case, which whoever runs it reports.
-        let outputs = self.op.infer(&inputs).unwrap_or_default();
+        let Ok(outputs) = self.op.infer(&inputs) else { return true };
+        let launches_none = matches!(self.op.aliasing(), Aliasing::View { .. } | Aliasing::Pack { .. });
         inputs.iter().chain(&outputs).all(|spec| caps.stores(spec.dtype))
+            && (launches_none || !self.op.candidates(&inputs, &outputs, caps).is_empty())
     }
 
     /// Checks the gradients of these inputs alone.

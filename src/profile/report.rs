@@ -35,6 +35,10 @@ pub fn heading(profile: &Profile) -> String {
             roofs.launch_seconds * 1e6
         ),
     );
+    let others = roofs.others();
+    if !others.is_empty() {
+        line("", others.join(", "));
+    }
     text
 }
 

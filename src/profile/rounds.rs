@@ -23,9 +23,14 @@ impl Profile {
             }
         };
         let best = |f: fn(&Roofs) -> f64| rounds.iter().map(|round| f(&round.roofs)).fold(0.0, f64::max);
+        let any = |f: fn(&Roofs) -> Option<f64>| rounds.iter().filter_map(|p| f(&p.roofs)).reduce(f64::max);
         let roofs = Roofs {
             flops_per_s: best(|r| r.flops_per_s),
             bytes_per_s: best(|r| r.bytes_per_s),
+            f16_flops_per_s: any(|r| r.f16_flops_per_s),
+            matrix_flops_per_s: any(|r| r.matrix_flops_per_s),
+            workgroup_bytes_per_s: any(|r| r.workgroup_bytes_per_s),
+            subgroup_shuffles_per_s: any(|r| r.subgroup_shuffles_per_s),
             launch_seconds: of(|p| p.roofs.launch_seconds),
             clock_seconds: of(|p| p.roofs.clock_seconds),
         };

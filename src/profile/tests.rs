@@ -124,7 +124,13 @@ fn profile(noise: Noise, slowed: f64) -> Profile {
         launched,
         gaps: Seconds { median: 1e-4, p5: 1e-4, p95: 1e-4 },
         timing_seconds: 1e-5,
-        roofs: Roofs { flops_per_s: 1e12, bytes_per_s: 1e11, launch_seconds: 4e-6, clock_seconds: 1e-6 },
+        roofs: Roofs {
+            flops_per_s: 1e12,
+            bytes_per_s: 1e11,
+            launch_seconds: 4e-6,
+            clock_seconds: 1e-6,
+            ..Roofs::default()
+        },
         launches,
         memory,
         timeline,

@@ -287,7 +287,12 @@ fn variant(source: &'static Source, words: &[String]) -> Result<Variant, Failure
             variant = variant.enable(Extension::F16);
         }
     }
-    Ok(variant)
+    // What the file cannot do without, whatever its values.
+    let kernels: Vec<Kernel> = ops::kernels().into_iter().filter(|kernel| kernel.source == source).collect();
+    let needed =
+        |extension: &Extension| kernels.iter().all(|k| k.variant.extensions().any(|e| e == *extension));
+    let extensions = kernels.first().into_iter().flat_map(|kernel| kernel.variant.extensions());
+    Ok(extensions.filter(needed).fold(variant, Variant::enable))
 }
 
 /// To the terminal, or into a file that is not there yet.

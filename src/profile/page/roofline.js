@@ -3,13 +3,13 @@
 
 const ROOF = { height: 450, left: 74, right: 16, top: 14, bottom: 44 };
 
-/** Measured roofs beside the two of f32 multiply-adds and the copy, named by their fields: `f16_flops_per_s` and the like. */
-function otherRoofs() {
-  return Object.entries(profile.roofs).flatMap(([key, value]) => {
-    const name = key.match(/^(.+)_(flops|bytes)_per_s$/);
-    return name && value > 0 ? [{ name: name[1].replaceAll("_", " "), kind: name[2], value }] : [];
-  });
-}
+/** The roofs that no kernel is judged by, where they were measured: their fields, whether they bound bytes, and their names. */
+const OTHER_ROOFS = [
+  ["f16_flops_per_s", false, (value) => `${count(value)}FLOP/s of f16 multiply-adds`],
+  ["matrix_flops_per_s", false, (value) => `${count(value)}FLOP/s of matrix units`],
+  ["subgroup_shuffles_per_s", false, (value) => `${count(value)} shuffles/s in subgroups`],
+  ["workgroup_bytes_per_s", true, (value) => `${bytes(value)}/s read from workgroup memory`],
+];
 
 function rooflineDots() {
   const kind = document.querySelector('input[name="dots"]:checked').value;
@@ -24,7 +24,8 @@ function drawRoofline() {
   const host = byId("roofline"), width = host.clientWidth;
   const dots = rooflineDots(), timed = dots.filter((d) => d.median > 0), drawn = timed.filter((d) => d.flops + d.bytes > 0);
   const { flops_per_s: peak, bytes_per_s: stream } = profile.roofs;
-  const others = otherRoofs();
+  const others = OTHER_ROOFS.map(([field, ofBytes, words]) => ({ value: profile.roofs[field], ofBytes, words }))
+    .filter((roof) => roof.value > 0);
   const power = Math.log10;
   // Intensities that are ratios, with the ridge among them, and a decade on either side for what is none.
   const ratios = drawn.filter((d) => d.flops > 0 && d.bytes > 0).map((d) => d.flops / d.bytes).concat(peak / stream);
@@ -34,7 +35,7 @@ function drawRoofline() {
     d.x = d.flops === 0 ? left : d.bytes === 0 ? right : d.flops / d.bytes;
     d.y = d.flops === 0 ? d.bytesPerSecond * left : d.flopsPerSecond;
   }
-  const highest = Math.max(peak, ...others.filter((r) => r.kind === "flops").map((r) => r.value));
+  const highest = Math.max(peak, ...others.filter((r) => !r.ofBytes).map((r) => r.value));
   const top = Math.max(highest, ...drawn.map((d) => d.y));
   const low = Math.min(stream * 10 ** x0, ...drawn.map((d) => d.y));
   const [y0, y1] = [Math.max(Math.floor(power(low)), Math.floor(power(top)) - 6), power(top) + 0.35];
@@ -61,25 +62,30 @@ function drawRoofline() {
   text(14, middle, "operations per second", { "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` });
 
   const angle = Math.atan2(py(10 * bottom) - py(bottom), px(10) - px(1)) * 180 / Math.PI;
-  const slope = (rate, flat, kind, words) => {
+  // The words stand at a part of the line's length.
+  const slope = (rate, flat, kind, words, part) => {
     // Cut off where it leaves the frame below.
     const from = Math.max(10 ** x0, bottom / rate), to = Math.min(flat / rate, 10 ** x1);
     if (from >= to) return;
     line([from, from * rate], [to, to * rate], kind);
-    const middle = Math.sqrt(from * to), x = px(middle), y = py(middle * rate) - 8;
+    const place = from * (to / from) ** part, x = px(place), y = py(place * rate) - 8;
     text(x, y, words, { "text-anchor": "middle", transform: `rotate(${angle} ${x} ${y})` });
   };
-  slope(stream, highest, "roof other", "");
-  slope(stream, peak, "roof", `${bytes(stream)}/s copied`);
-  line([Math.max(10 ** x0, peak / stream), peak], [10 ** x1, peak], "roof");
-  text(px(10 ** x1) - 6, py(peak) - 7, `${count(peak)}FLOP/s of f32 multiply-adds`, { "text-anchor": "end" });
-  for (const roof of others) {
-    if (roof.kind === "flops") {
-      line([Math.max(10 ** x0, roof.value / stream), roof.value], [10 ** x1, roof.value], "roof other");
-      text(px(10 ** x1) - 6, py(roof.value) - 5, `${count(roof.value)}FLOP/s, ${roof.name}`, { "text-anchor": "end" });
-    } else {
-      slope(roof.value, highest, "roof other", `${bytes(roof.value)}/s, ${roof.name}`);
-    }
+  slope(stream, highest, "roof other", "", 0.5);
+  slope(stream, peak, "roof", `${bytes(stream)}/s copied`, 0.5);
+  // Where words stand: their left end, their line, their width. Those of level lines stand above, or where others do, below.
+  const taken = [], names = [];
+  const level = (value, kind, words) => {
+    line([Math.max(10 ** x0, value / stream), value], [10 ** x1, value], kind);
+    const free = (offset) => taken.every((t) => Math.abs(t[1] - py(value) - offset) >= 13);
+    const wide = textWidth(words), x = px(10 ** x1) - 6 - wide, y = py(value) + ([-5, 14, -19, 28].find(free) ?? -5);
+    taken.push([x, y, wide]);
+    names.push(makeSvg("text", { x, y, "pointer-events": "none", class: "label" }, words));
+  };
+  level(peak, "roof", `${count(peak)}FLOP/s of f32 multiply-adds`);
+  for (const { value, ofBytes, words } of others) {
+    if (ofBytes) slope(value, highest, "roof other", words(value), 0.75);
+    else level(value, "roof other", words(value));
   }
   const biggest = Math.max(...drawn.map((d) => d.share), Number.MIN_VALUE);
   const circles = drawn.map((d) => {
@@ -101,9 +107,8 @@ function drawRoofline() {
     circle.addEventListener("blur", hideTip);
     return circle;
   });
-  svg.append(...circles);
+  svg.append(...circles, ...names);
   // The largest by name, where there is room beside the dot.
-  const taken = [];
   drawn.slice(0, 10).forEach((d) => {
     const radius = 3 + 21 * Math.sqrt(d.share / biggest), wide = textWidth(d.name);
     for (const [x, y] of [[px(d.x) + radius + 4, py(d.y) + 4], [px(d.x) - radius - 4 - wide, py(d.y) + 4], [px(d.x) - wide / 2, py(d.y) + radius + 14]]) {
