@@ -5,7 +5,7 @@
 //! which other work on the machine reaches least.
 //!
 //! - What most kernels have in common in a round, a factor, is the machine's doing, and is taken out.
-//! - A kernel's time in a profile is the mean of its rounds, but for those that lie far above the others ([`FAR`]). How far they
+//! - A kernel's time in a profile is the mean of its rounds, but for those that lie far above the others (`FAR`). How far they
 //!   scatter gives its standard error; a variance of so few numbers is drawn towards that of all kernels, and the band is one of
 //!   Student's t (G. K. Smyth, "Linear models and empirical Bayes methods for assessing differential expression", 2004, section 4).
 //! - How far kernels scatter about what they have in common from one profile to the other beyond that adds to it.
