@@ -176,6 +176,9 @@ fn an_operator_is_measured_alone() {
     let profile =
         operator(&device, std::slice::from_ref(&case), &Options { runs: 2, ..Options::default() }).unwrap();
     check(&profile);
+    let (roofs, features) = (&profile.roofs, &device.caps.features);
+    assert_eq!(roofs.f16_flops_per_s > Some(0.0), features.f16);
+    assert_eq!(roofs.subgroup_shuffles_per_s > Some(0.0), features.subgroups.is_some());
     assert_eq!(profile.subject, case.title());
     assert!(profile.launches.iter().all(|l| l.op == "group_norm" && l.module == case.name));
 }

@@ -186,13 +186,16 @@ impl Op for WorkgroupCeiling {
 /// four chains that begin with x_i, ..., x_i + 3; y_i is their sum, modulo 2^32.
 #[derive(Debug, Clone)]
 pub struct ShuffleCeiling {
-    /// A power of two, and no more than the smallest subgroup has: for devices where that is so.
+    /// A power of two up to 64, and no more than the smallest subgroup has: for devices where that is so.
     pub lanes: usize,
     /// Times that all masks are gone through.
     pub rounds: usize,
 }
 
 impl ShuffleCeiling {
+    /// The invocations of a workgroup.
+    pub const MOST_LANES: usize = 64;
+
     /// Numbers that so many invocations take over.
     pub fn shuffles(&self, invocations: usize) -> u64 {
         4 * u64::from(self.lanes.ilog2()) * invocations as u64 * self.rounds as u64
@@ -212,8 +215,8 @@ impl Op for ShuffleCeiling {
         ensure_shape!("shuffle_ceiling", x.dtype == DType::U32, "input 0 must be u32, found {x:?}");
         ensure_shape!(
             "shuffle_ceiling",
-            lanes.is_power_of_two() && invocations.is_multiple_of(lanes),
-            "{lanes} lanes are no power of two, or {invocations} elements not a multiple of them"
+            lanes.is_power_of_two() && lanes <= Self::MOST_LANES && invocations.is_multiple_of(lanes),
+            "{lanes} lanes are no power of two up to 64, or {invocations} elements not a multiple of them"
         );
         Ok(vec![x.clone()])
     }
@@ -251,7 +254,7 @@ impl Op for ShuffleCeiling {
             .bind("y", Operand::Output(0))
             .param("count", count)
             .param("rounds", self.rounds)
-            .linear(count, 64)
+            .linear(count, Self::MOST_LANES)
             .into()
     }
 }

@@ -193,7 +193,7 @@ fn optional_ceilings(device: &Arc<Device>) -> Result<[Option<Ceiling>; 3], Profi
         Ceiling::new(device, "f16 multiply-adds", fma, &[Spec::new([1], DType::F16)], flops)
     };
     let shuffle = |(least, _): (u32, u32)| {
-        let op = ShuffleCeiling { lanes: least as usize, rounds };
+        let op = ShuffleCeiling { lanes: (least as usize).min(ShuffleCeiling::MOST_LANES), rounds };
         let shuffles = op.shuffles(invocations);
         Ceiling::new(device, "shuffles", op, &[Spec::u32([invocations])], shuffles)
     };
@@ -205,7 +205,8 @@ fn optional_ceilings(device: &Arc<Device>) -> Result<[Option<Ceiling>; 3], Profi
     };
     Ok([
         features.f16.then(half).transpose()?,
-        features.subgroups.map(shuffle).transpose()?,
+        // Drivers that do not tell the size say 0.
+        features.subgroups.filter(|(least, _)| *least > 1).map(shuffle).transpose()?,
         MatrixCeiling::largest_side(&device.caps).map(matrix).transpose()?,
     ])
 }
