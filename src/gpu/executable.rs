@@ -2,7 +2,7 @@
 //! only encodes and submits.
 
 use super::debugger::Groups;
-use super::device::Pipeline;
+use super::pipeline::Pipeline;
 use super::store::{STORAGE, from_bits};
 use super::{Clock, Device, GpuError, Store, Timing};
 use crate::graph::{Cost, Dispatch, Home, Origin, Placement, Plan, Scalar, ValueId};

@@ -10,6 +10,7 @@ mod device;
 mod error;
 mod executable;
 mod faults;
+mod pipeline;
 mod store;
 mod timing;
 
