@@ -160,6 +160,7 @@ pub fn run(args: &ProfileArgs, device: &DeviceArgs) -> Result<ExitCode, Failure>
         runs: args.runs.div_ceil(rounds) as usize,
         warmup: args.warmup as usize,
         clock: args.clock,
+        rounds: rounds as usize,
         capture: args.capture,
     };
     if let Some(file) = &args.round {

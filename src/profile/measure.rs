@@ -1,6 +1,7 @@
 //! Profiled steps and undisturbed ones in turns, and a profile of both.
 
 use super::clock::check;
+use super::roofs::BURSTS;
 use super::statistics::{Seconds, median, sorted};
 use super::{
     ClockFault, DeviceSpan, FORMAT, HostSpan, LaunchProfile, Memory, Profile, ProfileError, Roofs, Timeline,
@@ -20,13 +21,15 @@ pub struct Options {
     pub warmup: usize,
     /// This clock and no other; the best that can be trusted if left out.
     pub clock: Option<Clock>,
+    /// Processes that share the profile, of which this is one: they share the measuring of roofs too.
+    pub rounds: usize,
     /// Let the debugger that is attached capture one step more, before those that are measured.
     pub capture: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { runs: 20, warmup: 2, clock: None, capture: false }
+        Self { runs: 24, warmup: 2, clock: None, rounds: 1, capture: false }
     }
 }
 
@@ -319,7 +322,7 @@ fn profile(
         let mut recorder = Recorder::default();
         match measured_by(device, &mut recorder, clock, options, &mut step)? {
             Ok(measured) => {
-                let roofs = Roofs::measure(device, clock)?;
+                let roofs = Roofs::measure(device, clock, BURSTS.div_ceil(options.rounds.max(1)))?;
                 let memory = Memory::of(
                     &recorder.plans.iter().map(|(_, first, plan)| (*first, plan)).collect::<Vec<_>>(),
                 );

@@ -37,7 +37,7 @@ pub struct Roofs {
 }
 
 /// Each kernel is run in so many short bursts, in turns with the others.
-const BURSTS: usize = 12;
+pub(super) const BURSTS: usize = 12;
 
 /// Runs of a burst, a few ms together.
 const RUNS: usize = 3;
@@ -89,11 +89,11 @@ impl Roofs {
     /// By the best clock that the device has.
     pub fn best(device: &Arc<Device>) -> Result<Self, ProfileError> {
         let clock = Clock::ALL.into_iter().find(|clock| clock.suits(&device.caps.features));
-        Self::measure(device, clock.unwrap_or(Clock::Waiting))
+        Self::measure(device, clock.unwrap_or(Clock::Waiting), BURSTS)
     }
 
-    /// Runs every kernel that the device can run, in turns.
-    pub fn measure(device: &Arc<Device>, clock: Clock) -> Result<Self, ProfileError> {
+    /// Runs every kernel that the device can run, in turns, each in so many bursts.
+    pub fn measure(device: &Arc<Device>, clock: Clock, bursts: usize) -> Result<Self, ProfileError> {
         let [mut fma, mut copy, mut workgroup] = ceilings(device)?;
         let [mut half, mut shuffle, mut matrix] = optional_ceilings(device)?;
         let [short, long] = [64, 512];
@@ -108,7 +108,7 @@ impl Roofs {
 
         // The shortest runs, which other work on the machine has left alone.
         let (mut walls, mut timed) = ([f64::INFINITY; 2], f64::INFINITY);
-        for _ in 0..BURSTS {
+        for _ in 0..bursts {
             for _ in 0..RUNS {
                 walls = [walls[0].min(wall(&short_chain)?), walls[1].min(wall(&long_chain)?)];
                 timed = timed.min(timed_once(&long_chain, clock)?);
