@@ -134,6 +134,16 @@ impl Caps {
         self
     }
 
+    /// The same with all that any operator asks for: f16, subgroups of 8, matrix units for tiles of 8 and 16.
+    #[must_use]
+    pub fn with_every_feature(self) -> Self {
+        let mut caps = self.with_f16().with_subgroups(8);
+        let shape =
+            |side| CooperativeShape { m: side, n: side, k: side, factors: DType::F16, sum: DType::F32 };
+        caps.features.cooperative = [8, 16].map(shape).to_vec();
+        caps
+    }
+
     /// All that must be proven on a device of these capabilities: each preference of algorithms.
     /// Every loop over variants of a whole step (tests, `doctor`, `verify`) runs over this list.
     pub fn variants(&self) -> Vec<Self> {

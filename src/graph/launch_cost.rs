@@ -85,7 +85,7 @@ mod tests {
     fn the_launches_of_an_operator_cost_what_it_costs() {
         let mut several = 0;
         for kernels in Kernels::ALL {
-            let caps = Caps::webgpu(kernels).with_f16();
+            let caps = Caps::webgpu(kernels).with_every_feature();
             for case in crate::ops::catalogue() {
                 let mut graph = Graph::new();
                 let x: Vec<_> = case.inputs.iter().map(|(spec, _)| graph.input("x", spec.clone())).collect();
@@ -111,7 +111,7 @@ mod tests {
         // These take some rows, columns or a single number of a table, and Record writes one row.
         const LOOKED_UP: [&str; 5] =
             ["embedding", "slice_channels", "bias_correction", "record", "group_norm_backward_scale_shift"];
-        let caps = Caps::webgpu(Kernels::Workgroup).with_f16();
+        let caps = Caps::webgpu(Kernels::Workgroup).with_every_feature();
         for case in crate::ops::catalogue() {
             let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();
             let y = case.op.infer(&x).unwrap();

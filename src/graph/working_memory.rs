@@ -90,7 +90,7 @@ mod tests {
     fn what_a_launch_binds_is_alive() {
         let mut bound = 0;
         for kernels in Kernels::ALL {
-            let caps = Caps::webgpu(kernels).with_f16();
+            let caps = Caps::webgpu(kernels).with_every_feature();
             for case in crate::ops::catalogue() {
                 let mut graph = Graph::new();
                 let x: Vec<_> = case.inputs.iter().map(|(spec, _)| graph.input("x", spec.clone())).collect();

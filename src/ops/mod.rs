@@ -60,7 +60,7 @@ pub use resample::{UpsampleNearest, UpsampleNearestBackward};
 pub use sum_rows::SumRows;
 pub use threshold::DynamicThreshold;
 
-use crate::graph::{Aliasing, Caps, CooperativeShape, Kernels, Op};
+use crate::graph::{Aliasing, Caps, Kernels, Op};
 use crate::rng::{Philox, Stream};
 use crate::shader::{Extension, Kernel, Variant};
 use crate::tensor::{Array, DType, Spec, Tolerance};
@@ -99,10 +99,7 @@ pub fn catalogue() -> Vec<Case> {
 /// Every entry point in every variant that a case of the catalogue launches by any algorithm, on a device with f16, subgroups
 /// of 8 and matrix units.
 pub fn kernels() -> BTreeSet<Kernel> {
-    let mut caps = Caps::webgpu(Kernels::Registers).with_f16().with_subgroups(8);
-    let cooperative =
-        |side| CooperativeShape { m: side, n: side, k: side, factors: DType::F16, sum: DType::F32 };
-    caps.features.cooperative = [8, 16].map(cooperative).to_vec();
+    let caps = Caps::webgpu(Kernels::Registers).with_every_feature();
     let of_case = |case: &Case| {
         let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();
         let y = case.op.infer(&x).expect("a case's inputs fit its operator");
