@@ -22,6 +22,7 @@
 const INVOCATIONS: u32 = 8u;
 const ROWS: u32 = 8u;    // forward, backward_input: rows m; backward_weight: In vectors of k
 const COLUMNS: u32 = 2u; // forward, backward_weight: Out vectors of n; backward_input: single k
+const LAYERED: bool = false; // several layers; without the divisions, LLVM unrolls what is around them
 const STEP: u32 = 4u;    // backward_weight: rows m taken at once; CPU registers hold few of the 64 sums at a time
 
 struct Params {
@@ -57,6 +58,9 @@ struct WeightParams { // backward_weight
 
 // The place of an Out vector that is counted through all layers, of so many outputs, where layers are `stride` apart.
 fn in_layer(column: u32, outputs: u32, stride: u32) -> u32 {
+    if !LAYERED {
+        return column;
+    }
     return column / outputs * stride + column % outputs;
 }
 

@@ -79,6 +79,9 @@ impl Sizes {
         if output_width == 1 {
             variant = variant.link("lib/out4", "lib/out1");
         }
+        if self.layers > 1 {
+            variant = variant.with("LAYERED", true);
+        }
         Dispatch::new(&REGISTERS, entry)
             .variant(variant)
             .param("rows", self.rows)
