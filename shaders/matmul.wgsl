@@ -143,7 +143,7 @@ fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
             sums[i * COLUMNS + j] = 0.0;
         }
     }
-    for (var layer = 0u; layer < params.layers; layer++) {
+    for (var layer = 0u; layer < select(1u, params.layers, LAYERED); layer++) {
         let first_dy = layer * params.rows * params.outputs;
         let first_w = layer * params.weight_stride;
         for (var n = 0u; n < params.outputs; n++) {
