@@ -142,7 +142,29 @@ fn a_networks_graph_keeps_its_numbers() {
     }
 }
 
-/// The same on a device, by every kind of kernels: prediction and gradients with and without fusions.
+/// Recording makes a norm that the network itself does not use.
+#[test]
+fn what_a_network_does_not_use_is_left_out() {
+    let config = UNetConfig { sample_size: Size::Square(8), ..UNetConfig::preset(Preset::TinyGray) };
+    let unet = UNet::new(&config).unwrap();
+    let mut graph = Graph::new();
+    let flat = graph.state(&unet.parameters.state("weights"));
+    let views = unet.parameters.views(&mut graph, flat).unwrap();
+    let x = graph.input("x", Spec::f32([1, 8, 8, 1]));
+    let t = graph.input("t", Spec::f32([1]));
+    let (output, _) = unet.forward_recorded(&mut graph, &views, x, t, None).unwrap();
+    graph.output("prediction", output);
+    let weights = unet.parameters.initial(1).into_iter().map(f64::from).collect();
+    let mut rng = Philox::new(4, Stream::Cases, 0);
+    let given = HashMap::from([
+        (flat, Array::new([unet.parameters.flat_elements()], weights)),
+        (x, Array::from_fn(graph.shape(x), |_| rng.normal())),
+        (t, Array::new([1], vec![500.0])),
+    ]);
+    assert_eq!(same_numbers("tiny-gray", &graph, &given).0, 1);
+}
+
+/// A training step on a device, by every kind of kernels: prediction and gradients with and without fusions.
 #[test]
 fn a_networks_step_is_the_same_on_a_device() {
     let Some(device) = common::open_device() else { return };
