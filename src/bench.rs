@@ -1,14 +1,15 @@
 //! Speed: a training step, a sampler step, single operators; medians over runs that are each waited for.
 
 use crate::diffusion::{Sampler, Trajectory, UNet};
-use crate::gpu::{Blocking as _, Device, Executable, GpuError, RunError, Store};
-use crate::graph::{Candidate, Graph, Plan};
+use crate::gpu::{Blocking as _, Device, Executable, GpuError, RunError};
+use crate::graph::Candidate;
 use crate::ops::Case;
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
 use crate::train::{Diffusion, TrainConfig, TrainError, TrainPlans, Trainer};
+use crate::tune::OneOperator;
 use cpu_time::ProcessTime;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -64,18 +65,11 @@ pub struct OpSpeed {
 
 /// Times every candidate that a device has for a case, the rule's choice first.
 pub fn op_speeds(device: &Arc<Device>, case: &Case, repeats: Repeats) -> Result<Vec<OpSpeed>, RunError> {
-    let mut graph = Graph::new();
-    let x: Vec<_> = case.inputs.iter().map(|(spec, _)| graph.input("x", spec.clone())).collect();
-    for y in graph.apply_shared(case.op.clone(), &x)? {
-        graph.output("y", y);
-    }
-    let cost = graph.cost();
-    let arrays = case.arrays();
-    let (inputs, outputs) = graph.node_specs(&graph.nodes[0]);
+    let one = OneOperator::new(case.op.clone(), case.inputs.iter().map(|(spec, _)| spec.clone()))?;
+    let (cost, arrays) = (one.cost(), case.arrays());
     let speed = |candidate: Candidate| -> Result<OpSpeed, RunError> {
-        let plan = Plan::of_programs(graph.clone(), &device.caps, 0, |_, _| Some(candidate.clone()))?;
-        let executable = Executable::new(&Store::new(device), plan).block_on()?;
-        for (&value, array) in x.iter().zip(&arrays) {
+        let executable = one.executable(device, &candidate)?;
+        for (&value, array) in one.inputs.iter().zip(&arrays) {
             executable.write_values(value, &array.data);
         }
         let times = Times::of(repeats.warmup, repeats.runs, || -> Result<(), GpuError> {
@@ -90,7 +84,7 @@ pub fn op_speeds(device: &Arc<Device>, case: &Case, repeats: Repeats) -> Result<
             gbps: (cost.bytes_read + cost.bytes_written) as f64 / median_s * 1e-9,
         })
     };
-    case.op.candidates(&inputs, &outputs, &device.caps).into_iter().map(speed).collect()
+    one.candidates(&device.caps).into_iter().map(speed).collect()
 }
 
 /// Seconds, pictures and operations per second of repeated steps.
@@ -219,6 +213,67 @@ fn step_speed(
     })
 }
 
+/// Seconds from nothing to the end of the first training step.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// The device is opened.
+    pub open_s: f64,
+    /// Plans, buffers, kernels as wgpu makes them; many drivers compile them here.
+    pub prepare_s: f64,
+    /// The first step is waited for; some drivers compile only now.
+    pub first_step_s: f64,
+    /// The second step, for comparison.
+    pub second_step_s: f64,
+}
+
+impl Start {
+    /// To the end of the first step.
+    pub fn total_s(&self) -> f64 {
+        self.open_s + self.prepare_s + self.first_step_s
+    }
+}
+
+/// Opens a device, prepares a configuration's training step and runs it twice on made-up pictures.
+pub fn start<E>(
+    open: impl FnOnce() -> Result<Arc<Device>, E>,
+    config: &TrainConfig,
+) -> Result<Start, TrainError>
+where
+    TrainError: From<E>,
+{
+    let mut last = Instant::now();
+    let mut since_last = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64();
+    let device = open()?;
+    let open_s = since_last();
+    let (mut trainer, pictures) = made_up_run(&device, config)?;
+    let prepare_s = since_last();
+    let mut step = || -> Result<f64, TrainError> {
+        let hyper = config.hyper(trainer.next_step());
+        trainer.step(&hyper, || (pictures.clone(), vec![0; config.batch])).block_on()?;
+        device.idle().block_on()?;
+        Ok(since_last())
+    };
+    Ok(Start { open_s, prepare_s, first_step_s: step()?, second_step_s: step()? })
+}
+
+/// A run with its initial weights, and a batch of made-up pictures.
+fn made_up_run(
+    device: &Arc<Device>,
+    config: &TrainConfig,
+) -> Result<(Trainer<Diffusion>, Vec<f32>), TrainError> {
+    let network = config.unet_config(0);
+    let unet = UNet::new(&network)?;
+    let initial = unet.parameters.initial(config.seed);
+    let mut trainer = Trainer::new(device, Diffusion::new(unet, config), config.step_options()).block_on()?;
+    trainer.set_parameters(&initial)?;
+    let (height, width) = network.sample_size.get();
+    let mut rng = Philox::new(0, Stream::Cases, 0);
+    let pictures = (0..config.batch * height * width * network.in_channels)
+        .map(|_| rng.uniform(-1.0, 1.0) as f32)
+        .collect();
+    Ok((trainer, pictures))
+}
+
 /// Measures a training step and a DDIM step of a configuration on made-up pictures.
 pub fn bench_step(
     device: &Arc<Device>,
@@ -226,22 +281,12 @@ pub fn bench_step(
     repeats: Repeats,
 ) -> Result<StepReport, TrainError> {
     let rss_before_model_bytes = host_memory("VmHWM:");
-    let network = config.unet_config(0);
-    let unet = UNet::new(&network)?;
-    let parameters = unet.parameters.count();
-    let initial = unet.parameters.initial(config.seed);
-    let (task, options) = (Diffusion::new(unet, config), config.step_options());
-    let plans = TrainPlans::new(&task, &options, &device.caps)?;
+    let (mut trainer, pictures) = made_up_run(device, config)?;
+    let parameters = trainer.task.unet.parameters.count();
+    let plans = TrainPlans::new(&trainer.task, &trainer.options, &device.caps)?;
     let planned_device_bytes = plans.bytes();
     let forward_backward = plans.model_flops_per_picture(config.batch);
     drop(plans);
-    let mut trainer = Trainer::new(device, task, options).block_on()?;
-    trainer.set_parameters(&initial)?;
-    let (height, width) = network.sample_size.get();
-    let mut rng = Philox::new(0, Stream::Cases, 0);
-    let pictures: Vec<f32> = (0..config.batch * height * width * network.in_channels)
-        .map(|_| rng.uniform(-1.0, 1.0) as f32)
-        .collect();
     let bytes = trainer.allocated_bytes();
     let train =
         step_speed(config.batch, forward_backward * config.batch as u64, bytes, repeats, device, || {

@@ -49,4 +49,6 @@ pub mod shader;
 pub mod tensor;
 pub mod train;
 #[cfg(not(target_arch = "wasm32"))]
+pub mod tune;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod verify;

@@ -199,6 +199,7 @@ fn awkward_weights_and_checkpoints_are_named() {
 /// Runs the command where there is no driver, and not for long. Its error.
 fn refused(folder: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inkwash"));
+    command.env("INKWASH_CACHE", "none");
     command.current_dir(folder).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
     command.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent");
     let mut child = command.spawn().unwrap();

@@ -20,6 +20,7 @@ use std::time::Duration;
 /// The command without the user's own choice of device.
 fn inkwash(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inkwash"));
+    command.env("INKWASH_CACHE", "none");
     command.current_dir(folder);
     for name in ["INKWASH_DEVICE", "INKWASH_BACKEND", "INKWASH_KERNELS"] {
         command.env_remove(name);

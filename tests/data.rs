@@ -30,6 +30,7 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) {
 /// Whether training would start, and what is printed.
 fn check(folder: &Path, arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inkwash"));
+    command.env("INKWASH_CACHE", "none");
     let output = command.current_dir(folder).args(["data", "check"]).args(arguments).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!errors.contains("panicked"), "{errors}");

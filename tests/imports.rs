@@ -12,13 +12,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rng", &[]),
     ("shader", &[]),
     ("isa", &["shader"]),
+    ("io", &[]),
     ("graph", &["tensor", "shader"]),
     ("ops", &["tensor", "rng", "shader", "graph"]),
-    ("gpu", &["tensor", "shader", "graph"]),
+    ("gpu", &["tensor", "shader", "graph", "io"]),
+    ("tune", &["tensor", "rng", "graph", "gpu", "io"]),
     ("nn", &["tensor", "rng", "graph", "ops"]),
     ("diffusion", &["tensor", "rng", "graph", "ops", "nn"]),
     ("classifier", &["tensor", "graph", "ops", "nn", "diffusion"]),
-    ("io", &[]),
     ("data", &["rng", "io"]),
     ("model", &["nn", "diffusion", "io"]),
     ("sample", &["tensor", "rng", "graph", "ops", "gpu", "nn", "diffusion"]),
@@ -37,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "io",
             "model",
             "sample",
+            "tune",
         ],
     ),
     ("estimate", &["shader", "graph", "io", "train"]),
@@ -59,7 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "train",
         ],
     ),
-    ("bench", &["tensor", "rng", "graph", "ops", "gpu", "diffusion", "sample", "train"]),
+    ("bench", &["tensor", "rng", "graph", "ops", "gpu", "diffusion", "sample", "train", "tune"]),
     (
         "lab",
         &[
@@ -101,6 +103,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "profile",
             "bench",
             "lab",
+            "tune",
         ],
     ),
 ];
@@ -118,6 +121,7 @@ const CONFINED: &[(&str, &str)] = &[
     ("dejavu", "io"),
     ("indicatif", "cli"),
     ("ctrlc", "cli"),
+    ("etcetera", "cli"),
     ("sigpipe", "cli"),
 ];
 

@@ -168,6 +168,7 @@ fn phase(before: &Files, folder: &Path) -> &'static str {
 
 fn inkwash(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inkwash"));
+    command.env("INKWASH_CACHE", "none");
     for name in ["INKWASH_DEVICE", "INKWASH_BACKEND", "INKWASH_KERNELS"] {
         command.env_remove(name);
     }

@@ -16,6 +16,7 @@ use std::process::Output;
 /// Runs the command in a folder, by the words of its command line.
 fn inkwash(folder: &Path, line: &str) -> Output {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_inkwash"));
+    command.env("INKWASH_CACHE", "none");
     command.args(line.split_whitespace()).current_dir(folder).output().unwrap()
 }
 

@@ -17,7 +17,8 @@ use std::sync::{Arc, LazyLock};
 static KERNELS: LazyLock<BTreeSet<Kernel>> = LazyLock::new(ops::kernels);
 
 fn inkwash(at: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_inkwash")).current_dir(at).args(arguments).output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_inkwash"));
+    command.env("INKWASH_CACHE", "none").current_dir(at).args(arguments).output().unwrap()
 }
 
 fn stdout(at: &Path, arguments: &[&str]) -> Vec<u8> {

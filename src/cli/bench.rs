@@ -2,13 +2,16 @@
 
 use super::operator::OperatorArgs;
 use super::{DeviceArgs, Failure};
-use crate::bench::{Repeats, bench_step, op_speeds};
+use crate::bench::{Repeats, Start, bench_step, op_speeds, start};
 use crate::diffusion::Preset;
+use crate::io::atomic::write_atomic;
 use crate::nn::PictureSize;
 use crate::profile::Roofs;
 use crate::train::TrainConfig;
 use serde_json::{Map, json};
-use std::process::ExitCode;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
 
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
@@ -20,20 +23,24 @@ pub struct BenchArgs {
 enum What {
     /// A training step and a DDIM step; `inkwash profile` tells where their time goes
     Step {
-        /// Network
-        #[arg(long, value_enum, default_value_t = Preset::TinyGray)]
-        preset: Preset,
-        /// Size of the pictures, N or WIDTHxHEIGHT, in place of the network's own
-        #[arg(long, value_name = "N|WxH")]
-        size: Option<PictureSize>,
-        /// Pictures per step
-        #[arg(long, default_value_t = 16)]
-        batch: usize,
+        #[command(flatten)]
+        step: StepArgs,
         #[command(flatten)]
         repeats: RepeatArgs,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+    },
+    /// How long it takes to the end of the first training step: with nothing compiled before, and again
+    Start {
+        #[command(flatten)]
+        step: StepArgs,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Start once and write the times to this file
+        #[arg(long, value_name = "FILE", hide = true)]
+        once: Option<PathBuf>,
     },
     /// One operator, with every algorithm that there is for it on this device
     Op {
@@ -55,6 +62,29 @@ enum What {
     },
 }
 
+/// Which step.
+#[derive(Clone, Debug, clap::Args)]
+struct StepArgs {
+    /// Network
+    #[arg(long, value_enum, default_value_t = Preset::TinyGray)]
+    preset: Preset,
+    /// Size of the pictures, N or WIDTHxHEIGHT, in place of the network's own
+    #[arg(long, value_name = "N|WxH")]
+    size: Option<PictureSize>,
+    /// Pictures per step
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+}
+
+impl StepArgs {
+    fn config(&self) -> Result<TrainConfig, Failure> {
+        let Self { preset, size, batch } = *self;
+        let config = TrainConfig { preset, size, batch, ..TrainConfig::default() };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct RepeatArgs {
     /// Runs before the clock starts
@@ -71,12 +101,35 @@ impl From<RepeatArgs> for Repeats {
     }
 }
 
+/// Two processes that do what this command asks for, with a folder for compiled kernels that the first one finds empty.
+fn starts() -> Result<[Start; 2], Failure> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("times.json");
+    let start = || -> Result<Start, Failure> {
+        let output = Command::new(std::env::current_exe()?)
+            .args(std::env::args_os().skip(1))
+            .arg("--once")
+            .arg(&file)
+            .arg("--cache")
+            .arg(folder.path().join("inkwash"))
+            // The drivers' own caches, where they let themselves be told.
+            .env("MESA_SHADER_CACHE_DIR", folder.path().join("mesa"))
+            .env("__GL_SHADER_DISK_CACHE_PATH", folder.path())
+            .stdin(Stdio::null())
+            .output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(said.trim().trim_start_matches("error: ").into());
+        }
+        Ok(serde_json::from_slice(&std::fs::read(&file)?)?)
+    };
+    Ok([start()?, start()?])
+}
+
 pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     match &args.what {
-        What::Step { preset, size, batch, repeats, json } => {
-            let config =
-                TrainConfig { preset: *preset, size: *size, batch: *batch, ..TrainConfig::default() };
-            config.validate()?;
+        What::Step { step, repeats, json } => {
+            let config = step.config()?;
             let device = device.open()?;
             let report = bench_step(&device, &config, (*repeats).into())?;
             if *json {
@@ -91,6 +144,29 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
                         s.max_s,
                         s.images_per_s,
                         s.achieved_flops_per_s * 1e-9
+                    );
+                }
+            }
+        }
+        What::Start { step, once: Some(file), .. } => {
+            let times = serde_json::to_string(&start(|| device.open(), &step.config()?)?)?;
+            write_atomic(file, |out| out.write_all(times.as_bytes()))?;
+        }
+        What::Start { step, json, once: None } => {
+            step.config()?;
+            let [cold, warm] = starts()?;
+            if *json {
+                println!("{}", serde_json::to_string_pretty(&json!({ "cold": cold, "warm": warm }))?);
+            } else {
+                println!("        to the end of the first step    device  kernels  first step  second step");
+                for (name, s) in [("cold", cold), ("warm", warm)] {
+                    println!(
+                        "{name:<8}{:>26.3} s {:>8.3} s {:>6.3} s {:>9.3} s {:>10.3} s",
+                        s.total_s(),
+                        s.open_s,
+                        s.prepare_s,
+                        s.first_step_s,
+                        s.second_step_s
                     );
                 }
             }

@@ -20,6 +20,7 @@ use crate::graph::Kernels;
 use crate::ops;
 use crate::shader::{Folder, FolderError};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use etcetera::BaseStrategy as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -79,6 +80,16 @@ struct DeviceArgs {
     /// WGSL files to use in place of the embedded ones of the same names (`inkwash shaders export`)
     #[arg(long, global = true, value_name = "DIR", help_heading = "Device")]
     shaders: Option<PathBuf>,
+    /// Folder that keeps compiled kernels from run to run, or `none`; left out, the system's folder for caches
+    #[arg(
+        long,
+        global = true,
+        env = "INKWASH_CACHE",
+        value_name = "DIR|none",
+        overrides_with = "cache",
+        help_heading = "Device"
+    )]
+    cache: Option<PathBuf>,
     /// What `shaders` holds, once it is read.
     #[arg(skip)]
     folder: Option<Arc<Folder>>,
@@ -106,8 +117,18 @@ impl DeviceArgs {
             kernels: self.kernels(),
             no_fusion: self.no_fusion,
             shaders: self.folder.clone(),
+            cache: self.cache(),
         })
         .block_on()
+    }
+
+    /// The folder that keeps compiled kernels, if there is to be one.
+    fn cache(&self) -> Option<PathBuf> {
+        match &self.cache {
+            Some(none) if none.as_os_str() == "none" => None,
+            Some(folder) => Some(folder.clone()),
+            None => Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("inkwash")),
+        }
     }
 
     /// Reads and checks the folder of shaders, if one is given, and says what it changes.

@@ -6,6 +6,7 @@ use super::{DeviceArgs, Failure, interruption};
 use crate::estimate::{self, Estimate, Gpu};
 use crate::graph::{Caps, Kernels, Limits};
 use crate::train::{Inherited, RunOptions, RunPlan, TrainConfig, TrainEvent, open_data, train};
+use crate::tune::Effort;
 use clap::ArgMatches;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,6 +28,10 @@ pub struct TrainArgs {
     /// Go on from the checkpoint of step N and not from the newest; newer ones are set aside, not deleted
     #[arg(long, value_name = "N", requires = "resume")]
     from_step: Option<u32>,
+    /// Measure before a new run which algorithm of each operator is the fastest: quick takes five seconds, once for a device and its
+    /// driver. Left out: quick on GPUs, off on CPU drivers. A run that goes on keeps what it began with
+    #[arg(long, value_enum, value_name = "EFFORT")]
+    tune: Option<Effort>,
     /// Print kernels, parameters, FLOPs and memory, and stop; needs no device
     #[arg(long)]
     dry_run: bool,
@@ -75,6 +80,8 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         resume,
         from_step: args.from_step,
         data_progress: &data_progress,
+        tune: args.tune,
+        cache: device.cache(),
         ..RunOptions::new(&out)
     };
     train(

@@ -3,13 +3,16 @@
 use super::adapter::{Info, adapters, describe, plan_features, plan_limits, remedy};
 use super::error::Failure;
 use super::faults::{Call, Faults};
+use super::pace::Pace;
 use super::pipeline::{Pipeline, PipelineKey};
+use super::pipeline_cache::PipelineCache;
 use super::{Choice, GpuError};
 use crate::graph::{Caps, Features, Kernels};
 use crate::shader::Folder;
 use futures_channel::oneshot;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Submissions that may be on their way at once. A training step is two, so that the host is a few steps ahead and the
 /// device never waits, while the staging memory of uploads stays that of a few steps.
@@ -26,16 +29,34 @@ pub struct Device {
     /// A user's files, in place of the embedded ones.
     pub(super) shaders: Option<Arc<Folder>>,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    pub(super) pipeline_cache: Option<PipelineCache>,
     /// The first failure that wgpu reported outside every error scope.
     failure: Arc<Mutex<Option<Failure>>>,
     pub(super) faults: Faults,
     ahead: Mutex<VecDeque<Submission>>,
+    clock: Mutex<SubmissionClock>,
 }
 
 /// A submission that may still run, and what is sent when it is done.
 struct Submission {
     index: wgpu::SubmissionIndex,
     done: oneshot::Receiver<()>,
+    /// Floating-point operations of its launches, if its time is to be learnt from.
+    flops: u64,
+    /// Where there is a clock, which a browser's page has not.
+    submitted: Option<Instant>,
+}
+
+/// When the last submission was done, and how fast those so far were.
+#[derive(Default)]
+struct SubmissionClock {
+    done: Option<Instant>,
+    pace: Pace,
+}
+
+/// The time, where there is a clock.
+fn now() -> Option<Instant> {
+    if cfg!(target_arch = "wasm32") { None } else { Some(Instant::now()) }
 }
 
 impl std::fmt::Debug for Device {
@@ -120,17 +141,25 @@ impl Device {
         let info = describe(adapter);
         let suited = if info.kind == "cpu" { Kernels::Registers } else { Kernels::Workgroup };
         let kernels = choice.kernels.unwrap_or(suited);
+        let caching = choice.cache.is_some() && adapter.features().contains(wgpu::Features::PIPELINE_CACHE);
         let required_features = [
             (features.timestamps, wgpu::Features::TIMESTAMP_QUERY),
             (features.timestamps_in_passes, wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
             (features.f16, wgpu::Features::SHADER_F16),
             (features.subgroups.is_some(), wgpu::Features::SUBGROUP),
             (!features.cooperative.is_empty(), wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+            (caching, wgpu::Features::PIPELINE_CACHE),
         ]
         .into_iter()
         .filter(|(wanted, _)| *wanted)
         .fold(wgpu::Features::empty(), |all, (_, feature)| all | feature);
-        let caps = Caps { kernels, limits: plan_limits(&limits), features, fusion: !choice.no_fusion };
+        let caps = Caps {
+            kernels,
+            limits: plan_limits(&limits),
+            features,
+            fusion: !choice.no_fusion,
+            choices: Arc::default(),
+        };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("inkwash"),
@@ -142,6 +171,11 @@ impl Device {
             })
             .await
             .map_err(|e| GpuError::Request { adapter: info.name.clone(), message: e.to_string() })?;
+        let pipeline_cache = choice
+            .cache
+            .as_ref()
+            .filter(|_| caching)
+            .and_then(|folder| PipelineCache::open(&device, &adapter.get_info(), folder));
         let failure = Arc::new(Mutex::new(None));
         let slot = failure.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
@@ -161,9 +195,11 @@ impl Device {
             info,
             shaders: choice.shaders.clone(),
             pipelines: Mutex::default(),
+            pipeline_cache,
             failure,
             faults: Faults::default(),
             ahead: Mutex::default(),
+            clock: Mutex::default(),
         }))
     }
 
@@ -221,7 +257,21 @@ impl Device {
 
     /// Waits for the word that a submission is done.
     async fn done(&self, submission: Submission) -> Result<(), GpuError> {
-        submission.done.await.map_err(|_| self.failed(&"it gave up what it was to compute"))
+        submission.done.await.map_err(|_| self.failed(&"it gave up what it was to compute"))?;
+        let mut clock = lock(&self.clock);
+        if let (Some(submitted), Some(now)) = (submission.submitted, now()) {
+            let begun = clock.done.map_or(submitted, |done| done.max(submitted));
+            if submission.flops > 0 {
+                clock.pace.add(submission.flops, (now - begun).as_secs_f64());
+            }
+            clock.done = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Floating-point operations after which a submission ends.
+    pub(super) fn submission_flops(&self) -> u64 {
+        lock(&self.clock).pace.submission_flops()
     }
 
     pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
@@ -230,6 +280,15 @@ impl Device {
 
     /// Submits, and waits while more submissions are on their way than `SUBMISSIONS_AHEAD`.
     pub(super) async fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<(), GpuError> {
+        self.submit_work(encoder, 0).await
+    }
+
+    /// The same with launches of so many floating-point operations, from which the device's speed is learnt.
+    pub(super) async fn submit_work(
+        &self,
+        encoder: wgpu::CommandEncoder,
+        flops: u64,
+    ) -> Result<(), GpuError> {
         self.before(Call::Submit);
         let index = self.queue.submit([encoder.finish()]);
         let (sender, done) = oneshot::channel();
@@ -238,7 +297,7 @@ impl Device {
         });
         let oldest = {
             let mut ahead = lock(&self.ahead);
-            ahead.push_back(Submission { index, done });
+            ahead.push_back(Submission { index, done, flops, submitted: now() });
             if ahead.len() > SUBMISSIONS_AHEAD { ahead.pop_front() } else { None }
         };
         if let Some(submission) = oldest {

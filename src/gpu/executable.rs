@@ -14,10 +14,6 @@ use std::sync::Arc;
 /// Uniform buffers must be bound at multiples of 256 bytes (WebGPU's default limit).
 const UNIFORM_ALIGNMENT: usize = 256;
 
-/// Work that one submission may hold: a slow integrated GPU (some 0.3 TFLOP/s in our kernels) takes a third
-/// of a second for it, well within the two seconds after which Windows resets a device.
-const SUBMISSION_FLOPS: u64 = 100_000_000_000;
-
 /// Bytes up to a whole number of words, as buffers are written.
 fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -70,18 +66,16 @@ impl Executable {
         }
 
         let mut uniforms: Vec<u8> = Vec::new();
-        let mut pipelines = Vec::with_capacity(plan.launches.len());
+        let pipelines = device.pipelines(plan.launches.iter().map(|launch| &launch.dispatch)).await?;
         let mut ranges = Vec::with_capacity(plan.launches.len());
-        for launch in &plan.launches {
+        for (launch, pipeline) in plan.launches.iter().zip(&pipelines) {
             let d = &launch.dispatch;
-            let pipeline = device.pipeline(d.shader, d.entry, &d.variant).await?;
             check_bindings(d, &pipeline.expected)?;
             let packed = pack_params(d, &pipeline.interface)?;
             let start = uniforms.len();
             uniforms.extend_from_slice(&packed);
             uniforms.resize(uniforms.len().next_multiple_of(UNIFORM_ALIGNMENT), 0);
             ranges.push((start, packed.len()));
-            pipelines.push(pipeline);
         }
         let uniform_bytes = uniforms.len().max(UNIFORM_ALIGNMENT) as u64;
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
@@ -155,7 +149,7 @@ impl Executable {
 
     /// The launches of each submission, by number.
     fn submissions(&self) -> Vec<std::ops::Range<usize>> {
-        ranges(self.launches.iter().map(|launch| launch.flops), SUBMISSION_FLOPS)
+        ranges(self.launches.iter().map(|launch| launch.flops), self.device.submission_flops())
     }
 
     /// A pass that begins with a launch, and is named by it.
@@ -191,13 +185,14 @@ impl Executable {
             {
                 let mut pass = self.pass(&mut encoder, range.start, None);
                 let mut groups = Groups::default();
-                for number in range {
+                for number in range.clone() {
                     groups.enter(&mut pass, self, number);
                     encode(&mut pass, &self.launches[number]);
                 }
                 groups.leave(&mut pass);
             }
-            self.device.submit(encoder).await?;
+            let flops = self.launches[range].iter().map(|launch| launch.flops).sum();
+            self.device.submit_work(encoder, flops).await?;
         }
         Ok(())
     }

@@ -10,7 +10,9 @@ mod device;
 mod error;
 mod executable;
 mod faults;
+mod pace;
 mod pipeline;
+mod pipeline_cache;
 mod store;
 mod timing;
 
@@ -28,6 +30,7 @@ pub use timing::{Clock, Timing};
 
 use crate::graph::Kernels;
 use crate::shader::Folder;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Which device to use.
@@ -43,4 +46,6 @@ pub struct Choice {
     pub no_fusion: bool,
     /// WGSL files in place of the embedded ones.
     pub shaders: Option<Arc<Folder>>,
+    /// The folder in which the driver's compiled pipelines are kept from run to run, if they are.
+    pub cache: Option<PathBuf>,
 }

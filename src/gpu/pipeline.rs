@@ -3,9 +3,16 @@
 use super::device::lock;
 use super::faults::Call;
 use super::{Device, GpuError};
+use crate::graph::Dispatch;
 use crate::shader::{self, Access, Expanded, Interface, ShaderError, Source, Switched, Variant};
 use std::borrow::Cow;
 use std::sync::Arc;
+#[cfg(not(target_arch = "wasm32"))]
+use {
+    super::Blocking as _,
+    std::collections::HashSet,
+    std::sync::atomic::{AtomicUsize, Ordering},
+};
 
 /// What a pipeline is found by: shader, entry point and variant.
 pub(super) type PipelineKey = (&'static str, &'static str, Variant);
@@ -24,6 +31,48 @@ pub(super) struct Pipeline {
 }
 
 impl Device {
+    /// The kernels of launches, in their order: compiled by all the host's processors together, or found compiled.
+    pub(super) async fn pipelines<'a>(
+        &self,
+        launches: impl Iterator<Item = &'a Dispatch> + Clone,
+    ) -> Result<Vec<Arc<Pipeline>>, GpuError> {
+        #[cfg(not(target_arch = "wasm32"))]
+        self.compile_together(launches.clone());
+        let mut pipelines = Vec::new();
+        for launch in launches {
+            pipelines.push(self.pipeline(launch.shader, launch.entry, &launch.variant).await?);
+        }
+        if let Some(cache) = &self.pipeline_cache {
+            cache.save();
+        }
+        Ok(pipelines)
+    }
+
+    /// Compiles what is not compiled yet. What fails is left to [`Device::pipeline`], which then meets the first failure in the
+    /// order of launches, whatever thread was faster.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn compile_together<'a>(&self, launches: impl Iterator<Item = &'a Dispatch>) {
+        let mut seen = HashSet::new();
+        let missing: Vec<&Dispatch> = {
+            let compiled = lock(&self.pipelines);
+            let mut is_new = |key: PipelineKey| !compiled.contains_key(&key) && seen.insert(key);
+            launches.filter(|d| is_new((d.shader.name, d.entry, d.variant.clone()))).collect()
+        };
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..processors.min(missing.len()) {
+                scope.spawn(|| {
+                    while let Some(d) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if self.pipeline(d.shader, d.entry, &d.variant).block_on().is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+    }
+
     /// Compiles an entry point, or finds it compiled.
     pub(super) async fn pipeline(
         &self,
@@ -111,7 +160,7 @@ impl Device {
                 constants: &[],
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: self.pipeline_cache.as_ref().map(|kept| &kept.cache),
         })
     }
 

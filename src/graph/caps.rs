@@ -1,8 +1,9 @@
 //! What a device can do, as the operators need to know it. Plain data: no device is needed to plan.
 
-use super::{Candidate, Program};
+use super::{Candidate, Choices, Program};
 use crate::tensor::DType;
 use std::fmt;
+use std::sync::Arc;
 
 /// Which algorithms suit the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,12 +106,20 @@ pub struct Caps {
     pub features: Features,
     /// Whether plans fuse operators ([`super::rewrite`]).
     pub fusion: bool,
+    /// Algorithms that were found to be faster than the rule's.
+    pub choices: Arc<Choices>,
 }
 
 impl Caps {
     /// WebGPU's default limits without any optional feature.
     pub fn webgpu(kernels: Kernels) -> Self {
-        Self { kernels, limits: Limits::WEBGPU, features: Features::default(), fusion: true }
+        Self {
+            kernels,
+            limits: Limits::WEBGPU,
+            features: Features::default(),
+            fusion: true,
+            choices: Arc::default(),
+        }
     }
 
     /// The same with or without fusions.

@@ -2,6 +2,7 @@
 //! the plan that a device follows, and the f64 interpreter.
 
 mod caps;
+mod choices;
 mod gradient;
 mod interpret;
 mod launch_cost;
@@ -13,6 +14,7 @@ mod verify;
 mod working_memory;
 
 pub use caps::{Caps, CooperativeShape, Features, Kernels, Limits};
+pub use choices::Choices;
 pub use gradient::{Backward, Gradients};
 pub use interpret::interpret;
 pub use op::{

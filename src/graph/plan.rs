@@ -206,7 +206,8 @@ impl Plan {
             .enumerate()
             .map(|(i, node)| {
                 let (x, y) = graph.node_specs(node);
-                choose(i, node.op.candidates(&x, &y, caps)).map(|c| c.program).unwrap_or_default()
+                let candidates = caps.choices.sorted(&*node.op, &x, node.op.candidates(&x, &y, caps));
+                choose(i, candidates).map(|c| c.program).unwrap_or_default()
             })
             .collect();
         let mut plan = Self {

@@ -10,6 +10,7 @@ use crate::diffusion::{
 use crate::nn::{PictureSize, Size};
 use crate::ops::{AdamW, Hyper};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// How the learning rate runs after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -475,6 +476,7 @@ impl TrainConfig {
             log_every: self.log_every,
             optimizer: self.optimizer(),
             fusion: self.fusion,
+            choices: Arc::default(),
         }
     }
 

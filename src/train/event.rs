@@ -3,6 +3,7 @@
 use super::{LogRow, RunPlan, TrainConfig};
 use crate::data::{self, Report};
 use crate::gpu::Info;
+use crate::tune::Effort;
 use std::path::PathBuf;
 
 /// What is asked of a run beside its configuration.
@@ -16,12 +17,23 @@ pub struct RunOptions<'a> {
     pub from_step: Option<u32>,
     /// Called while the pictures are read, from several threads.
     pub data_progress: &'a data::Progress<'a>,
+    /// Whether the fastest algorithms are looked for before a new run begins; `None` for what suits the device.
+    pub tune: Option<Effort>,
+    /// The folder that keeps what was measured, if it is to be kept.
+    pub cache: Option<PathBuf>,
 }
 
 impl RunOptions<'_> {
     /// A new run in this folder.
     pub fn new(out: impl Into<PathBuf>) -> Self {
-        Self { out: out.into(), resume: false, from_step: None, data_progress: &|_, _| () }
+        Self {
+            out: out.into(),
+            resume: false,
+            from_step: None,
+            data_progress: &|_, _| (),
+            tune: None,
+            cache: None,
+        }
     }
 }
 

@@ -12,12 +12,14 @@ use super::plan::{PictureTask, classification, diffusion};
 use super::run_folder::{Contents, DATA, Held};
 use super::warnings::{learning_rate_jump, other_pictures, warnings};
 use super::{
-    Checkpoint, FolderError, ModelFolder, NetworkKind, Pictures, RunOptions, RunPlan, TrainConfig,
-    TrainError, TrainEvent, Trainer, open_data_reporting,
+    Checkpoint, FolderError, ModelFolder, NetworkKind, Pictures, RunOptions, RunPlan, StepOptions,
+    TrainConfig, TrainError, TrainEvent, Trainer, open_data_reporting,
 };
 use crate::data::{AugmentOptions, Dataset, Loader, Report, batch_at};
 use crate::gpu::{Blocking as _, Device, GpuError};
+use crate::graph::{Caps, Choices};
 use crate::io::{FileError, write_json};
+use crate::tune::{Effort, Tuning, tune};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,11 +58,11 @@ pub fn train(
     match accepted.config.network {
         NetworkKind::Unet => {
             let task = diffusion(&accepted.config)?;
-            accepted.run(task, open_device, interrupted, observe)
+            accepted.run(task, open_device, options, interrupted, observe)
         }
         NetworkKind::Classifier => {
             let task = classification(&accepted.config)?;
-            accepted.run(task, open_device, interrupted, observe)
+            accepted.run(task, open_device, options, interrupted, observe)
         }
     }
 }
@@ -211,6 +213,7 @@ impl Accepted {
         self,
         task: T,
         open_device: impl FnOnce() -> Result<Arc<Device>, GpuError>,
+        options: &RunOptions,
         interrupted: &AtomicBool,
         observe: &mut Observer,
     ) -> Result<ModelFolder, TrainError> {
@@ -227,16 +230,25 @@ impl Accepted {
             }
         };
         let device = open_device()?;
+        let effort = options.tune.unwrap_or_else(|| Effort::of_device(&device));
+        let choices = Arc::new(if goes_on {
+            folder.choices()?
+        } else {
+            choices(&device, &RunPlan::of(&task, &config, &device.caps)?, effort, options, observe)?
+        });
+        let caps = Caps { choices: choices.clone(), ..device.caps.clone() };
         observe(&TrainEvent::Planned {
             device: &device.info,
             training: training.len(),
             held_out: held_out.len(),
             config: &config,
-            plan: &RunPlan::of(&task, &config, &device.caps)?,
+            plan: &RunPlan::of(&task, &config, &caps)?,
         });
 
         // 1. The device.
-        let mut trainer = Trainer::new(&device, task, config.step_options()).block_on()?;
+        let mut trainer =
+            Trainer::new(&device, task, StepOptions { choices: choices.clone(), ..config.step_options() })
+                .block_on()?;
         trainer.restore(&start)?;
         let step = trainer.next_step();
         let evaluation = Evaluation::new(&trainer, held_out)?;
@@ -256,7 +268,9 @@ impl Accepted {
             }
             held
         } else {
-            folder.begin(held, &config)?
+            let held = folder.begin(held, &config)?;
+            folder.keep_choices(&choices)?;
+            held
         };
         write_json(&folder.path().join(DATA), &json!(report))?;
         let (log, before) = Log::open(folder.path().join(log::NAME), &pictures, step)?;
@@ -288,6 +302,33 @@ impl Accepted {
             Err(source) => Err(TrainError::Stopped { source: Box::new(source), state: run.folder.state() }),
         }
     }
+}
+
+/// Measures which algorithms are the fastest for a new run, if that is wanted, and says so.
+fn choices(
+    device: &Arc<Device>,
+    RunPlan { plans, .. }: &RunPlan,
+    effort: Effort,
+    options: &RunOptions,
+    observe: &mut Observer,
+) -> Result<Choices, TrainError> {
+    if effort == Effort::Off {
+        return Ok(Choices::default());
+    }
+    let plans = [&plans.micro, &plans.update];
+    let tuning = tune(device, &plans, effort, options.cache.as_deref(), &mut |operators| {
+        let message = format!(
+            "{operators} operators are measured for the fastest algorithm (--tune off leaves it out)"
+        );
+        observe(&TrainEvent::Note { message: &message });
+    })?;
+    if tuning.measured > 0 {
+        let Tuning { measured, changed, seconds, .. } = tuning;
+        let message =
+            format!("{measured} operators were measured in {seconds:.1} s; {changed} get another algorithm");
+        observe(&TrainEvent::Note { message: &message });
+    }
+    Ok(tuning.choices)
 }
 
 /// A run under way.

@@ -3,8 +3,10 @@
 use super::checkpoint::CheckpointFile;
 use super::log::{self, Log};
 use super::{FolderError, ModelFolder, TrainConfig, TrainError};
+use crate::graph::Choices;
 use crate::io::atomic::{is_temporary, write_atomic};
-use crate::io::{FileError, remove_abandoned};
+use crate::io::{FileError, remove_abandoned, write_json};
+use serde_json::json;
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ const LOCK: &str = ".inkwash-lock";
 /// Further files that a run writes before its first checkpoint.
 const CONFIG: &str = "config.toml";
 pub(super) const DATA: &str = "data.json";
+const CHOICES: &str = "tuning.json";
 #[cfg(feature = "charts")]
 pub(super) const LOSS_CURVE: &str = "loss.png";
 #[cfg(not(feature = "charts"))]
@@ -46,7 +49,7 @@ impl ModelFolder {
         let begun = entries.iter().any(|(name, _)| name == LOCK || name == "checkpoints");
         for (name, is_folder) in &entries {
             let ours = match (name.as_str(), is_folder) {
-                (LOCK | CONFIG | DATA | LOSS_CURVE | log::NAME, false) => true,
+                (LOCK | CONFIG | DATA | CHOICES | LOSS_CURVE | log::NAME, false) => true,
                 ("checkpoints", true) => {
                     names(&self.checkpoints_folder())?.iter().all(|(n, _)| is_temporary(n))
                 }
@@ -95,7 +98,7 @@ impl ModelFolder {
         if self.contents()? == Contents::Other {
             return Err(TrainError::OutputTaken(self.path().to_path_buf()));
         }
-        for name in [log::NAME, LOSS_CURVE, DATA] {
+        for name in [log::NAME, LOSS_CURVE, DATA, CHOICES] {
             remove(&self.path().join(name))?;
         }
         for (name, _) in names(&self.samples_folder())?.iter().filter(|(name, _)| is_grid(name)) {
@@ -103,6 +106,25 @@ impl ModelFolder {
         }
         self.go_on(config)?;
         Ok(held)
+    }
+
+    /// Keeps the algorithms that were measured for the run, so that it computes the same bits when it goes on.
+    pub(super) fn keep_choices(&self, choices: &Choices) -> Result<(), FileError> {
+        if choices.is_empty() { Ok(()) } else { write_json(&self.path().join(CHOICES), &json!(choices)) }
+    }
+
+    /// The algorithms that were measured for the run: none if nothing was.
+    pub(super) fn choices(&self) -> Result<Choices, FileError> {
+        let path = self.path().join(CHOICES);
+        match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| {
+                let remedy = "put back the file that the run wrote, or delete it: the run then goes on with the algorithms of the \
+                              rule, and may round otherwise";
+                FileError::malformed(&path, "JSON", e.to_string(), "names of algorithms", remedy)
+            }),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Choices::default()),
+            Err(e) => Err(FileError::io("read", &path)(e)),
+        }
     }
 
     /// Makes ready what is missing in the folder of a run, removes what killed processes have left, and keeps the

@@ -3,7 +3,7 @@
 
 use super::{Checkpoint, TrainStates};
 use crate::gpu::{Device, Executable, GpuError, RunError, Store};
-use crate::graph::{Caps, Graph, GraphError, Phase, Plan, State, ValueId};
+use crate::graph::{Caps, Choices, Graph, GraphError, Phase, Plan, State, ValueId};
 use crate::nn::{Network, Parameters};
 use crate::ops::{
     Accumulate, AdamW, Add, BiasCorrection, GradientNorm, HYPER, Hyper, LOG_COLUMNS, Record, STEP_WORDS,
@@ -162,6 +162,8 @@ pub struct StepOptions {
     pub optimizer: AdamW,
     /// Whether plans fuse operators, where the device's capabilities ask for it too.
     pub fusion: bool,
+    /// The algorithms of operators that were measured.
+    pub choices: Arc<Choices>,
 }
 
 impl StepOptions {
@@ -170,7 +172,8 @@ impl StepOptions {
     }
 
     fn caps(&self, of_device: &Caps) -> Caps {
-        of_device.clone().with_fusion(of_device.fusion && self.fusion)
+        let fused = of_device.clone().with_fusion(of_device.fusion && self.fusion);
+        if self.choices.is_empty() { fused } else { Caps { choices: self.choices.clone(), ..fused } }
     }
 }
 

@@ -165,6 +165,7 @@ pub(super) fn check(
         log_every: 1,
         optimizer: setup.adamw(),
         fusion: true,
+        choices: Arc::default(),
     };
     let mut trainer = Trainer::new(device, task, options).block_on()?;
     trainer.set_parameters(&model.weights)?;

@@ -1,0 +1,282 @@
+//! The fastest algorithm of each operator of a step, by measurement on the device that will run it.
+//!
+//! A rule ([`Op::candidates`]) chooses without measuring. It knows CPU drivers from GPUs, and no GPU from another.
+
+use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
+use crate::graph::{Candidate, Caps, Choices, Cost, Graph, GraphError, Op, Plan, ValueId};
+use crate::io::atomic::write_atomic;
+use crate::rng::{Philox, Stream};
+use crate::tensor::{DType, Spec};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long may be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Effort {
+    /// Not at all: the rule chooses.
+    Off,
+    /// Five seconds, for the operators with the most arithmetic.
+    Quick,
+    /// Until every operator is measured.
+    Full,
+}
+
+impl Effort {
+    /// Where nobody said: off on CPU drivers, whose kernels take seconds to compile, and which the rule was made for by
+    /// measurement.
+    pub fn of_device(device: &Device) -> Self {
+        if device.info.kind == "cpu" { Self::Off } else { Self::Quick }
+    }
+
+    /// Measuring begins no other operator after this.
+    fn limit(self) -> Duration {
+        match self {
+            Self::Off => Duration::ZERO,
+            // The one that is under way may take half a second more where the driver compiles slowly.
+            Self::Quick => Duration::from_millis(4500),
+            Self::Full => Duration::MAX,
+        }
+    }
+}
+
+/// Another algorithm must be faster than the rule's by this much: less is no gain to speak of, and may be chance.
+const GAIN: f64 = 0.97;
+
+/// Runs of a candidate before the clock starts, and with it. The fastest counts: what disturbs a run only makes it slower.
+const WARMUP: usize = 1;
+const RUNS: usize = 5;
+
+/// An operator alone, on inputs of its own.
+pub struct OneOperator {
+    graph: Graph,
+    /// The inputs, to be written before a run.
+    pub inputs: Vec<ValueId>,
+}
+
+impl OneOperator {
+    /// An operator on inputs of these types and shapes.
+    pub fn new(op: Arc<dyn Op>, inputs: impl IntoIterator<Item = Spec>) -> Result<Self, GraphError> {
+        let mut graph = Graph::new();
+        let inputs: Vec<ValueId> = inputs.into_iter().map(|spec| graph.input("x", spec)).collect();
+        for y in graph.apply_shared(op, &inputs)? {
+            graph.output("y", y);
+        }
+        Ok(Self { graph, inputs })
+    }
+
+    /// What it costs.
+    pub fn cost(&self) -> Cost {
+        self.graph.cost()
+    }
+
+    /// Its algorithms, the rule's choice first.
+    pub fn candidates(&self, caps: &Caps) -> Vec<Candidate> {
+        let node = &self.graph.nodes[0];
+        let (x, y) = self.graph.node_specs(node);
+        node.op.candidates(&x, &y, caps)
+    }
+
+    /// One of its algorithms on a device.
+    pub fn executable(&self, device: &Arc<Device>, candidate: &Candidate) -> Result<Executable, RunError> {
+        let choose = |_, _| Some(candidate.clone());
+        let plan = Plan::of_programs(self.graph.clone(), &device.caps, 0, choose)?;
+        Ok(Executable::new(&Store::new(device), plan).block_on()?)
+    }
+}
+
+/// What is known of the operators of a step on a device.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tuning {
+    /// The algorithms to use.
+    pub choices: Choices,
+    /// Operators that were measured now.
+    pub measured: usize,
+    /// Those of them whose fastest algorithm is not the rule's.
+    pub changed: usize,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// Chooses an algorithm for every operator of these plans that has several, and keeps the choices in the folder `cache`, where they
+/// are found the next time. Before it measures, it calls `begin` with the number of operators that it knows nothing of.
+///
+/// # Errors
+/// A device that fails. An algorithm that does not run on it is left out.
+pub fn tune(
+    device: &Arc<Device>,
+    plans: &[&Plan],
+    effort: Effort,
+    cache: Option<&Path>,
+    begin: &mut dyn FnMut(usize),
+) -> Result<Tuning, RunError> {
+    if effort == Effort::Off {
+        return Ok(Tuning::default());
+    }
+    let start = Instant::now();
+    let file = cache.map(|folder| folder.join(Kept::name(device, effort)));
+    let known = file.as_deref().and_then(Kept::read).unwrap_or_default();
+    let mut tuning = Tuning::default();
+    let mut unknown = Vec::new();
+    for question in Question::all(plans, device) {
+        match known.get(&question.key) {
+            Some(algorithm) => tuning.choices.insert(question.key, algorithm),
+            None => unknown.push(question),
+        }
+    }
+    if !unknown.is_empty() {
+        begin(unknown.len());
+    }
+    for question in &unknown {
+        let of_rule = question.candidates[0].algorithm;
+        let mut fastest = of_rule;
+        if start.elapsed() < effort.limit() {
+            fastest = question.fastest(device)?;
+            tuning.measured += 1;
+            tuning.changed += usize::from(fastest != of_rule);
+        }
+        // Also where the time was over, so that the next run does not begin again.
+        tuning.choices.insert(question.key.clone(), fastest);
+    }
+    tuning.seconds = start.elapsed().as_secs_f64();
+    if let (Some(file), false) = (file, unknown.is_empty()) {
+        // What cannot be kept is measured again.
+        let _ = Kept::write(&file, known, &tuning.choices);
+    }
+    Ok(tuning)
+}
+
+/// An operator of a step, and how it may be computed.
+struct Question {
+    key: String,
+    op: Arc<dyn Op>,
+    inputs: Vec<Spec>,
+    candidates: Vec<Candidate>,
+}
+
+impl Question {
+    /// Each operator with several algorithms once, those with the most arithmetic in a step first.
+    fn all(plans: &[&Plan], device: &Device) -> Vec<Self> {
+        let mut found: BTreeMap<String, (u64, Self)> = BTreeMap::new();
+        for plan in plans {
+            for node in &plan.graph.nodes {
+                let (inputs, outputs) = plan.graph.node_specs(node);
+                let flops = node.op.cost(&inputs, &outputs).flops();
+                let key = Choices::key(&*node.op, &inputs);
+                if let Some((sum, _)) = found.get_mut(&key) {
+                    *sum += flops;
+                    continue;
+                }
+                let candidates = node.op.candidates(&inputs, &outputs, &device.caps);
+                if candidates.len() > 1 {
+                    let op = node.op.clone();
+                    found.insert(key.clone(), (flops, Self { key, op, inputs, candidates }));
+                }
+            }
+        }
+        let mut all: Vec<(u64, Self)> = found.into_values().collect();
+        all.sort_by_key(|(flops, _)| std::cmp::Reverse(*flops));
+        all.into_iter().map(|(_, question)| question).collect()
+    }
+
+    /// The algorithm to use: the rule's, unless another is faster by [`GAIN`].
+    fn fastest(&self, device: &Arc<Device>) -> Result<&'static str, RunError> {
+        let one = OneOperator::new(self.op.clone(), self.inputs.iter().cloned())?;
+        let mut fastest = self.candidates[0].algorithm;
+        let mut least = f64::INFINITY;
+        for candidate in &self.candidates {
+            let seconds = match self.seconds(device, &one, candidate) {
+                Ok(seconds) => seconds,
+                // A device that is lost fails every call from now on.
+                Err(e) => {
+                    device.check()?;
+                    if candidate.algorithm == fastest {
+                        return Err(e);
+                    }
+                    continue;
+                }
+            };
+            if seconds < least * if least.is_finite() { GAIN } else { 1.0 } {
+                (fastest, least) = (candidate.algorithm, seconds);
+            }
+        }
+        Ok(fastest)
+    }
+
+    fn seconds(
+        &self,
+        device: &Arc<Device>,
+        one: &OneOperator,
+        candidate: &Candidate,
+    ) -> Result<f64, RunError> {
+        let executable = one.executable(device, candidate)?;
+        let mut rng = Philox::new(0, Stream::Cases, 0);
+        for (&input, spec) in one.inputs.iter().zip(&self.inputs) {
+            let mut number = || if spec.dtype == DType::U32 { 0.0 } else { rng.uniform(-1.0, 1.0) };
+            let data: Vec<f64> = (0..spec.shape.elements()).map(|_| number()).collect();
+            executable.write_values(input, &data);
+        }
+        let mut least = f64::INFINITY;
+        for run in 0..WARMUP + RUNS {
+            device.idle().block_on()?;
+            let start = Instant::now();
+            executable.run().block_on()?;
+            device.idle().block_on()?;
+            if run >= WARMUP {
+                least = least.min(start.elapsed().as_secs_f64());
+            }
+        }
+        Ok(least)
+    }
+}
+
+/// The file of choices of one device, driver and version of this program.
+struct Kept;
+
+impl Kept {
+    fn name(device: &Device, effort: Effort) -> PathBuf {
+        let info = &device.info;
+        let of = format!("{} {} {} {effort:?}", info.name, info.backend, info.driver);
+        format!("tuning-{}-{:08x}.json", env!("CARGO_PKG_VERSION"), crc32fast::hash(of.as_bytes())).into()
+    }
+
+    /// What a file holds; nothing if it is missing or damaged.
+    fn read(file: &Path) -> Option<Choices> {
+        serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+    }
+
+    fn write(file: &Path, mut known: Choices, choices: &Choices) -> Option<()> {
+        known.extend(choices);
+        let text = serde_json::to_string_pretty(&known).ok()?;
+        std::fs::create_dir_all(file.parent()?).ok()?;
+        write_atomic(file, |out| out.write_all(text.as_bytes())).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_file_counts_as_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("kept").join("tuning.json");
+        assert_eq!(Kept::read(&file), None);
+        let mut known = Choices::default();
+        known.insert("a".into(), "registers");
+        let mut new = Choices::default();
+        new.insert("b".into(), "workgroup");
+        Kept::write(&file, known.clone(), &new).expect("written");
+        known.extend(&new);
+        assert_eq!(Kept::read(&file), Some(known));
+        for damaged in ["", "{\"a\": \"regi", "[1]", "{\"a\": 1}"] {
+            std::fs::write(&file, damaged).expect("written");
+            assert_eq!(Kept::read(&file), None, "{damaged}");
+        }
+    }
+}
