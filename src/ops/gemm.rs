@@ -82,12 +82,13 @@ struct Tile {
 
 impl Gemm {
     /// Large tiles read less memory per product, 64 products per 4 vec4 loads from workgroup memory instead
-    /// of 16 per 2; small tiles make more workgroups. The large ones need enough workgroups of their own.
-    fn tile(&self) -> Tile {
+    /// of 16 per 2; small tiles make more workgroups. The large ones need enough workgroups of their own, in all of so many
+    /// products of these sizes.
+    fn tile(&self, products: usize) -> Tile {
         let wide = Tile { rows: 128, columns: 128, depth: 8, thread: 8 };
         let tall = Tile { rows: 128, columns: 64, depth: 16, thread: 8 };
         let small = Tile { rows: 64, columns: 64, depth: 16, thread: 4 };
-        let enough = |t: &Tile| self.tiles(t) >= BUSY_WORKGROUPS / 2;
+        let enough = |t: &Tile| products * self.tiles(t) >= BUSY_WORKGROUPS / 2;
         // A last column of tiles that is mostly empty would waste what the wide tile gains.
         let fits = |t: &Tile| self.columns.next_multiple_of(t.columns) <= self.columns.next_multiple_of(64);
         [wide, tall].into_iter().find(|t| enough(t) && fits(t)).unwrap_or(small)
@@ -99,7 +100,7 @@ impl Gemm {
 
     /// Splits of the depth for products with few results, such as the gradients of weights.
     pub(super) fn splits(&self) -> Splits {
-        let tile = self.tile();
+        let tile = self.tile(1);
         // 64 terms: at least four stages of 16 between reading the splits and writing them.
         Splits::new(self.depth, self.rows * self.columns, self.tiles(&tile), BUSY_WORKGROUPS, 64)
     }
@@ -114,7 +115,33 @@ impl Gemm {
         [factors, result]: [DType; 2],
         splits: Splits,
     ) -> Dispatch {
-        let tile = self.tile();
+        self.in_tiles(&self.tile(1), shader, entry, variant, [factors, result], splits)
+    }
+
+    /// A launch of so many products of other factors. They are the splits of one product, whose depth goes through all of theirs
+    /// one after the other.
+    pub(super) fn batch(
+        &self,
+        products: usize,
+        shader: &'static Source,
+        entry: &'static str,
+        variant: Variant,
+        types: [DType; 2],
+    ) -> Dispatch {
+        let all = Self { depth: products * self.depth, ..*self };
+        let splits = Splits { count: products, depth: self.depth };
+        all.in_tiles(&self.tile(products), shader, entry, variant, types, splits)
+    }
+
+    fn in_tiles(
+        &self,
+        tile: &Tile,
+        shader: &'static Source,
+        entry: &'static str,
+        variant: Variant,
+        [factors, result]: [DType; 2],
+        splits: Splits,
+    ) -> Dispatch {
         let number = |n: usize| format!("{n}u");
         let mut variant = stored(variant, factors);
         if result != factors {
@@ -135,7 +162,7 @@ impl Gemm {
             .param("depth", self.depth)
             .param("splits", splits.count)
             .param("split_depth", splits.depth)
-            .workgroups(self.tiles(&tile) * splits.count)
+            .workgroups(self.tiles(tile) * splits.count)
     }
 }
 

@@ -1,0 +1,7 @@
+// The gradient of a score from do[t]·v[u] and the weight, which lies where it goes; the same names as lib/scaled_sum.
+
+@group(0) @binding(7) var<storage, read> products: array<f32>; // (batch, heads, T): D
+
+fn finished(sum: f32, row: u32, at: u32) -> f32 {
+    return c[at] * (sum - products[row]);
+}
