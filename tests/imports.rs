@@ -28,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "tensor",
             "rng",
+            "shader",
             "graph",
             "ops",
             "gpu",

@@ -10,7 +10,7 @@ use super::log::{self, Log};
 use super::open_data::{check_labels, class_difference};
 use super::plan::{PictureTask, classification, diffusion};
 use super::run_folder::{Contents, DATA, Held};
-use super::warnings::{learning_rate_jump, other_pictures, warnings};
+use super::warnings::{learning_rate_jump, other_pictures, other_shaders, warnings};
 use super::{
     Checkpoint, FolderError, ModelFolder, NetworkKind, Pictures, RunOptions, RunPlan, StepOptions,
     TrainConfig, TrainError, TrainEvent, Trainer, open_data_reporting,
@@ -19,6 +19,7 @@ use crate::data::{AugmentOptions, Dataset, Loader, Report, batch_at};
 use crate::gpu::{Blocking as _, Device, GpuError};
 use crate::graph::{Caps, Choices};
 use crate::io::{FileError, write_json};
+use crate::shader::Folder;
 use crate::tune::{Effort, Tuning, tune};
 use serde_json::json;
 use std::sync::Arc;
@@ -230,6 +231,10 @@ impl Accepted {
             }
         };
         let device = open_device()?;
+        let shaders = device.shaders().map(Folder::checksums).unwrap_or_default();
+        if goes_on && let Some(message) = other_shaders(&folder.shaders()?, &shaders) {
+            observe(&TrainEvent::Warning { message: &message });
+        }
         let effort = options.tune.unwrap_or_else(|| Effort::of_device(&device));
         let choices = Arc::new(if goes_on {
             folder.choices()?
@@ -272,6 +277,7 @@ impl Accepted {
             folder.keep_choices(&choices)?;
             held
         };
+        folder.keep_shaders(&shaders)?;
         write_json(&folder.path().join(DATA), &json!(report))?;
         let (log, before) = Log::open(folder.path().join(log::NAME), &pictures, step)?;
         let skips = Skips::before(start.next_step - start.steps_taken, &before.steps);

@@ -6,7 +6,9 @@ use super::{FolderError, ModelFolder, TrainConfig, TrainError};
 use crate::graph::Choices;
 use crate::io::atomic::{is_temporary, write_atomic};
 use crate::io::{FileError, remove_abandoned, write_json};
+use serde::de::DeserializeOwned;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,10 +19,14 @@ const LOCK: &str = ".inkwash-lock";
 const CONFIG: &str = "config.toml";
 pub(super) const DATA: &str = "data.json";
 const CHOICES: &str = "tuning.json";
+const SHADERS: &str = "shaders.json";
 #[cfg(feature = "charts")]
 pub(super) const LOSS_CURVE: &str = "loss.png";
 #[cfg(not(feature = "charts"))]
 const LOSS_CURVE: &str = "loss.png";
+
+/// Names of WGSL files that a user changed, each with the checksum of its text.
+pub(super) type Checksums = BTreeMap<String, String>;
 
 /// What a folder holds, as far as a new run must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +55,7 @@ impl ModelFolder {
         let begun = entries.iter().any(|(name, _)| name == LOCK || name == "checkpoints");
         for (name, is_folder) in &entries {
             let ours = match (name.as_str(), is_folder) {
-                (LOCK | CONFIG | DATA | CHOICES | LOSS_CURVE | log::NAME, false) => true,
+                (LOCK | CONFIG | DATA | CHOICES | SHADERS | LOSS_CURVE | log::NAME, false) => true,
                 ("checkpoints", true) => {
                     names(&self.checkpoints_folder())?.iter().all(|(n, _)| is_temporary(n))
                 }
@@ -98,7 +104,7 @@ impl ModelFolder {
         if self.contents()? == Contents::Other {
             return Err(TrainError::OutputTaken(self.path().to_path_buf()));
         }
-        for name in [log::NAME, LOSS_CURVE, DATA, CHOICES] {
+        for name in [log::NAME, LOSS_CURVE, DATA, CHOICES, SHADERS] {
             remove(&self.path().join(name))?;
         }
         for (name, _) in names(&self.samples_folder())?.iter().filter(|(name, _)| is_grid(name)) {
@@ -115,14 +121,41 @@ impl ModelFolder {
 
     /// The algorithms that were measured for the run: none if nothing was.
     pub(super) fn choices(&self) -> Result<Choices, FileError> {
-        let path = self.path().join(CHOICES);
+        self.kept(
+            CHOICES,
+            "names of algorithms",
+            "put back the file that the run wrote, or delete it: the run then goes on with the algorithms of the rule, and may \
+             round otherwise",
+        )
+    }
+
+    /// Keeps the checksums of the shaders that a user put in the place of embedded ones.
+    pub(super) fn keep_shaders(&self, checksums: &Checksums) -> Result<(), FileError> {
+        let path = self.path().join(SHADERS);
+        if checksums.is_empty() { remove(&path) } else { write_json(&path, &json!(checksums)) }
+    }
+
+    /// What a user's shaders were when the run was last trained.
+    pub(super) fn shaders(&self) -> Result<Checksums, FileError> {
+        self.kept(
+            SHADERS,
+            "checksums of shaders",
+            "put back the file that the run wrote, or delete it: nothing is then said of shaders that have changed",
+        )
+    }
+
+    /// What a file of the folder holds; the default if there is none.
+    fn kept<T: DeserializeOwned + Default>(
+        &self,
+        name: &str,
+        expected: &'static str,
+        remedy: &'static str,
+    ) -> Result<T, FileError> {
+        let path = self.path().join(name);
         match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|e| {
-                let remedy = "put back the file that the run wrote, or delete it: the run then goes on with the algorithms of the \
-                              rule, and may round otherwise";
-                FileError::malformed(&path, "JSON", e.to_string(), "names of algorithms", remedy)
-            }),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Choices::default()),
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|e| FileError::malformed(&path, "JSON", e.to_string(), expected, remedy)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(T::default()),
             Err(e) => Err(FileError::io("read", &path)(e)),
         }
     }

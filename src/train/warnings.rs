@@ -1,6 +1,7 @@
 //! What a person may not expect of a configuration that is allowed, with its consequence.
 
 use super::grid::grid_extent;
+use super::run_folder::Checksums;
 use super::{Pictures, TrainConfig};
 
 /// By how much the learning rate may change where a run goes on before it is worth a word.
@@ -85,6 +86,23 @@ pub(super) fn other_pictures(had: &Pictures, pictures: &Pictures) -> Option<Stri
     })
 }
 
+/// Of a run that goes on with other WGSL files in the place of embedded ones.
+pub(super) fn other_shaders(had: &Checksums, now: &Checksums) -> Option<String> {
+    let words =
+        |shaders: &Checksums| match shaders.keys().map(|name| format!("{name}.wgsl")).collect::<Vec<_>>() {
+            names if names.is_empty() => "the embedded shaders".into(),
+            names => format!("a user's {}", names.join(", ")),
+        };
+    (had != now).then(|| {
+        let same = if words(had) == words(now) { ", whose text has changed" } else { "" };
+        format!(
+            "the run was last trained with {}, and goes on with {}{same} (--shaders): what follows is computed otherwise",
+            words(had),
+            words(now)
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +146,18 @@ mod tests {
         assert!(jump(&lower, 500).unwrap().contains("learning_rate was 0.001 and is 0.0001"));
         let constant = TrainConfig { learning_rate_schedule: LearningRate::Constant, ..had.clone() };
         assert!(jump(&constant, 900).unwrap().contains("was cosine and is constant"));
+    }
+
+    #[test]
+    fn other_shaders_are_told() {
+        let of = |files: &[(&str, &str)]| -> Checksums {
+            files.iter().map(|&(name, sum)| (name.into(), sum.into())).collect()
+        };
+        let (none, one, other) = (of(&[]), of(&[("noise", "1")]), of(&[("noise", "2")]));
+        assert!(other_shaders(&none, &none).is_none() && other_shaders(&one, &one).is_none());
+        let told = other_shaders(&one, &none).unwrap();
+        assert!(told.contains("with a user's noise.wgsl, and goes on with the embedded shaders"), "{told}");
+        assert!(other_shaders(&one, &other).unwrap().contains("noise.wgsl, whose text has changed"));
     }
 
     #[test]
