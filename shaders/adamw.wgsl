@@ -5,10 +5,12 @@
 //     p ← (1 - lr decay) p - lr (m / (1 - β1^t)) / (sqrt(v / (1 - β2^t)) + eps)
 //     ema ← μ ema + (1 - μ) p
 //
-// Nothing changes when the gradient was not finite (finite = 0). One invocation per Vector.
+// and a copy of p in f16, where one is kept. Nothing changes when the gradient was not finite (finite = 0). One invocation
+// per Vector.
 
 #import lib/index
 #import lib/vector4
+#import lib/no_weight_copy
 #import lib/hyper
 #import lib/update_scale
 
@@ -33,7 +35,11 @@ struct Params {
 fn adamw(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
          @builtin(local_invocation_index) lane: u32) {
     let i = invocation_index(group, groups, lane, 64u);
-    if i >= params.count || scale.finite == 0.0 {
+    if i >= params.count {
+        return;
+    }
+    if scale.finite == 0.0 {
+        store_copy(i, p[i]);
         return;
     }
     let gradient = scale.factor * g[i];
@@ -45,5 +51,6 @@ fn adamw(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
     m[i] = first;
     v[i] = second;
     p[i] = updated;
+    store_copy(i, updated);
     ema[i] = hyper.ema_decay * ema[i] + (1.0 - hyper.ema_decay) * updated;
 }

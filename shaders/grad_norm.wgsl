@@ -1,15 +1,16 @@
 // Norm of the whole gradient, the factor that clips it, and whether it is finite:
 //
-//     norm = sqrt(Σ g²)    factor = min(1, max_norm / (norm + 1e-6))    finite = 1 or 0
+//     norm = sqrt(Σ g²) / s    factor = min(1, max_norm / (norm + 1e-6)) / s    finite = 1 or 0
 //
-// (Pascanu et al., arXiv 1211.5063; the 1e-6 is PyTorch's.) Two passes of fixed order: a workgroup of LANES
-// sums the squares of CHUNK elements into `partial`, then one workgroup sums the partials. Whether a number
-// is finite is read off its exponent bits: compilers may assume that NaN never happens.
+// with s the scale of the loss that g is the gradient of, 1 if it was not scaled (Pascanu et al., arXiv 1211.5063; the 1e-6
+// is PyTorch's). Two passes of fixed order: a workgroup of LANES sums the squares of CHUNK elements into `partial`, then
+// one workgroup sums the partials. Whether a number is finite is read off its exponent bits: compilers may assume that NaN never happens.
 
 #import lib/index
 #import lib/reduce
 #import lib/hyper
 #import lib/clipping
+#import lib/loss_scale
 
 const CHUNK: u32 = 4096u; // elements of a partial sum
 
@@ -29,6 +30,7 @@ struct FinishParams {
 @group(0) @binding(2) var<storage, read_write> partial: array<f32>;     // (groups) of all launches
 @group(0) @binding(3) var<storage, read> hyper: Hyper;
 @group(0) @binding(4) var<storage, read_write> clipping: Clipping;
+@group(0) @binding(5) var<storage, read> loss_scale: LossScale;
 
 fn is_finite(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
@@ -62,12 +64,12 @@ fn norm_finish(@builtin(local_invocation_index) lane: u32) {
         let finite = is_finite(total);
         var length = 0.0;
         if finite {
-            length = sqrt(total);
+            length = sqrt(total) / loss_scale.scale;
         }
         var factor = 1.0;
         if hyper.max_norm > 0.0 {
             factor = min(1.0, hyper.max_norm / (length + 1e-6));
         }
-        clipping = Clipping(length, factor, select(0.0, 1.0, finite));
+        clipping = Clipping(length, factor / loss_scale.scale, select(0.0, 1.0, finite));
     }
 }

@@ -134,8 +134,8 @@ pub struct StepReport {
     pub driver: String,
     /// Which algorithms.
     pub kernels: String,
-    /// `fp32`.
-    pub dtype: &'static str,
+    /// `fp32` or `fp16`.
+    pub dtype: String,
     /// Pictures per step.
     pub batch: usize,
     /// Always false: there is no tracing compiler.
@@ -262,9 +262,9 @@ fn made_up_run(
     config: &TrainConfig,
 ) -> Result<(Trainer<Diffusion>, Vec<f32>), TrainError> {
     let network = config.unet_config(0);
-    let unet = UNet::new(&network)?;
-    let initial = unet.parameters.initial(config.seed);
-    let mut trainer = Trainer::new(device, Diffusion::new(unet, config), config.step_options()).block_on()?;
+    let task = Diffusion::new(UNet::new(&network)?, config);
+    let initial = task.unet.parameters.initial(config.seed);
+    let mut trainer = Trainer::new(device, task, config.step_options()).block_on()?;
     trainer.set_parameters(&initial)?;
     let (height, width) = network.sample_size.get();
     let mut rng = Philox::new(0, Stream::Cases, 0);
@@ -319,7 +319,7 @@ pub fn bench_step(
         backend: device.info.backend.clone(),
         driver: device.info.driver.clone(),
         kernels: format!("{:?}", device.caps.kernels).to_lowercase(),
-        dtype: "fp32",
+        dtype: format!("fp{}", 8 * config.precision.dtype().bytes()),
         batch: config.batch,
         compile: false,
         channels_last: true,

@@ -160,7 +160,7 @@ fn awkward_weights_and_checkpoints_are_named() {
     let checkpoint = run
         .save_checkpoint(
             &unet.parameters,
-            &Checkpoint { next_step: 3, steps_taken: 3, pictures: None, states },
+            &Checkpoint { next_step: 3, steps_taken: 3, loss_scale: None, pictures: None, states },
         )
         .unwrap();
     let model = at.join("model.safetensors");

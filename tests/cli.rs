@@ -140,6 +140,16 @@ fn a_dry_run_needs_no_device() {
         );
         assert!(!unfused.contains("fused  ") && unfused.lines().count() > text.lines().count() + 100);
     }
+    let half = stdout(without_driver(folder.path()), &["train", "--dry-run", "--precision", "f16"]);
+    for words in [
+        "Element=f16",
+        "loss_scale.wgsl:adjust",
+        "precision       f16",
+        "in f32          ",
+        "of which f16 needs",
+    ] {
+        assert!(half.contains(words), "no `{words}` in the dry run in f16");
+    }
     let arguments = ["train", "--dry-run", "--preset", "small-32", "--batch", "8"];
     assert!(stdout(without_driver(folder.path()), &arguments).contains("32x32x3"));
     assert!(contents(folder.path()).is_empty(), "a dry run wrote files");
@@ -246,7 +256,7 @@ fn weights_of_another_network_are_refused() {
     let states = [(); 4].map(|()| flat.clone());
     run.save_checkpoint(
         &other.parameters,
-        &Checkpoint { next_step: 7, steps_taken: 7, pictures: None, states },
+        &Checkpoint { next_step: 7, steps_taken: 7, loss_scale: None, pictures: None, states },
     )
     .unwrap();
     let words = ["model.safetensors", "another configuration"];
@@ -455,7 +465,13 @@ fn a_run_is_exported() {
     let states = [1, 2, 3, 4].map(|seed| unet.parameters.initial(seed));
     run.save_checkpoint(
         &unet.parameters,
-        &Checkpoint { next_step: 7, steps_taken: 7, pictures: None, states: states.clone() },
+        &Checkpoint {
+            next_step: 7,
+            steps_taken: 7,
+            loss_scale: None,
+            pictures: None,
+            states: states.clone(),
+        },
     )
     .unwrap();
     for (name, flags, state) in [("averaged", &[][..], 3), ("raw", &["--weights", "raw"], 0)] {

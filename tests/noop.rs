@@ -7,6 +7,7 @@ use inkwash::classifier::{Architecture, Classifier, ClassifierConfig};
 use inkwash::diffusion::{Preset, Sampler, SchedulerConfig, Trajectory, UNet, UNetConfig};
 use inkwash::gpu::{Blocking as _, Device};
 use inkwash::graph::{Aliasing, Caps, Graph, Home, Kernels, Origin, ValueId};
+use inkwash::nn::Precision;
 use inkwash::sample::{Drawing, PictureSampler};
 use inkwash::train::{Classification, Diffusion, NetworkKind, TrainConfig, TrainPlans, Trainer};
 
@@ -18,25 +19,27 @@ fn all() -> impl Iterator<Item = (Preset, Caps)> {
         .flat_map(move |p| variants().into_iter().map(move |caps| (p, caps)))
 }
 
-fn config(preset: Preset, accumulate: u32) -> TrainConfig {
-    TrainConfig { preset, batch: 2, accumulate, log_every: 4, ..TrainConfig::default() }
+fn config(preset: Preset, accumulate: u32, precision: Precision) -> TrainConfig {
+    TrainConfig { preset, batch: 2, accumulate, precision, log_every: 4, ..TrainConfig::default() }
 }
 
 fn unet(preset: Preset) -> UNet {
     UNet::new(&UNetConfig::preset(preset)).unwrap()
 }
 
-fn plans(preset: Preset, accumulate: u32, caps: &Caps) -> TrainPlans {
-    let config = config(preset, accumulate);
+fn plans(preset: Preset, accumulate: u32, precision: Precision, caps: &Caps) -> TrainPlans {
+    let config = config(preset, accumulate, precision);
     TrainPlans::new(&Diffusion::new(unet(preset), &config), &config.step_options(), caps).unwrap()
 }
 
 #[test]
 fn training_steps_pass_validation() {
     for (preset, caps) in all() {
-        for accumulate in [1, 2] {
+        for (accumulate, precision) in
+            [(1, Precision::F32), (2, Precision::F32), (1, Precision::F16), (2, Precision::F16)]
+        {
             let device = Device::noop(&caps).block_on().unwrap();
-            let config = config(preset, accumulate);
+            let config = config(preset, accumulate, precision);
             let task = Diffusion::new(unet(preset), &config);
             let mut trainer = Trainer::new(&device, task, config.step_options()).block_on().unwrap();
             let initial = trainer.task.unet.parameters.initial(0);
@@ -70,10 +73,11 @@ fn training_steps_pass_validation() {
 
 #[test]
 fn sampling_passes_validation() {
-    for (preset, caps) in all() {
+    let both = |one: (Preset, Caps)| [Precision::F32, Precision::F16].map(|p| (one.clone(), p));
+    for ((preset, caps), precision) in all().flat_map(both) {
         let device = Device::noop(&caps).block_on().unwrap();
         let store = inkwash::gpu::Store::new(&device);
-        let unet = unet(preset);
+        let unet = unet(preset).in_precision(precision);
         let weights = unet.parameters.state("weights");
         store.write(&weights, &unet.parameters.initial(0)).unwrap();
         let scheduler = SchedulerConfig { thresholding: true, ..SchedulerConfig::new(Sampler::Ddpm) };
@@ -105,16 +109,27 @@ fn is_view(graph: &Graph, value: ValueId) -> bool {
 #[test]
 fn no_launch_reads_what_another_has_overwritten() {
     for (preset, caps) in all() {
-        for (accumulate, fusion) in [(1, true), (2, true), (1, false)] {
-            let plans = plans(preset, accumulate, &caps.clone().with_fusion(fusion));
-            let what = format!("{preset:?} {caps} x {accumulate}, fusion {fusion}");
+        for (accumulate, precision, fusion) in [
+            (1, Precision::F32, true),
+            (2, Precision::F32, true),
+            (1, Precision::F32, false),
+            (1, Precision::F16, true),
+            (2, Precision::F16, false),
+        ] {
+            let plans = plans(preset, accumulate, precision, &caps.clone().with_fusion(fusion));
+            let what = format!("{preset:?} {caps} x {accumulate}, {precision:?}, fusion {fusion}");
             let mut reads = 0;
             for plan in [&plans.micro, &plans.update] {
                 reads += plan.verify(&caps).unwrap_or_else(|e| panic!("{what}: {e}"));
             }
             // Slots are shared at all: tensors take several times the memory that is planned for them, unless fusions have
-            // left out most of those that live for a launch or two.
-            let times = if fusion { 1.5 } else { 2.0 };
+            // left out most of those that live for a launch or two. In f16 tensors are half as large, but scratch, which lies in
+            // slots too and is not counted here, is f32.
+            let times = match (precision, fusion) {
+                (Precision::F16, _) => 1.2,
+                (Precision::F32, true) => 1.5,
+                (Precision::F32, false) => 2.0,
+            };
             let plan = &plans.micro;
             let slots = plan.bytes_where(|b| b.home == Home::Slot);
             let tensors: u64 = (0..plan.graph.values.len())
@@ -132,10 +147,11 @@ fn no_launch_reads_what_another_has_overwritten() {
 #[test]
 fn no_launch_of_a_classifier_reads_what_another_has_overwritten() {
     for ((preset, caps), architecture) in all().flat_map(|a| Architecture::ALL.map(|b| (a.clone(), b))) {
-        for accumulate in [1, 2] {
-            let config = TrainConfig { network: NetworkKind::Classifier, ..config(preset, accumulate) };
+        for (accumulate, precision) in [(1, Precision::F32), (2, Precision::F16)] {
+            let config =
+                TrainConfig { network: NetworkKind::Classifier, ..config(preset, accumulate, precision) };
             let network = ClassifierConfig { architecture, ..config.classifier_config(10) };
-            let task = Classification(Classifier::new(&network).unwrap());
+            let task = Classification(Classifier::new(&network).unwrap().in_precision(precision));
             let plans = TrainPlans::new(&task, &config.step_options(), &caps).unwrap();
             for plan in [&plans.micro, &plans.update] {
                 plan.verify(&caps)
@@ -149,7 +165,7 @@ fn no_launch_of_a_classifier_reads_what_another_has_overwritten() {
 #[test]
 fn the_replay_sees_a_spoilt_plan() {
     let (preset, caps) = (Preset::TinyGray, Caps::webgpu(Kernels::Registers));
-    let plan = plans(preset, 1, &caps).micro;
+    let plan = plans(preset, 1, Precision::F32, &caps).micro;
     plan.verify(&caps).unwrap();
     let slots: Vec<usize> =
         (0..plan.buffers.len()).filter(|&b| plan.buffers[b].home == Home::Slot).take(8).collect();

@@ -9,6 +9,7 @@
 use inkwash::classifier::{Architecture, Classifier, ClassifierConfig};
 use inkwash::diffusion::{Preset, UNet, UNetConfig};
 use inkwash::graph::{Caps, Dispatch, Graph, Kernels, MAX_GROUPS, Op, Scalar};
+use inkwash::nn::{Precision, Weights};
 use inkwash::ops;
 use inkwash::shader::{self, Access, Interface, ParamKind, ShaderModel, Source, Target, Variant};
 use inkwash::tensor::Spec;
@@ -72,7 +73,8 @@ fn launches() -> Vec<Launch> {
         let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();
         of_op(&case.title(), &*case.op, &x, &caps(), &mut launches);
     }
-    for caps in caps().variants() {
+    let both = |caps: Caps| [Precision::F32, Precision::F16].map(|precision| (caps.clone(), precision));
+    for (caps, precision) in caps().variants().into_iter().flat_map(both) {
         for (preset, batch, accumulate) in [
             (Preset::TinyGray, 2, 1),
             (Preset::TinyGray, 3, 2),
@@ -84,16 +86,16 @@ fn launches() -> Vec<Launch> {
             (Preset::Faces64, 2, 1),
             (Preset::Photos128, 2, 1),
         ] {
-            let config = TrainConfig { preset, batch, accumulate, ..TrainConfig::default() };
+            let config = TrainConfig { preset, batch, accumulate, precision, ..TrainConfig::default() };
             let unet = UNet::new(&UNetConfig::preset(preset)).unwrap();
-            let label = format!("{preset:?} {batch} x {accumulate}");
+            let label = format!("{preset:?} {batch} x {accumulate} {precision:?}");
             for graph in graphs(&Diffusion::new(unet, &config), &config) {
                 of_graph(&label, &graph, &caps, &mut launches);
             }
             let config = TrainConfig { network: NetworkKind::Classifier, ..config };
             for architecture in Architecture::ALL {
                 let network = ClassifierConfig { architecture, ..config.classifier_config(10) };
-                let classifier = Classifier::new(&network).unwrap();
+                let classifier = Classifier::new(&network).unwrap().in_precision(precision);
                 for graph in graphs(&Classification(classifier), &config) {
                     of_graph(&format!("classifier {architecture:?} {label}"), &graph, &caps, &mut launches);
                 }
@@ -107,11 +109,12 @@ fn launches() -> Vec<Launch> {
 fn graphs(task: &impl Task, config: &TrainConfig) -> Vec<Graph> {
     let options = config.step_options();
     let parameters = task.network().parameters();
-    let states = TrainStates::new(parameters.flat_elements(), config.log_every as usize);
-    let loss = task.loss_graph(&states.parameters, config.batch).unwrap();
+    let states = TrainStates::of(parameters, config.log_every as usize);
+    let loss = task.loss_graph(&states.weights(), config.batch).unwrap();
     let micro = gradient_graph(loss, parameters, &states, config.accumulate).unwrap().graph;
     let (update, _) = update_graph(&states, &options.optimizer).unwrap();
-    let LossGraph { mut graph, loss, .. } = task.loss_graph(&states.ema, config.batch).unwrap();
+    let LossGraph { mut graph, loss, .. } =
+        task.loss_graph(&Weights::from(&states.ema), config.batch).unwrap();
     graph.output("held_out_loss", loss);
     vec![micro, update, graph]
 }

@@ -8,7 +8,7 @@ mod common;
 use inkwash::diffusion::{Preset, TimeScaleShift, UNet, UNetConfig};
 use inkwash::gpu::{Blocking as _, Executable, Store};
 use inkwash::graph::{Caps, Graph, Kernels, Origin, Plan, State, ValueId, interpret, rewrite};
-use inkwash::nn::Size;
+use inkwash::nn::{Precision, Size};
 use inkwash::ops::{self, Accumulate, Add, Case, Linear, STEP_WORDS, Silu, View, pack};
 use inkwash::rng::{Philox, Stream};
 use inkwash::tensor::{Array, Shape, Spec};
@@ -94,8 +94,13 @@ fn updates_of_states_in_place_are_kept() {
 }
 
 /// A training step's graph, loss and gradients, on pictures so small that the interpreter takes a moment instead of a minute.
-fn step_graph(config: &UNetConfig, batch: usize, labels: Option<&[f64]>) -> (Graph, Given) {
-    let unet = UNet::new(config).unwrap();
+fn step_graph(
+    config: &UNetConfig,
+    batch: usize,
+    labels: Option<&[f64]>,
+    precision: Precision,
+) -> (Graph, Given) {
+    let unet = UNet::new(config).unwrap().in_precision(precision);
     let mut graph = Graph::new();
     let flat = graph.state(&unet.parameters.state("weights"));
     let views = unet.parameters.views(&mut graph, flat).unwrap();
@@ -132,10 +137,14 @@ fn a_networks_graph_keeps_its_numbers() {
         num_class_embeds: Some(3),
         ..plain.clone()
     };
-    for (name, config, labels) in
-        [("tiny-gray", plain, None), ("modulated, with classes", modulated, Some([2.0, 0.0].as_slice()))]
-    {
-        let (graph, given) = step_graph(&config, 2, labels);
+    let labels = Some([2.0, 0.0].as_slice());
+    for (name, config, labels, precision) in [
+        ("tiny-gray", &plain, None, Precision::F32),
+        ("tiny-gray in f16", &plain, None, Precision::F16),
+        ("modulated, with classes", &modulated, labels, Precision::F32),
+        ("modulated, with classes, in f16", &modulated, labels, Precision::F16),
+    ] {
+        let (graph, given) = step_graph(config, 2, labels, precision);
         let (_, fusions) = same_numbers(name, &graph, &given);
         println!("{name}: {fusions} fusions");
         assert!(fusions > 20, "{name}: {fusions} fusions");
@@ -169,7 +178,7 @@ fn what_a_network_does_not_use_is_left_out() {
 fn a_networks_step_is_the_same_on_a_device() {
     let Some(device) = common::open_device() else { return };
     let config = UNetConfig { sample_size: Size::Square(8), ..UNetConfig::preset(Preset::TinyGray) };
-    let (graph, given) = step_graph(&config, 2, None);
+    let (graph, given) = step_graph(&config, 2, None, Precision::F32);
     let asked: Vec<ValueId> = graph.outputs.iter().chain(graph.persistent.keys()).copied().collect();
     for caps in device.caps.variants() {
         let run = |fusion: bool| -> Vec<Vec<f64>> {

@@ -2,6 +2,6 @@
 
 struct Clipping {
     norm: f32,
-    factor: f32, // min(1, max_norm / norm)
+    factor: f32, // of the gradient: min(1, max_norm / norm), divided by the scale of the loss
     finite: f32, // 1 or 0
 }

@@ -4,7 +4,8 @@ mod convolutional;
 
 use crate::diffusion::Preset;
 use crate::graph::{Graph, GraphError, ValueId};
-use crate::nn::{Builder, ConfigError, Network, Parameters, Size};
+use crate::nn::{Builder, ConfigError, Network, Parameters, Precision, Size};
+use crate::tensor::DType;
 use convolutional::Convolutional;
 use serde::{Deserialize, Serialize};
 
@@ -141,15 +142,24 @@ impl Classifier {
         Ok(Self { config: config.clone(), parameters, layers })
     }
 
+    /// The same network computing in this precision ([`Parameters::in_precision`]).
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { parameters: self.parameters.in_precision(precision), ..self }
+    }
+
     /// Appends the network: x (N, H, W, in_channels) and the [`Parameters::views`]. Returns a score for each class
-    /// (N, num_classes): logarithms of probabilities, up to a constant of each picture.
+    /// (N, num_classes): logarithms of probabilities, up to a constant of each picture. Both are f32 in every precision.
     pub fn forward(
         &self,
         graph: &mut Graph,
         parameters: &[ValueId],
         x: ValueId,
     ) -> Result<ValueId, GraphError> {
-        self.layers.forward(&mut Builder::new(graph, parameters), x)
+        let mut b = Builder::new(graph, parameters);
+        let x = b.cast(x, self.parameters.precision().dtype())?;
+        let scores = self.layers.forward(&mut b, x)?;
+        b.cast(scores, DType::F32)
     }
 }
 

@@ -5,7 +5,7 @@ use super::{DeviceArgs, Failure};
 use crate::bench::{Repeats, Start, bench_step, op_speeds, start};
 use crate::diffusion::Preset;
 use crate::io::atomic::write_atomic;
-use crate::nn::PictureSize;
+use crate::nn::{PictureSize, Precision};
 use crate::profile::Roofs;
 use crate::train::TrainConfig;
 use serde_json::{Map, json};
@@ -74,12 +74,15 @@ struct StepArgs {
     /// Pictures per step
     #[arg(long, default_value_t = 16)]
     batch: usize,
+    /// Type in which activations, their gradients and the weights of products are stored
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
 }
 
 impl StepArgs {
     fn config(&self) -> Result<TrainConfig, Failure> {
-        let Self { preset, size, batch } = *self;
-        let config = TrainConfig { preset, size, batch, ..TrainConfig::default() };
+        let Self { preset, size, batch, precision } = *self;
+        let config = TrainConfig { preset, size, batch, precision, ..TrainConfig::default() };
         config.validate()?;
         Ok(config)
     }

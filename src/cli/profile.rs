@@ -6,7 +6,7 @@ use super::{DeviceArgs, Failure};
 use crate::diffusion::{Preset, Sampler, Trajectory, UNet};
 use crate::gpu::Clock;
 use crate::io::atomic::write_atomic;
-use crate::nn::PictureSize;
+use crate::nn::{PictureSize, Precision};
 use crate::profile::diff::diff;
 use crate::profile::lines::{self, Lines};
 use crate::profile::table::{By, rows};
@@ -38,11 +38,15 @@ pub struct ProfileArgs {
     /// Pictures per micro-batch; 16 if neither this nor a configuration says so
     #[arg(long, value_name = "B")]
     batch: Option<usize>,
+    /// Type in which activations, their gradients and the weights of products are stored; f32 if neither this nor a configuration
+    /// says so
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    precision: Option<Precision>,
     /// A step of sampling (DDIM) instead of training
     #[arg(long)]
     sample: bool,
     /// Only this operator, as `doctor -v` names it: conv2d, attention_backward, adamw, ...
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["preset", "size", "config", "model", "batch", "sample"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["preset", "size", "config", "model", "batch", "precision", "sample"])]
     op: Option<String>,
     /// Profiled steps, in turns with as many undisturbed ones; runs of each form of a kernel for --lines
     #[arg(long, default_value_t = 24, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -265,7 +269,7 @@ fn measure<M: Measure>(args: &ProfileArgs, device: &DeviceArgs, how: M) -> Resul
     let (mut config, model) = match (&args.config, &args.model) {
         (Some(file), _) => (read_config(file)?, None),
         (None, Some(folder)) => {
-            let model = open_model(folder)?;
+            let model = open_model(folder)?.in_precision(args.precision.unwrap_or_default());
             (TrainConfig { unet: Some(model.unet.config.clone()), ..TrainConfig::default() }, Some(model))
         }
         (None, None) => {
@@ -273,6 +277,7 @@ fn measure<M: Measure>(args: &ProfileArgs, device: &DeviceArgs, how: M) -> Resul
         }
     };
     config.batch = args.batch.unwrap_or(config.batch);
+    config.precision = args.precision.unwrap_or(config.precision);
     config.validate()?;
     if !args.sample {
         let device = device.open()?;
@@ -287,7 +292,7 @@ fn measure<M: Measure>(args: &ProfileArgs, device: &DeviceArgs, how: M) -> Resul
     let (unet, weights, scheduler) = match model {
         Some(model) => (model.unet, model.weights, model.scheduler),
         None => {
-            let unet = UNet::new(&config.unet_config(1))?;
+            let unet = UNet::new(&config.unet_config(1))?.in_precision(config.precision);
             let weights = unet.parameters.initial(config.seed);
             (unet, weights, config.scheduler(Sampler::Ddim))
         }

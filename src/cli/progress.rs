@@ -1,6 +1,7 @@
 //! How far a long task has come, and how a training run shows on the terminal.
 
-use crate::train::{RunPlan, TrainConfig, TrainEvent};
+use crate::nn::Precision;
+use crate::train::{RunPlan, Skipped, TrainConfig, TrainEvent};
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -123,12 +124,12 @@ pub(super) struct TrainProgress {
     quiet: bool,
     /// Steps of the run, and how many of them were skipped so far.
     steps: u32,
-    skipped: u32,
+    skipped: Skipped,
 }
 
 impl TrainProgress {
     pub fn new(quiet: bool) -> Self {
-        Self { bar: Bar::hidden(), quiet, steps: 0, skipped: 0 }
+        Self { bar: Bar::hidden(), quiet, steps: 0, skipped: Skipped::default() }
     }
 
     pub fn show(&mut self, event: &TrainEvent) {
@@ -163,8 +164,15 @@ impl TrainProgress {
                 self.skipped = skipped;
                 if !rows.is_empty() {
                     let mean = rows.iter().map(|r| f64::from(r.loss)).sum::<f64>() / rows.len() as f64;
-                    let skipped = if skipped == 0 { String::new() } else { format!("  {skipped} skipped") };
-                    self.bar.set_message(format!("loss {mean:.4}  {images_per_s:.1} images/s{skipped}"));
+                    let count = |count: u32, what: &str| match count {
+                        0 => String::new(),
+                        count => format!("  {count} skipped{what}"),
+                    };
+                    let [skipped, by_scale] =
+                        [count(skipped.not_finite, ""), count(skipped.by_scale, " by the loss scale")];
+                    self.bar.set_message(format!(
+                        "loss {mean:.4}  {images_per_s:.1} images/s{skipped}{by_scale}"
+                    ));
                 }
             }
             TrainEvent::Step { step } => self.bar.set_position(step.into()),
@@ -182,12 +190,13 @@ impl TrainProgress {
 
     /// The steps that changed nothing, in a line for the end; empty if there are none.
     pub fn skipped(&self) -> String {
-        match self.skipped {
+        let line = |count: u32, why: &str| match count {
             0 => String::new(),
-            skipped => {
-                format!("skipped         {skipped} of {} steps, whose gradient was not finite\n", self.steps)
-            }
-        }
+            count => format!("skipped         {count} of {} steps, {why}\n", self.steps),
+        };
+        let Skipped { not_finite, by_scale } = self.skipped;
+        line(not_finite, "whose gradient was not finite")
+            + &line(by_scale, "whose scaled gradient was too large for f16: the scale was halved")
     }
 }
 
@@ -199,12 +208,17 @@ pub(super) fn describe(config: &TrainConfig, plan: &RunPlan) -> String {
     let flops = plans.model_flops_per_picture(config.batch);
     format!(
         "network         {height}x{width}x{channels}, {} parameters in {} tensors\n\
+         precision       {}\n\
          batch           {} x {} = {} pictures per step\n\
          launches        {} per micro-batch, {} per update\n\
          model FLOPs     {:.1} M per picture, {:.2} G per step (forward and backward)\n\
          device memory   {} planned, to train, evaluate and sample\n",
         HumanCount(parameters.count() as u64),
         parameters.len(),
+        match config.precision {
+            Precision::F32 => "f32",
+            Precision::F16 => "f16, with f32 weights for the optimizer and a scaled loss",
+        },
         config.batch,
         config.accumulate,
         config.effective_batch(),

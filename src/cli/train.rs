@@ -5,9 +5,11 @@ use super::progress::{Bar, TrainProgress, describe, describe_fusions};
 use super::{DeviceArgs, Failure, interruption};
 use crate::estimate::{self, Estimate, Gpu};
 use crate::graph::{Caps, Kernels, Limits};
+use crate::nn::Precision;
 use crate::train::{Inherited, RunOptions, RunPlan, TrainConfig, TrainEvent, open_data, train};
 use crate::tune::Effort;
 use clap::ArgMatches;
+use indicatif::HumanBytes;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -141,6 +143,11 @@ fn dry_run(config: &TrainConfig, args: &TrainArgs, device: &DeviceArgs) -> Resul
         println!("{}{}", plan.plans.micro, plan.plans.update);
     }
     print!("{}{}", estimate::report::text(&estimate), describe(&config, &plan));
+    if config.precision == Precision::F16 {
+        let single = planned(&TrainConfig { precision: Precision::F32, ..config.clone() })?.bytes;
+        let share = plan.bytes as f64 / single.max(1) as f64;
+        println!("in f32          {} planned, of which f16 needs {:.0} %", HumanBytes(single), 100.0 * share);
+    }
     if config.fusion {
         let unfused = planned(&TrainConfig { fusion: false, ..config })?;
         print!("{}", describe_fusions(&plan, &unfused));
@@ -157,6 +164,7 @@ fn kernels(device: &DeviceArgs) -> Kernels {
 pub(super) fn plan(config: &TrainConfig, device: &DeviceArgs) -> Result<RunPlan, Failure> {
     // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
     let base = Caps::webgpu(kernels(device));
+    let base = if config.precision == Precision::F16 { base.with_f16() } else { base };
     let limits = Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..base.limits };
     Ok(match RunPlan::new(config, &base) {
         Ok(plan) => plan,

@@ -6,7 +6,9 @@
 use super::blocks::{Level, Resnet, SelfAttention};
 use super::config::{TimeScaleShift, UNetConfig};
 use crate::graph::{Graph, GraphError, ValueId};
-use crate::nn::{Builder, ConfigError, Conv, Init, Layout, Linear, Network, Norm, ParameterId, Parameters};
+use crate::nn::{
+    Builder, ConfigError, Conv, Init, Layout, Linear, Network, Norm, ParameterId, Parameters, Precision,
+};
 use crate::ops::{Add, Concat, Conv2d, Embedding, Padding, Silu, TimeEmbedding, UpsampleNearest};
 use crate::tensor::DType;
 
@@ -163,8 +165,15 @@ impl UNet {
         })
     }
 
+    /// The same network computing in this precision; a flat vector of its parameters is then laid out otherwise
+    /// ([`Parameters::in_precision`]).
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { parameters: self.parameters.in_precision(precision), ..self }
+    }
+
     /// Appends the network: x (N, H, W, in_channels), t (N), labels u32 (N) if it is class-conditional, and
-    /// the [`Parameters::views`]. Returns the prediction (N, H, W, out_channels).
+    /// the [`Parameters::views`]. Returns the prediction (N, H, W, out_channels). Both are f32 in every precision.
     pub fn forward(
         &self,
         graph: &mut Graph,
@@ -199,12 +208,13 @@ impl UNet {
         labels: Option<ValueId>,
     ) -> Result<ValueId, GraphError> {
         // 1. Time and class embedding; every residual block takes its SiLU.
+        let dtype = self.parameters.precision().dtype();
         let time = b.scoped("time_embedding", |b| {
             let op = TimeEmbedding {
                 width: self.config.block_out_channels[0],
                 flip_sin_to_cos: self.config.flip_sin_to_cos,
                 freq_shift: self.config.freq_shift as f32,
-                dtype: DType::F32,
+                dtype,
             };
             let frequencies = b.graph.constant("frequencies", op.frequencies());
             let e = b.graph.apply(op, &[t, frequencies])?;
@@ -216,13 +226,17 @@ impl UNet {
             if let (Some(table), Some(labels)) = (self.class_embedding, labels) {
                 let class = b.graph.apply(Embedding, &[labels, b.parameters[table]])?;
                 b.record("class_embedding", class);
+                let class = b.cast(class, dtype)?;
                 e = b.graph.apply(Add, &[e, class])?;
             }
             b.graph.apply(Silu, &[e])
         })?;
 
         // 2. Down, keeping every skip.
-        let mut x = b.recorded("conv_in", |b| self.conv_in.forward(b, x))?;
+        let mut x = b.recorded("conv_in", |b| {
+            let x = b.cast(x, dtype)?;
+            self.conv_in.forward(b, x)
+        })?;
         let mut skips = vec![x];
         for level in &self.down {
             for i in 0..level.resnets.len() {
@@ -265,7 +279,8 @@ impl UNet {
         }
         b.scoped("conv_out", |b| {
             let x = self.conv_norm_out.forward(b, x, true, None)?;
-            self.conv_out.forward(b, x)
+            let answer = self.conv_out.forward(b, x)?;
+            b.cast(answer, DType::F32)
         })
     }
 }

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 /// Device memory of a training run, in bytes. All but the two last fields add up to `step`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryByLife {
-    /// The weights, for the whole run.
+    /// The weights, for the whole run, and their copy in f16.
     pub parameters: u64,
     /// Their gradients, of the effective batch and of a micro-batch.
     pub gradients: u64,
-    /// Both moments, the moving average, and the count of steps.
+    /// Both moments, the moving average, the count of steps, and the scale of the loss.
     pub optimizer: u64,
     /// The losses, and rows of the log that the host has not read.
     pub log: u64,
@@ -59,12 +59,14 @@ impl MemoryByLife {
         let buffers = plans.iter().flat_map(|plan| &plan.buffers).filter(|b| b.home == Home::State);
         let bytes: BTreeMap<&str, u64> = buffers.map(|b| (b.name.as_str(), b.bytes)).collect();
         let named = |state: &crate::graph::State| bytes.get(state.name.as_str()).copied().unwrap_or(0);
-        self.parameters = named(&states.parameters);
+        let of = |state: &Option<crate::graph::State>| state.as_ref().map_or(0, named);
+        self.parameters = named(&states.parameters) + of(&states.copy);
         self.gradients = named(&states.gradients) + named(&states.micro_gradients);
         self.optimizer = [&states.first_moment, &states.second_moment, &states.ema, &states.steps_taken]
             .into_iter()
             .map(named)
-            .sum();
+            .sum::<u64>()
+            + of(&states.loss_scale);
         self.log = named(&states.loss) + named(&states.log);
     }
 

@@ -41,7 +41,10 @@ pub enum PlanError {
         limit: u64,
     },
     /// The device has no such type.
-    #[error("`{tensor}` is {dtype}, which this device cannot store; use f32")]
+    #[error(
+        "`{tensor}` is {dtype}, which this device or its driver cannot store; leave --precision f16 out, or choose a \
+         device that `inkwash doctor` lists with shader-f16 (--device)"
+    )]
     Unsupported {
         /// The tensor.
         tensor: String,

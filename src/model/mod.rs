@@ -10,7 +10,7 @@ mod weights;
 
 use crate::diffusion::{SchedulerConfig, UNet};
 use crate::io::FileError;
-use crate::nn::ConfigError;
+use crate::nn::{ConfigError, Precision};
 use std::path::PathBuf;
 
 pub use weights::{flat, tensors};
@@ -30,6 +30,16 @@ pub struct Model {
     pub class_names: Vec<String>,
     /// What its files ask for and diffusers does not do either, one sentence each.
     pub warnings: Vec<String>,
+}
+
+impl Model {
+    /// The same model computing in this precision.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        let before = self.unet.parameters.clone();
+        let unet = self.unet.in_precision(precision);
+        Self { weights: unet.parameters.moved(&before, &self.weights), unet, ..self }
+    }
 }
 
 /// A model that cannot be opened or written. Its `Display` tells all; there is no need to print the sources.

@@ -2,7 +2,8 @@
 
 use super::{Init, Layout, ParameterId, Parameters};
 use crate::graph::{Graph, GraphError, ValueId};
-use crate::ops::{Add, Conv2d, GroupNorm, Linear as LinearOp, Padding, Scale};
+use crate::ops::{Add, Cast, Conv2d, GroupNorm, Linear as LinearOp, Padding, Scale};
+use crate::tensor::DType;
 
 /// A graph under construction and what every layer needs of it.
 pub struct Builder<'a> {
@@ -63,6 +64,11 @@ impl<'a> Builder<'a> {
         if let Some(activations) = &mut self.activations {
             activations.push((name.to_string(), value));
         }
+    }
+
+    /// x in this type: itself, if that is what it has.
+    pub fn cast(&mut self, x: ValueId, dtype: DType) -> Result<ValueId, GraphError> {
+        if self.graph.spec(x).dtype == dtype { Ok(x) } else { self.graph.apply(Cast(dtype), &[x]) }
     }
 
     /// (x + h) / scale.

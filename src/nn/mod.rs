@@ -4,10 +4,12 @@
 mod config;
 mod layers;
 mod parameters;
+mod precision;
 
 pub use config::{ConfigError, PictureSize, Size, check_halving};
 pub use layers::{Builder, Conv, Linear, Norm};
-pub use parameters::{Init, Layout, Parameter, ParameterId, Parameters};
+pub use parameters::{Init, Layout, Parameter, ParameterId, Parameters, Weights};
+pub use precision::Precision;
 
 /// What training and storing a network need to know of it.
 pub trait Network {

@@ -2,10 +2,11 @@
 //! begin with. All lie in one flat vector, each from a multiple of 64 elements on, so that the optimizer sees one tensor
 //! and the layers see views.
 
+use super::Precision;
 use crate::graph::{Graph, GraphError, State, ValueId};
-use crate::ops::{ALIGNMENT, View, pack};
+use crate::ops::{ALIGNMENT, Cast, View, pack};
 use crate::rng::{Philox, Stream};
-use crate::tensor::{Shape, Spec};
+use crate::tensor::{DType, Shape, Spec};
 
 /// How a parameter is laid out in files and on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,11 @@ impl Parameter {
         self.shape.iter().product()
     }
 
+    /// Whether it is a factor of products: the weight of a convolution or a linear layer.
+    fn is_factor(&self) -> bool {
+        matches!(self.layout, Layout::Linear | Layout::Conv)
+    }
+
     /// The shape on the device.
     pub fn device_shape(&self) -> Shape {
         match (self.layout, self.shape.as_slice()) {
@@ -98,6 +104,23 @@ pub type ParameterId = usize;
 pub struct Parameters {
     list: Vec<Parameter>,
     flat_elements: usize,
+    precision: Precision,
+}
+
+/// Where the parameters of a network lie on a device.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    /// The flat vector, f32.
+    pub flat: State,
+    /// Its copy in f16, from which products read their weights in that precision, where somebody keeps one up to date.
+    pub copy: Option<State>,
+}
+
+impl From<&State> for Weights {
+    /// A flat vector of which nobody keeps a copy.
+    fn from(flat: &State) -> Self {
+        Self { flat: flat.clone(), copy: None }
+    }
 }
 
 impl std::ops::Deref for Parameters {
@@ -132,11 +155,46 @@ impl Parameters {
     pub fn lay_together(&mut self, ids: &[ParameterId]) {
         let others = (0..self.list.len()).filter(|id| !ids.contains(id));
         let order: Vec<ParameterId> = others.chain(ids.iter().copied()).collect();
-        let mut end = 0;
-        for id in order {
-            self.list[id].offset = end;
-            end += self.list[id].elements().next_multiple_of(ALIGNMENT);
+        self.lay(&order);
+    }
+
+    /// The same parameters for a network that computes in this precision. In f16 a weight of a product begins at a multiple of
+    /// 128 elements, so that it can be bound in the copy of the flat vector that is stored so (256 bytes). Names, numbers and
+    /// files stay what they are.
+    #[must_use]
+    pub fn in_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        let mut order: Vec<ParameterId> = (0..self.list.len()).collect();
+        order.sort_by_key(|&id| self.list[id].offset);
+        self.lay(&order);
+        self
+    }
+
+    /// Lays all parameters one behind the other, in this order.
+    fn lay(&mut self, order: &[ParameterId]) {
+        self.flat_elements = 0;
+        for &id in order {
+            let parameter = &mut self.list[id];
+            let bytes =
+                if parameter.is_factor() { self.precision.dtype().bytes() } else { DType::F32.bytes() };
+            parameter.offset = self.flat_elements.next_multiple_of(ALIGNMENT * DType::F32.bytes() / bytes);
+            self.flat_elements = (parameter.offset + parameter.elements()).next_multiple_of(ALIGNMENT);
         }
+    }
+
+    /// A flat vector of these parameters from one that is laid out as `other` has them: the same ones for another precision.
+    pub fn moved(&self, other: &Self, flat: &[f32]) -> Vec<f32> {
+        let mut moved = vec![0.0; self.flat_elements];
+        for (to, from) in self.list.iter().zip(&other.list) {
+            let elements = to.elements();
+            moved[to.offset..][..elements].copy_from_slice(&flat[from.offset..][..elements]);
+        }
+        moved
+    }
+
+    /// What the network computes in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Elements of the flat vector, gaps included.
@@ -176,12 +234,40 @@ impl Parameters {
         flat
     }
 
-    /// Views of the flat vector, one for each parameter.
+    /// Views of the flat vector, one for each parameter. In f16 the weights of products are views of a copy, which the graph
+    /// makes anew in each run.
     pub fn views(&self, graph: &mut Graph, flat: ValueId) -> Result<Vec<ValueId>, GraphError> {
-        self.list
-            .iter()
-            .map(|p| graph.apply(View { offset: p.offset, shape: p.device_shape() }, &[flat]))
-            .collect()
+        let factors = match self.precision {
+            Precision::F32 => flat,
+            Precision::F16 => graph.apply(Cast(DType::F16), &[flat])?,
+        };
+        self.views_of(graph, flat, factors)
+    }
+
+    /// The same of the copy that is kept, if one is.
+    pub fn views_of_weights(&self, graph: &mut Graph, weights: &Weights) -> Result<Vec<ValueId>, GraphError> {
+        let flat = graph.state(&weights.flat);
+        match &weights.copy {
+            None => self.views(graph, flat),
+            Some(copy) => {
+                let factors = graph.state(copy);
+                self.views_of(graph, flat, factors)
+            }
+        }
+    }
+
+    /// Views of the flat vector, and for the factors of products of another one like it.
+    fn views_of(
+        &self,
+        graph: &mut Graph,
+        flat: ValueId,
+        factors: ValueId,
+    ) -> Result<Vec<ValueId>, GraphError> {
+        let view = |p: &Parameter| {
+            let source = if p.is_factor() { factors } else { flat };
+            graph.apply(View { offset: p.offset, shape: p.device_shape() }, &[source])
+        };
+        self.list.iter().map(view).collect()
     }
 
     /// Lays the gradients of the parameters into one flat vector like theirs.
@@ -214,6 +300,39 @@ mod tests {
         };
         assert_eq!(numbers(&parameters), numbers(&before));
         assert_eq!(parameters.flat_elements(), before.flat_elements());
+    }
+
+    #[test]
+    fn weights_of_products_can_be_bound_in_f16() {
+        let mut parameters = Parameters::default();
+        for (name, shape, layout) in [
+            ("a.weight", vec![3, 5], Layout::Linear),
+            ("a.bias", vec![3], Layout::Same),
+            ("b.weight", vec![2, 1, 3, 3], Layout::Conv),
+            ("b.bias", vec![2], Layout::Same),
+            ("c", vec![7], Layout::Same),
+        ] {
+            parameters.add(name.into(), &shape, layout, Init::Normal);
+        }
+        let offsets = |p: &Parameters| p.iter().map(|p| p.offset).collect::<Vec<_>>();
+        assert_eq!(offsets(&parameters), [0, 64, 128, 192, 256]);
+        parameters.lay_together(&[2, 3, 0, 1]);
+        assert_eq!(offsets(&parameters), [192, 256, 64, 128, 0]);
+        let half = parameters.clone().in_precision(Precision::F16);
+        assert_eq!(offsets(&half), [256, 320, 128, 192, 0]);
+        assert_eq!(half.flat_elements(), 384);
+        assert_eq!(half.moved(&parameters, &parameters.initial(7)), half.initial(7));
+        let back = half.clone().in_precision(Precision::F32);
+        assert_eq!(
+            (offsets(&back), back.flat_elements()),
+            (offsets(&parameters), parameters.flat_elements())
+        );
+
+        let mut graph = Graph::new();
+        let flat = graph.state(&half.state("weights"));
+        let views = half.views(&mut graph, flat).unwrap();
+        let types: Vec<&str> = views.iter().map(|&v| graph.spec(v).dtype.name()).collect();
+        assert_eq!(types, ["f16", "f32", "f16", "f32", "f32"]);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Tensors in another storage type (`shaders/cast.wgsl`).
 
+use super::memory::ranges;
 use super::{Case, stored, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Op, Operand, ShapeError};
+use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Op, Operand, Program, ShapeError};
 use crate::shader::{Extension, Source};
 use crate::tensor::{Array, DType, Spec};
+use std::ops::Range;
 
 static SHADER: Source = crate::wgsl!("cast");
 
@@ -32,22 +34,33 @@ impl Op for Cast {
         Cost::of_traffic(x, y)
     }
 
-    fn candidates(&self, x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
-        let elements = y[0].shape.elements();
-        let (width, variant) = vector_width(&[elements]);
-        let mut variant = stored(variant, x[0].dtype);
-        if x[0].dtype != self.0 {
-            let name = self.0.name();
-            let target = if width == 4 { format!("vec4<{name}>") } else { name.into() };
-            variant = variant.with("Target", target).enable(Extension::F16);
-        }
-        Dispatch::new(&SHADER, "convert")
-            .variant(variant)
-            .bind("x", Operand::Input(0))
-            .bind("y", Operand::Output(0))
-            .linear(elements / width, 64)
-            .param("count", elements / width)
-            .into()
+    fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        let ranges = ranges(y[0].shape.elements(), caps);
+        let is_whole = ranges.len() == 1;
+        let dispatch = |range: Range<usize>| {
+            let elements = range.len();
+            let (width, variant) = vector_width(&[elements]);
+            let mut variant = stored(variant, x[0].dtype);
+            if x[0].dtype != self.0 {
+                let name = self.0.name();
+                let target = if width == 4 { format!("vec4<{name}>") } else { name.into() };
+                variant = variant.with("Target", target).enable(Extension::F16);
+            }
+            let dispatch = Dispatch::new(&SHADER, "convert")
+                .arithmetic(elements)
+                .variant(variant)
+                .linear(elements / width, 64)
+                .param("count", elements / width);
+            match is_whole {
+                true => dispatch.bind("x", Operand::Input(0)).bind("y", Operand::Output(0)),
+                false => dispatch.bind_range("x", Operand::Input(0), range.clone()).bind_range(
+                    "y",
+                    Operand::Output(0),
+                    range,
+                ),
+            }
+        };
+        Program { scratch: vec![], dispatches: ranges.into_iter().map(dispatch).collect() }.into()
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {

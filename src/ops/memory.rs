@@ -7,10 +7,19 @@ use crate::ensure_shape;
 use crate::graph::{Aliasing, Backward, Candidate, Caps, Cost, Graph, GraphError, Op, ShapeError, ValueId};
 use crate::tensor::{Array, DType, Shape, Spec};
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// Elements to which flat ranges of f32 are aligned: 64 are the 256 bytes of WebGPU's default
 /// `minStorageBufferOffsetAlignment`.
 pub const ALIGNMENT: usize = 64;
+
+/// The ranges in which a flat vector is bound, so that none exceeds the device's limit. Each begins where a range of f16 may begin
+/// too.
+pub(super) fn ranges(elements: usize, caps: &Caps) -> Vec<Range<usize>> {
+    const MULTIPLE: usize = 2 * ALIGNMENT;
+    let limit = usize::try_from(caps.limits.binding_bytes / 4).unwrap_or(usize::MAX) / MULTIPLE * MULTIPLE;
+    (0..elements).step_by(limit.max(MULTIPLE)).map(|start| start..elements.min(start + limit)).collect()
+}
 
 /// Whether a range of elements of this type may begin here: at a multiple of the same 256 bytes.
 fn expect_aligned(op: &'static str, dtype: DType, offset: usize) -> Result<(), ShapeError> {

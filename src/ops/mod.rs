@@ -19,6 +19,7 @@ mod gemm;
 mod group_norm;
 mod guidance;
 mod loss;
+mod loss_scale;
 mod matmul;
 mod memory;
 mod noise;
@@ -43,6 +44,7 @@ pub use gaussian_mixture::{GaussianMixture, MixtureLevel};
 pub use group_norm::{GroupNorm, GroupNormBackward, GroupNormBackwardScaleShift, GroupNormSums};
 pub use guidance::Guidance;
 pub use loss::{MseLoss, MseLossBackward};
+pub use loss_scale::{AdjustLossScale, LossScale};
 pub use matmul::{
     Linear, LinearLayers, LinearLayersBackwardInput, LinearLayersBackwardWeight, MatmulBackwardInput,
     MatmulBackwardWeight,
@@ -85,6 +87,7 @@ pub fn catalogue() -> Vec<Case> {
         loss::cases(),
         cross_entropy::cases(),
         optimizer::cases(),
+        loss_scale::cases(),
         denoise::cases(),
         threshold::cases(),
         renoise::cases(),

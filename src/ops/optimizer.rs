@@ -2,15 +2,15 @@
 //! (`shaders/grad_norm.wgsl`), the count of steps taken with the bias corrections (`shaders/bias_correction.wgsl`), AdamW
 //! with the moving average (`shaders/adamw.wgsl`), and sums over micro-batches and the log (`shaders/accumulate.wgsl`).
 
-use super::memory::ALIGNMENT;
+use super::loss_scale::LossScale;
+use super::memory::ranges;
 use super::noise::{STEP_WORDS, StepWords, expect_step, step_fill};
 use super::words::words;
 use super::{Case, Fill, expect_f32, vector_width};
 use crate::ensure_shape;
 use crate::graph::{Aliasing, Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
-use crate::shader::Source;
-use crate::tensor::{Array, Shape, Spec};
-use std::ops::Range;
+use crate::shader::{Extension, Source};
+use crate::tensor::{Array, DType, Shape, Spec};
 
 static GRAD_NORM: Source = crate::wgsl!("grad_norm");
 static BIAS_CORRECTION: Source = crate::wgsl!("bias_correction");
@@ -35,9 +35,9 @@ pub const HYPER: usize = Hyper::WORDS;
 words! {
     /// What is known of a gradient before it is used: the output of [`GradientNorm`].
     Clipping {
-        /// √(Σ g²), 0 if that is not finite.
+        /// √(Σ g²) divided by the scale of the loss, 0 if the sum is not finite.
         norm,
-        /// min(1, max_norm / (norm + 1e-6)).
+        /// What the gradient is multiplied by: min(1, max_norm / (norm + 1e-6)) divided by the scale.
         factor,
         /// 1 or 0.
         finite,
@@ -59,25 +59,25 @@ words! {
 }
 
 /// Columns of the log of [`Record`].
-pub const LOG_COLUMNS: usize = 4;
+pub const LOG_COLUMNS: usize = 5;
 
 /// Elements that one workgroup of the norm sums: `CHUNK` of the shader.
 pub(super) const NORM_CHUNK: usize = 4096;
 
 /// Checks a vector of words, named `name` in errors.
-fn expect_words(op: &'static str, name: &str, spec: &Spec, words: usize) -> Result<(), ShapeError> {
+pub(super) fn expect_words(
+    op: &'static str,
+    name: &str,
+    spec: &Spec,
+    words: usize,
+) -> Result<(), ShapeError> {
     let expected = Spec::f32([words]);
     ensure_shape!(op, *spec == expected, "{name} must be {expected:?}, found {spec:?}");
     Ok(())
 }
 
-/// The ranges in which a flat vector is bound, so that none exceeds the device's limit.
-fn ranges(elements: usize, caps: &Caps) -> Vec<Range<usize>> {
-    let limit = usize::try_from(caps.limits.binding_bytes / 4).unwrap_or(usize::MAX) / ALIGNMENT * ALIGNMENT;
-    (0..elements).step_by(limit.max(ALIGNMENT)).map(|start| start..elements.min(start + limit)).collect()
-}
-
-/// The norm of a gradient and the factor that clips it: inputs [g (flat), [`Hyper`]]; output [`Clipping`].
+/// The norm of a gradient and the factor that clips it: inputs [g (flat), [`Hyper`], [`LossScale`]], g the gradient of a loss so
+/// scaled; output [`Clipping`].
 ///
 /// Clipping by the global norm is Pascanu et al., arXiv 1211.5063; the 1e-6 is PyTorch's.
 #[derive(Debug, Clone)]
@@ -89,18 +89,20 @@ impl Op for GradientNorm {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32("gradient_norm", x, 2)?;
+        expect_f32("gradient_norm", x, 3)?;
         expect_words("gradient_norm", "hyper", &x[1], HYPER)?;
+        expect_words("gradient_norm", "the scale of the loss", &x[2], LossScale::WORDS)?;
         Ok(vec![Spec::f32([Clipping::WORDS])])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         let sum: f64 = x[0].data.iter().map(|g| g * g).sum();
         let finite = (sum as f32).is_finite();
-        let norm = if finite { sum.sqrt() } else { 0.0 };
+        let LossScale { scale, .. } = LossScale::of(&x[2].data);
+        let norm = if finite { sum.sqrt() / scale } else { 0.0 };
         let Hyper { max_norm, .. } = Hyper::of(&x[1].data);
-        let factor = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        let clipping = Clipping { norm, factor, finite: f64::from(u8::from(finite)) };
+        let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let clipping = Clipping { norm, factor: clip / scale, finite: f64::from(u8::from(finite)) };
         vec![Array::new([Clipping::WORDS], clipping.values().to_vec())]
     }
 
@@ -131,6 +133,7 @@ impl Op for GradientNorm {
                 .param("groups", first)
                 .bind("partial", Operand::Scratch(0))
                 .bind("hyper", Operand::Input(1))
+                .bind("loss_scale", Operand::Input(2))
                 .bind("clipping", Operand::Output(0)),
         );
         Program { scratch: vec![Spec::f32([first])], dispatches }.into()
@@ -212,7 +215,7 @@ impl Op for BiasCorrection {
 }
 
 /// AdamW (Loshchilov & Hutter, arXiv 1711.05101, algorithm 2) and the moving average of the weights, in
-/// place: inputs [p, g, m, v, ema (flat), [`UpdateScale`], [`Hyper`]]; outputs [p, m, v, ema].
+/// place: inputs [p, g, m, v, ema (flat), [`UpdateScale`], [`Hyper`]]; outputs [p, m, v, ema], and perhaps a copy of p in f16.
 ///
 /// Does nothing when the gradient is not finite.
 #[derive(Debug, Clone)]
@@ -225,6 +228,8 @@ pub struct AdamW {
     pub epsilon: f32,
     /// Decoupled weight decay, per unit of learning rate.
     pub weight_decay: f32,
+    /// Whether the new weights are a further output in f16, for products to read.
+    pub copy: bool,
 }
 
 impl Op for AdamW {
@@ -239,14 +244,20 @@ impl Op for AdamW {
         }
         expect_words("adamw", "the scale", &x[5], UpdateScale::WORDS)?;
         expect_words("adamw", "hyper", &x[6], HYPER)?;
-        Ok(vec![x[0].clone(); 4])
+        let mut outputs = vec![x[0].clone(); 4];
+        outputs.extend(self.copy.then(|| Spec::new(x[0].shape.axes(), DType::F16)));
+        Ok(outputs)
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
         let [p, g, m, v, ema] = std::array::from_fn(|i| &x[i].data);
         let UpdateScale { factor, finite, correction1, correction2 } = UpdateScale::of(&x[5].data);
+        let with_copy = |mut outputs: Vec<Array>| {
+            outputs.extend(self.copy.then(|| outputs[0].clone()));
+            outputs
+        };
         if finite == 0.0 {
-            return vec![x[0].clone(), x[2].clone(), x[3].clone(), x[4].clone()];
+            return with_copy([0, 2, 3, 4].map(|i| x[i].clone()).to_vec());
         }
         let [beta1, beta2, epsilon, decay] =
             [self.beta1, self.beta2, self.epsilon, self.weight_decay].map(f64::from);
@@ -259,7 +270,7 @@ impl Op for AdamW {
             (1.0 - learning_rate * decay) * p[i] - learning_rate * step
         });
         let average = Array::from_fn(shape, |i| ema_decay * ema[i] + (1.0 - ema_decay) * updated.data[i]);
-        vec![updated, first, second, average]
+        with_copy(vec![updated, first, second, average])
     }
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
@@ -270,8 +281,13 @@ impl Op for AdamW {
         let dispatches = ranges(x[0].shape.elements(), caps)
             .into_iter()
             .map(|range| {
-                let (width, variant) = vector_width(&[range.len()]);
-                Dispatch::new(&ADAMW, "adamw")
+                let (width, mut variant) = vector_width(&[range.len()]);
+                if self.copy {
+                    let copied = if width == 4 { "vec4<f16>" } else { "f16" };
+                    variant = variant.link("lib/no_weight_copy", "lib/weight_copy").with("Copied", copied);
+                    variant = variant.enable(Extension::F16);
+                }
+                let dispatch = Dispatch::new(&ADAMW, "adamw")
                     .arithmetic(range.len())
                     .variant(variant)
                     .param("count", range.len() / width)
@@ -284,9 +300,10 @@ impl Op for AdamW {
                     .bind_range("g", Operand::Input(1), range.clone())
                     .bind_range("m", Operand::Output(1), range.clone())
                     .bind_range("v", Operand::Output(2), range.clone())
-                    .bind_range("ema", Operand::Output(3), range)
+                    .bind_range("ema", Operand::Output(3), range.clone())
                     .bind("scale", Operand::Input(5))
-                    .bind("hyper", Operand::Input(6))
+                    .bind("hyper", Operand::Input(6));
+                if self.copy { dispatch.bind_range("copy", Operand::Output(4), range) } else { dispatch }
             })
             .collect();
         Program { scratch: vec![], dispatches }.into()
@@ -344,8 +361,8 @@ impl Op for Accumulate {
     }
 }
 
-/// Writes (loss, norm, factor, finite) into the log's row `step.row mod rows`: inputs
-/// [log (rows, 4), loss (1), [`Clipping`], step], in place. The host reads many rows at once.
+/// Writes (loss, norm, factor, finite, scale of the loss) into the log's row `step.row mod rows`: inputs
+/// [log (rows, 5), loss (1), [`Clipping`], step, [`LossScale`]], in place. The host reads many rows at once.
 #[derive(Debug, Clone)]
 pub struct Record;
 
@@ -355,13 +372,19 @@ impl Op for Record {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        ensure_shape!("record", x.len() == 4, "expected log, loss, norm and step, found {} inputs", x.len());
+        ensure_shape!(
+            "record",
+            x.len() == 5,
+            "expected log, loss, norm, step and scale, found {} inputs",
+            x.len()
+        );
         expect_f32("record", &x[..3], 3)?;
         let table = x[0].shape.rank() == 2 && x[0].shape[1] == LOG_COLUMNS;
-        ensure_shape!("record", table, "the log must be (rows, 4), found {:?}", x[0]);
+        ensure_shape!("record", table, "the log must be (rows, {LOG_COLUMNS}), found {:?}", x[0]);
         ensure_shape!("record", x[1] == Spec::f32([1]), "the loss must be f32(1), found {:?}", x[1]);
         expect_words("record", "the norm", &x[2], Clipping::WORDS)?;
         expect_step("record", &x[3])?;
+        expect_words("record", "the scale of the loss", &x[4], LossScale::WORDS)?;
         Ok(vec![x[0].clone()])
     }
 
@@ -369,12 +392,14 @@ impl Op for Record {
         let mut y = x[0].clone();
         let row = StepWords::of(&x[3]).row as usize % x[0].shape[0];
         let Clipping { norm, factor, finite } = Clipping::of(&x[2].data);
-        y.data[row * LOG_COLUMNS..][..LOG_COLUMNS].copy_from_slice(&[x[1].data[0], norm, factor, finite]);
+        let LossScale { scale, .. } = LossScale::of(&x[4].data);
+        let record = [x[1].data[0], norm, factor, finite, scale];
+        y.data[row * LOG_COLUMNS..][..LOG_COLUMNS].copy_from_slice(&record);
         vec![y]
     }
 
     fn cost(&self, x: &[Spec], _y: &[Spec]) -> Cost {
-        Cost::of_traffic(&x[1..], &[Spec::f32([4])])
+        Cost::of_traffic(&x[1..], &[Spec::f32([LOG_COLUMNS])])
     }
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
@@ -384,6 +409,7 @@ impl Op for Record {
             .bind("loss", Operand::Input(1))
             .bind("clipping", Operand::Input(2))
             .bind("step", Operand::Input(3))
+            .bind("loss_scale", Operand::Input(4))
             .into()
     }
 
@@ -395,28 +421,35 @@ impl Op for Record {
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     let hyper = |max_norm: f64| Hyper { learning_rate: 1e-3, ema_decay: 0.99, max_norm }.words().into();
-    let [of_hyper, of_clipping, of_scale] =
-        [Hyper::WORDS, Clipping::WORDS, UpdateScale::WORDS].map(|words| Spec::f32([words]));
+    let [of_hyper, of_clipping, of_scale, of_loss_scale] =
+        [Hyper::WORDS, Clipping::WORDS, UpdateScale::WORDS, LossScale::WORDS].map(|words| Spec::f32([words]));
+    let loss_scale = |scale| -> Fill { LossScale { scale, ..LossScale::NONE }.words().into() };
     let step = Spec::u32([STEP_WORDS]);
     let mut cases = Vec::new();
     for count in [1, 63, 4097, 70_001] {
         let flat = Spec::f32([count]);
-        for (name, max_norm) in [("clipped", 1.0), ("not clipped", 0.0)] {
-            let case = Case::new(format!("{count}, {name}"), GradientNorm, &[flat.clone(), of_hyper.clone()]);
-            cases.push(case.fill(1, hyper(max_norm)).no_gradient());
+        for (name, max_norm, scale) in
+            [("clipped", 1.0, 1.0), ("not clipped", 0.0, 1.0), ("scaled and clipped", 1e-3, 256.0)]
+        {
+            let inputs = [flat.clone(), of_hyper.clone(), of_loss_scale.clone()];
+            let case = Case::new(format!("{count}, {name}"), GradientNorm, &inputs);
+            cases.push(case.fill(1, hyper(max_norm)).fill(2, loss_scale(scale)).no_gradient());
         }
-        let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+        let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, copy: false };
         let mut inputs = vec![flat.clone(); 5];
         inputs.extend([of_scale.clone(), of_hyper.clone()]);
         let scale = |finite| UpdateScale { factor: 0.5, finite, correction1: 0.1, correction2: 0.001 };
         for (name, finite) in [("finite", 1.0), ("not finite", 0.0)] {
-            cases.push(
-                Case::new(format!("{count}, {name}"), adamw.clone(), &inputs)
-                    .fill(3, Fill::Uniform(0.0, 2.0))
-                    .fill(5, scale(finite).words().into())
-                    .fill(6, hyper(1.0))
-                    .no_gradient(),
-            );
+            for (copy, copied) in [(false, ""), (true, ", a copy in f16")] {
+                let adamw = AdamW { copy, ..adamw.clone() };
+                cases.push(
+                    Case::new(format!("{count}, {name}{copied}"), adamw, &inputs)
+                        .fill(3, Fill::Uniform(0.0, 2.0))
+                        .fill(5, scale(finite).words().into())
+                        .fill(6, hyper(1.0))
+                        .no_gradient(),
+                );
+            }
         }
         for (name, micro) in [("first", 0), ("later", 2)] {
             let words = StepWords { seed: 2 << 32 | 1, step: 3, first_item: 4, micro, row: 5 };
@@ -445,11 +478,12 @@ pub fn cases() -> Vec<Case> {
     }
     let overflow = Spec::f32([3]);
     for (name, bad) in [("NaN", f64::NAN), ("infinity", f64::INFINITY), ("overflow", 1e30)] {
-        let case = Case::new(name, GradientNorm, &[overflow.clone(), of_hyper.clone()]);
-        cases.push(case.fill(0, Fill::Values(vec![1.0, bad, 2.0])).fill(1, hyper(1.0)).no_gradient());
+        let case =
+            Case::new(name, GradientNorm, &[overflow.clone(), of_hyper.clone(), of_loss_scale.clone()]);
+        let case = case.fill(0, Fill::Values(vec![1.0, bad, 2.0])).fill(1, hyper(1.0));
+        cases.push(case.fill(2, loss_scale(2.0)).no_gradient());
     }
-    let log = Spec { shape: Shape::new([2, 4]), dtype: crate::tensor::DType::F32 };
-    let inputs = [log, Spec::f32([1]), of_clipping, step];
+    let inputs = [Spec::f32([2, LOG_COLUMNS]), Spec::f32([1]), of_clipping, step, of_loss_scale];
     cases.push(Case::new("row 3 of 2", Record, &inputs).fill(3, step_fill()).no_gradient());
     cases
 }

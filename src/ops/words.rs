@@ -26,6 +26,11 @@ macro_rules! words {
                 self.values().map(|value| value as f32)
             }
 
+            /// From the words as the shaders write them.
+            pub fn from_words(words: &[f32]) -> Self {
+                Self::of(&words.iter().map(|&word| word.into()).collect::<Vec<f64>>())
+            }
+
             /// From the fields in order.
             pub(crate) fn of(values: &[f64]) -> Self {
                 let [$($field),*] = std::array::from_fn(|i| values[i]);
@@ -41,6 +46,7 @@ pub(crate) use words;
 mod tests {
     use crate::ops::denoise::Coefficients;
     use crate::ops::gaussian_mixture::MixtureLevel;
+    use crate::ops::loss_scale::LossScale;
     use crate::ops::noise::{NoisingRow, StepWords, TwoNoiseRow};
     use crate::ops::optimizer::{Clipping, Hyper, UpdateScale};
     use crate::ops::renoise::RenoiseLevel;
@@ -53,6 +59,7 @@ mod tests {
     static STREAM: Source = wgsl!("lib/stream");
     static HYPER: Source = wgsl!("lib/hyper");
     static CLIPPING: Source = wgsl!("lib/clipping");
+    static LOSS_SCALE: Source = wgsl!("lib/loss_scale");
     static UPDATE_SCALE: Source = wgsl!("lib/update_scale");
     static ESTIMATE: Source = wgsl!("lib/estimate");
     static CEILING: Source = wgsl!("ceiling");
@@ -86,6 +93,7 @@ mod tests {
         for (source, name, fields) in [
             (&HYPER, "Hyper", Hyper::FIELDS),
             (&CLIPPING, "Clipping", Clipping::FIELDS),
+            (&LOSS_SCALE, "LossScale", LossScale::FIELDS),
             (&UPDATE_SCALE, "UpdateScale", UpdateScale::FIELDS),
             (&ESTIMATE, "Coefficients", Coefficients::FIELDS),
             (&NOISE, "NoisingRow", NoisingRow::FIELDS),

@@ -35,7 +35,8 @@ pub fn training_step<M: Measure>(
             steps_of(device, config, task, batch, weights, how)
         }
         NetworkKind::Classifier => {
-            let task = Classification(Classifier::new(&config.classifier_config(10))?);
+            let classifier = Classifier::new(&config.classifier_config(10))?;
+            let task = Classification(classifier.in_precision(config.precision));
             steps_of(device, config, task, batch, weights, how)
         }
     }

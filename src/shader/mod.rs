@@ -104,10 +104,12 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/in1"),
     wgsl!("lib/in4"),
     wgsl!("lib/index"),
+    wgsl!("lib/loss_scale"),
     wgsl!("lib/modulated"),
     wgsl!("lib/no_added"),
     wgsl!("lib/no_bias"),
     wgsl!("lib/no_bias_gradient"),
+    wgsl!("lib/no_weight_copy"),
     wgsl!("lib/normal"),
     wgsl!("lib/out1"),
     wgsl!("lib/out4"),
@@ -126,6 +128,7 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/update_scale"),
     wgsl!("lib/vector1"),
     wgsl!("lib/vector4"),
+    wgsl!("lib/weight_copy"),
 ];
 
 /// A part of WGSL beyond its core, which a device must offer and a module must switch on.

@@ -5,6 +5,7 @@ use crate::io::tensor_file::{self, TensorFile};
 use crate::io::{FileError, shortened};
 use crate::model::{flat, tensors};
 use crate::nn::Parameters;
+use crate::ops::LossScale;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -15,6 +16,8 @@ pub struct Checkpoint {
     pub next_step: u32,
     /// Steps so far whose gradient was finite: those that AdamW counts.
     pub steps_taken: u32,
+    /// The scale of the loss, where gradients are stored in f16.
+    pub loss_scale: Option<LossScale>,
     /// What it was trained on, where that is known.
     pub pictures: Option<Pictures>,
     /// Parameters, first moment, second moment, average: flat vectors in device order.
@@ -26,7 +29,7 @@ impl Checkpoint {
     pub fn at_the_beginning(weights: Vec<f32>) -> Self {
         let zeros = vec![0.0; weights.len()];
         let states = [weights.clone(), zeros.clone(), zeros, weights];
-        Self { next_step: 0, steps_taken: 0, pictures: None, states }
+        Self { next_step: 0, steps_taken: 0, loss_scale: None, pictures: None, states }
     }
 }
 
@@ -39,6 +42,8 @@ pub(super) struct CheckpointFile {
     /// See [`Checkpoint`].
     pub steps_taken: u32,
     /// See [`Checkpoint`].
+    pub loss_scale: Option<LossScale>,
+    /// See [`Checkpoint`].
     pub pictures: Option<Pictures>,
 }
 
@@ -48,18 +53,20 @@ impl CheckpointFile {
     /// # Errors
     /// Tensors of another network.
     pub fn states(self, parameters: &Parameters) -> Result<Checkpoint, FolderError> {
-        let Self { path, file, next_step, steps_taken, pictures } = self;
+        let Self { path, file, next_step, steps_taken, loss_scale, pictures } = self;
         let mut states: [Vec<f32>; 4] = Default::default();
         for (state, slot) in STATES.iter().zip(&mut states) {
             *slot = flat(parameters, &file, &format!("{state}."), &path)?;
         }
-        Ok(Checkpoint { next_step, steps_taken, pictures, states })
+        Ok(Checkpoint { next_step, steps_taken, loss_scale, pictures, states })
     }
 }
 
 /// Keys of a checkpoint's metadata.
 const NEXT_STEP: &str = "next_step";
 const STEPS_TAKEN: &str = "steps_taken";
+/// The fields of the scale of the loss, in their order.
+const LOSS_SCALE: [&str; LossScale::WORDS] = ["loss_scale", "loss_scale_steps", "loss_scale_skips"];
 /// What stands before the name of a parameter in a checkpoint.
 const STATES: [&str; 4] = ["parameter", "first_moment", "second_moment", "average"];
 /// Checkpoints that are kept.
@@ -81,6 +88,10 @@ impl ModelFolder {
         let mut metadata = checkpoint.pictures.as_ref().map(Pictures::metadata).unwrap_or_default();
         metadata.insert(NEXT_STEP.into(), checkpoint.next_step.to_string());
         metadata.insert(STEPS_TAKEN.into(), checkpoint.steps_taken.to_string());
+        if let Some(scale) = &checkpoint.loss_scale {
+            let fields = LOSS_SCALE.iter().zip(scale.values());
+            metadata.extend(fields.map(|(key, value)| ((*key).to_string(), value.to_string())));
+        }
         let mut file = TensorFile { tensors: BTreeMap::new(), metadata };
         for (state, data) in STATES.iter().zip(&checkpoint.states) {
             file.tensors.extend(tensors(parameters, data, &format!("{state}.")));
@@ -152,8 +163,9 @@ impl ModelFolder {
         let file = tensor_file::read(&path).map_err(|e| damaged(e.to_string()))?;
         let contradiction = |message: String| damaged(format!("{}: {message}.", path.display()));
         let (next_step, steps_taken) = counts(&file, step).map_err(contradiction)?;
+        let loss_scale = loss_scale(&file).map_err(contradiction)?;
         let pictures = Pictures::from_metadata(&file.metadata).map_err(contradiction)?;
-        Ok(CheckpointFile { path, file, next_step, steps_taken, pictures })
+        Ok(CheckpointFile { path, file, next_step, steps_taken, loss_scale, pictures })
     }
 
     fn damaged_checkpoint(&self, step: u32, message: String) -> FolderError {
@@ -223,4 +235,26 @@ fn counts(file: &TensorFile, named: u32) -> Result<(u32, u32), String> {
         return Err(format!("the metadata has {STEPS_TAKEN} = {taken}, more than {NEXT_STEP} = {next_step}"));
     }
     Ok((next_step, taken))
+}
+
+/// The scale of the loss, of a run in f16; none of others, and of runs from before there was one.
+fn loss_scale(file: &TensorFile) -> Result<Option<LossScale>, String> {
+    let [scale, ..] = LOSS_SCALE;
+    if !file.metadata.contains_key(scale) {
+        return Ok(None);
+    }
+    let mut words = [0.0; LossScale::WORDS];
+    for (word, key) in words.iter_mut().zip(LOSS_SCALE) {
+        let text =
+            file.metadata.get(key).ok_or_else(|| format!("the metadata has {scale}, but lacks {key}"))?;
+        let found = || format!("the metadata has {key} = {:?}", shortened(text));
+        *word = text.parse::<f32>().map_err(|_| format!("{}; expected a number", found()))?;
+        let least = if key == scale { LossScale::LEAST } else { 0.0 };
+        let is_whole = word.fract() == 0.0 && (least..=LossScale::MOST).contains(&f64::from(*word));
+        if !is_whole || key == scale && f64::from(*word).log2().fract() != 0.0 {
+            let expected = if key == scale { "a power of two" } else { "a whole number" };
+            return Err(format!("{}; expected {expected} from {least} to {}", found(), LossScale::MOST));
+        }
+    }
+    Ok(Some(LossScale::from_words(&words)))
 }

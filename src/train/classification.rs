@@ -4,8 +4,8 @@ use super::PictureBatch;
 use super::step::{LossGraph, Task};
 use crate::classifier::Classifier;
 use crate::gpu::Executable;
-use crate::graph::{Graph, GraphError, Phase, State, ValueId};
-use crate::nn::Network;
+use crate::graph::{Graph, GraphError, Phase, ValueId};
+use crate::nn::{Network, Weights};
 use crate::ops::SoftmaxCrossEntropy;
 use crate::tensor::Spec;
 
@@ -34,7 +34,7 @@ impl Task for Classification {
 
     fn loss_graph(
         &self,
-        weights: &State,
+        weights: &Weights,
         batch: usize,
     ) -> Result<LossGraph<ClassificationInputs>, GraphError> {
         let Self(classifier) = self;
@@ -43,8 +43,7 @@ impl Task for Classification {
         let shape = [batch, height, width, classifier.config.in_channels];
         let pictures = graph.input("pictures", Spec::f32(shape));
         let labels = graph.input("labels", Spec::u32([batch]));
-        let flat = graph.state(weights);
-        let parameters = classifier.parameters.views(&mut graph, flat)?;
+        let parameters = classifier.parameters.views_of_weights(&mut graph, weights)?;
         let logits = classifier.forward(&mut graph, &parameters, pictures)?;
         graph.set_phase(Phase::Loss);
         graph.enter("loss");

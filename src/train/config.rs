@@ -7,7 +7,7 @@ use crate::diffusion::{
     Objective, Prediction, Preset, Sampler, ScheduleKind, SchedulerConfig, TimestepSpacing, UNetConfig,
     Weighting,
 };
-use crate::nn::{PictureSize, Size};
+use crate::nn::{PictureSize, Precision, Size};
 use crate::ops::{AdamW, Hyper};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -139,6 +139,10 @@ pub struct TrainConfig {
     /// Seed of everything random: the same seed gives the same bits on one device
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().seed, value_name = "S"))]
     pub seed: u64,
+    /// Type in which activations, their gradients and the weights of products are stored; f16 takes about half the memory,
+    /// keeps f32 weights for the optimizer, and scales the loss
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().precision))]
+    pub precision: Precision,
     /// Peak learning rate of AdamW
     #[cfg_attr(
         feature = "cli",
@@ -293,6 +297,7 @@ impl Default for TrainConfig {
             batch: 16,
             accumulate: 1,
             seed: 0,
+            precision: Precision::F32,
             learning_rate: 1e-3,
             learning_rate_schedule: LearningRate::Cosine,
             warmup_steps: 100,
@@ -464,7 +469,8 @@ impl TrainConfig {
 
     /// The optimizer, with PyTorch's epsilon.
     pub fn optimizer(&self) -> AdamW {
-        AdamW { beta1: self.beta1, beta2: self.beta2, epsilon: 1e-8, weight_decay: self.weight_decay }
+        let (beta1, beta2, weight_decay) = (self.beta1, self.beta2, self.weight_decay);
+        AdamW { beta1, beta2, epsilon: 1e-8, weight_decay, copy: false }
     }
 
     /// What decides a training step beside its task.

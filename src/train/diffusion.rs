@@ -5,8 +5,8 @@ use super::step::{LossGraph, Task};
 use super::{PictureBatch, TimestepSampling, TrainConfig};
 use crate::diffusion::{NoiseSchedule, Sampler, UNet};
 use crate::gpu::Executable;
-use crate::graph::{Graph, GraphError, Phase, State, ValueId};
-use crate::nn::Network;
+use crate::graph::{Graph, GraphError, Phase, ValueId};
+use crate::nn::{Network, Weights};
 use crate::ops::{AddNoise, AddTwoNoises, MseLoss, STEP_WORDS, StepWords};
 use crate::rng::{Stream, key, philox4x32};
 use crate::tensor::{Array, DType, Spec};
@@ -58,9 +58,9 @@ fn noise_table(config: &TrainConfig) -> (Array, bool) {
 }
 
 impl Diffusion {
-    /// A network with its training.
+    /// A network with its training, in the precision of the configuration.
     pub fn new(unet: UNet, config: &TrainConfig) -> Self {
-        Self { unet, config: config.clone() }
+        Self { unet: unet.in_precision(config.precision), config: config.clone() }
     }
 }
 
@@ -73,15 +73,14 @@ impl Task for Diffusion {
     }
 
     /// Noise, network and mean squared error.
-    fn loss_graph(&self, weights: &State, batch: usize) -> Result<LossGraph<DiffusionInputs>, GraphError> {
+    fn loss_graph(&self, weights: &Weights, batch: usize) -> Result<LossGraph<DiffusionInputs>, GraphError> {
         let unet = &self.unet;
         let (height, width) = unet.config.sample_size.get();
         let mut graph = Graph::new();
         let pictures = graph.input("pictures", Spec::f32([batch, height, width, unet.config.in_channels]));
         let labels = unet.config.num_class_embeds.map(|_| graph.input("labels", Spec::u32([batch])));
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
-        let flat = graph.state(weights);
-        let parameters = unet.parameters.views(&mut graph, flat)?;
+        let parameters = unet.parameters.views_of_weights(&mut graph, weights)?;
         graph.set_phase(Phase::Noise);
         graph.enter("noise");
         let (table, two) = noise_table(&self.config);

@@ -1,7 +1,8 @@
 //! Steps that were skipped because their gradient was not finite: how many are too many, and where the first number that is
 //! not finite appears.
 
-use super::step::{Task, Trainer};
+use super::Skipped;
+use super::step::{LogRow, Task, Trainer};
 use crate::gpu::RunError;
 use crate::graph::{Aliasing, Origin, Phase, Plan};
 use crate::nn::Parameters;
@@ -17,23 +18,30 @@ const MOST_SKIPPED: usize = RECENT / 10;
 #[derive(Debug, Default)]
 pub(super) struct Skips {
     /// Since the beginning of the run.
-    pub total: u32,
-    /// The last steps, from 1, and whether their gradients were finite; at most [`RECENT`].
+    pub total: Skipped,
+    /// The last steps, from 1, and whether their gradients were finite, or the scale of the loss was what made them not so; at
+    /// most [`RECENT`].
     recent: VecDeque<(u32, bool)>,
 }
 
 impl Skips {
     /// Those of a run that goes on, of which `total` steps were skipped; `steps` are those that were logged.
-    pub fn before(total: u32, steps: &[(u32, bool)]) -> Self {
-        let mut skips = Self::default();
-        steps.iter().for_each(|&(step, finite)| skips.count(step, finite));
-        Self { total, ..skips }
+    pub fn before(total: Skipped, steps: &[(u32, bool)]) -> Self {
+        let mut skips = Self { total, ..Self::default() };
+        steps.iter().for_each(|&(step, is_sound)| skips.look_at(step, is_sound));
+        skips
     }
 
-    /// Counts a step, from 1.
-    pub fn count(&mut self, step: u32, finite: bool) {
-        self.total += u32::from(!finite);
-        self.recent.push_back((step, finite));
+    /// Counts a step.
+    pub fn count(&mut self, row: &LogRow) {
+        let by_scale = row.is_skipped_by_scale();
+        self.total.by_scale += u32::from(by_scale);
+        self.total.not_finite += u32::from(!row.finite && !by_scale);
+        self.look_at(row.step + 1, row.finite || by_scale);
+    }
+
+    fn look_at(&mut self, step: u32, is_sound: bool) {
+        self.recent.push_back((step, is_sound));
         if self.recent.len() > RECENT {
             self.recent.pop_front();
         }
@@ -46,7 +54,7 @@ impl Skips {
 
     /// The steps among the last that were skipped, the newest first.
     pub fn recent_skipped(&self) -> impl Iterator<Item = u32> {
-        self.recent.iter().rev().filter(|(_, finite)| !finite).map(|&(step, _)| step)
+        self.recent.iter().rev().filter(|(_, is_sound)| !is_sound).map(|&(step, _)| step)
     }
 
     /// How many steps are looked at.
@@ -143,23 +151,38 @@ fn layer(plan: &Plan, node: usize, parameters: &Parameters) -> String {
 mod tests {
     use super::*;
 
+    /// Steps from 1.
+    fn count(skips: &mut Skips, step: u32, finite: bool, loss_scale: Option<f32>) {
+        skips.count(&LogRow { step: step - 1, loss: 0.5, gradient_norm: 1.0, finite, loss_scale });
+    }
+
     #[test]
     fn more_than_a_tenth_of_the_last_hundred_are_too_many() {
         // Of fewer than a hundred, as many.
         let mut skips = Skips::default();
-        (1..=10).for_each(|step| skips.count(step, false));
-        assert!(!skips.are_too_many() && skips.total == 10);
-        skips.count(11, false);
+        (1..=10).for_each(|step| count(&mut skips, step, false, None));
+        assert!(!skips.are_too_many() && skips.total.not_finite == 10);
+        count(&mut skips, 11, false, None);
         assert!(skips.are_too_many());
         assert_eq!(skips.recent_skipped().next(), Some(11));
         // They are forgotten after a hundred, but counted.
-        (12..=101).for_each(|step| skips.count(step, true));
-        assert!(!skips.are_too_many() && skips.total == 11 && skips.recent() == 100);
+        (12..=101).for_each(|step| count(&mut skips, step, true, None));
+        assert!(!skips.are_too_many() && skips.total.not_finite == 11 && skips.recent() == 100);
         // A run that goes on knows of those before.
         let before: Vec<(u32, bool)> = (1..=50).map(|step| (step, step > 10)).collect();
-        let mut resumed = Skips::before(10, &before);
-        assert!(!resumed.are_too_many() && resumed.total == 10);
-        resumed.count(51, false);
-        assert!(resumed.are_too_many() && resumed.total == 11);
+        let mut resumed = Skips::before(Skipped { not_finite: 10, by_scale: 0 }, &before);
+        assert!(!resumed.are_too_many() && resumed.total.not_finite == 10);
+        count(&mut resumed, 51, false, None);
+        assert!(resumed.are_too_many() && resumed.total.not_finite == 11);
+    }
+
+    /// A scale that is too large makes good for itself; at 1 there is none.
+    #[test]
+    fn what_the_scale_of_the_loss_skips_is_no_divergence() {
+        let mut skips = Skips::default();
+        (1..=40).for_each(|step| count(&mut skips, step, false, Some(2.0)));
+        assert!(!skips.are_too_many() && skips.total == Skipped { not_finite: 0, by_scale: 40 });
+        (41..=51).for_each(|step| count(&mut skips, step, false, Some(1.0)));
+        assert!(skips.are_too_many() && skips.total == Skipped { not_finite: 11, by_scale: 40 });
     }
 }

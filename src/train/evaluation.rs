@@ -5,6 +5,7 @@ use super::{PictureBatch, TrainStates, Trainer};
 use crate::data::{AugmentOptions, Dataset, batch_at};
 use crate::gpu::{Blocking as _, Executable, RunError, Store};
 use crate::graph::{Caps, Graph, GraphError, Plan, ValueId};
+use crate::nn::Weights;
 use crate::ops::StepWords;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ fn evaluation_graph<T: Task>(
     states: &TrainStates,
     batch: usize,
 ) -> Result<LossGraph<T::Inputs>, GraphError> {
-    let mut loss = task.loss_graph(&states.ema, batch)?;
+    let mut loss = task.loss_graph(&Weights::from(&states.ema), batch)?;
     loss.graph.output("held_out_loss", loss.loss);
     if let Some(logits) = task.logits(&loss.inputs) {
         loss.graph.output("logits", logits);

@@ -37,6 +37,15 @@ impl RunOptions<'_> {
     }
 }
 
+/// Steps that changed nothing, since their gradient was not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// Whatever the loss was scaled by: too many of them end the run.
+    pub not_finite: u32,
+    /// Since the loss was scaled by too much ([`LogRow::is_skipped_by_scale`]).
+    pub by_scale: u32,
+}
+
 /// An event of a run, in the order in which they happen. Steps are counts of optimizer steps done.
 pub enum TrainEvent<'a> {
     /// Something that a person may not expect of what was asked for, before anything is trained. Also a picture of the run
@@ -79,8 +88,8 @@ pub enum TrainEvent<'a> {
     Started {
         /// 0, or where a resumed run goes on.
         step: u32,
-        /// Of the steps before, those whose gradient was not finite.
-        skipped: u32,
+        /// Of the steps before, those that changed nothing.
+        skipped: Skipped,
         /// Steps of the whole run.
         steps: u32,
         /// Device bytes allocated.
@@ -90,8 +99,8 @@ pub enum TrainEvent<'a> {
     Logged {
         /// One for each step since the last ones.
         rows: &'a [LogRow],
-        /// Steps since the beginning of the run whose gradient was not finite, so that they changed nothing.
-        skipped: u32,
+        /// Steps since the beginning of the run that changed nothing.
+        skipped: Skipped,
         /// Mean since the start, without pauses for samples and checkpoints.
         images_per_s: f64,
     },

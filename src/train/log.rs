@@ -1,7 +1,7 @@
 //! `log.jsonl`: what a run says of its pictures, of each step, and of the held-out pictures now and then.
 
 use super::evaluation::HeldOut;
-use super::{LogRow, Pictures};
+use super::{LogRow, Pictures, Skipped};
 use crate::io::{FileError, JsonLines, jsonl};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -19,13 +19,21 @@ pub(super) struct Log {
 pub(super) struct Before {
     /// Whether the held-out pictures were measured after the last of them.
     pub held_out: bool,
-    /// The steps, from 1, and whether their gradients were finite.
+    /// The steps, from 1, and whether their gradients were finite, or the scale of the loss was what made them not so.
     pub steps: Vec<(u32, bool)>,
 }
 
 /// The step of a record.
 fn step_of(record: &Value) -> Option<u32> {
     record.get("step")?.as_u64()?.try_into().ok()
+}
+
+/// Whether a step is no sign of divergence ([`LogRow::is_skipped_by_scale`]).
+fn is_sound(record: &Value) -> Option<bool> {
+    let finite = record.get("finite")?.as_bool()?;
+    let loss_scale = record.get("loss_scale").and_then(Value::as_f64).map(|scale| scale as f32);
+    let row = LogRow { step: 0, loss: 0.0, gradient_norm: 0.0, finite, loss_scale };
+    Some(finite || row.is_skipped_by_scale())
 }
 
 fn is_held_out(record: &Value, step: u32) -> bool {
@@ -50,10 +58,7 @@ impl Log {
         let records: Vec<Value> = std::iter::once(first).chain(steps).collect();
         let before = Before {
             held_out: records.iter().any(|record| is_held_out(record, step)),
-            steps: records
-                .iter()
-                .filter_map(|record| Some((step_of(record)?, record.get("finite")?.as_bool()?)))
-                .collect(),
+            steps: records.iter().filter_map(|record| Some((step_of(record)?, is_sound(record)?))).collect(),
         };
         Ok((Self { lines: JsonLines::replace(path, &records)? }, before))
     }
@@ -67,19 +72,24 @@ impl Log {
     pub fn step(
         &mut self,
         row: &LogRow,
-        skipped: u32,
+        skipped: Skipped,
         learning_rate: f64,
         images_per_s: f64,
     ) -> Result<(), FileError> {
-        self.lines.write(&json!({
+        let mut record = json!({
             "step": row.step + 1,
             "loss": row.loss,
             "gradient_norm": row.gradient_norm,
             "finite": row.finite,
-            "skipped": skipped,
+            "skipped": skipped.not_finite,
             "learning_rate": learning_rate,
             "images_per_s": images_per_s,
-        }))
+        });
+        if let Some(scale) = row.loss_scale {
+            record["loss_scale"] = json!(scale);
+            record["skipped_by_scale"] = json!(skipped.by_scale);
+        }
+        self.lines.write(&record)
     }
 
     /// A measurement on the held-out pictures after so many steps.
@@ -106,11 +116,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
         let pictures = Pictures { training: 9, held_out: 1, class_names: vec!["cat".into(), "dog".into()] };
-        let row = |step| LogRow { step, loss: 0.5, gradient_norm: 1.0, finite: step != 1 };
+        let row = |step| LogRow {
+            step,
+            loss: 0.5,
+            gradient_norm: 1.0,
+            finite: step != 1 && step != 3,
+            loss_scale: (step == 3).then_some(2.0),
+        };
         let (mut log, before) = Log::open(path.clone(), &pictures, 0).unwrap();
         assert_eq!(before, Before::default());
         for step in 0..4 {
-            log.step(&row(step), u32::from(step > 0), 0.1, 10.0).unwrap();
+            let skipped = Skipped { not_finite: u32::from(step > 0), by_scale: u32::from(step == 3) };
+            log.step(&row(step), skipped, 0.1, 10.0).unwrap();
             if step == 2 {
                 log.held_out(3, HeldOut { loss: 0.25, accuracy: None }).unwrap();
             }
@@ -121,6 +138,12 @@ mod tests {
         assert!(Log::has_held_out(&path, 3).unwrap() && !Log::has_held_out(&path, 4).unwrap());
 
         let other = Pictures { training: 90, ..pictures };
+        let records = jsonl::read(&path).unwrap();
+        assert_eq!(records[3].get("skipped_by_scale"), None);
+        let last = &records[5];
+        assert_eq!((&last["loss_scale"], &last["skipped_by_scale"]), (&json!(2.0), &json!(1)));
+        assert_eq!(is_sound(&records[2]), Some(false));
+        assert_eq!(is_sound(last), Some(true), "a step that the scale has cost is no fault of the run");
         let (_, before) = Log::open(path.clone(), &other, 3).unwrap();
         assert_eq!(before, Before { held_out: true, steps: vec![(1, true), (2, false), (3, true)] });
         let records = jsonl::read(&path).unwrap();

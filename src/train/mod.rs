@@ -48,7 +48,7 @@ pub use diffusion::{Diffusion, DiffusionInputs};
 #[cfg(not(target_arch = "wasm32"))]
 pub use error::TrainError;
 #[cfg(not(target_arch = "wasm32"))]
-pub use event::{RunOptions, TrainEvent};
+pub use event::{RunOptions, Skipped, TrainEvent};
 pub use folder::{FolderError, ModelFolder, built_in_model, open_classifier};
 #[cfg(not(target_arch = "wasm32"))]
 pub use grid::grid_columns;

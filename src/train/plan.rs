@@ -39,7 +39,7 @@ impl RunPlan {
         let parameters = task.network().parameters().clone();
         let caps = &caps.clone().with_fusion(caps.fusion && config.fusion);
         let plans = TrainPlans::new(task, &config.step_options(), caps)?;
-        let states = TrainStates::new(parameters.flat_elements(), config.log_every as usize);
+        let states = TrainStates::of(&parameters, config.log_every as usize);
         let evaluation = evaluation_plan(task, &states, config.batch, caps)?;
         let grids = task.grid_plans(&states, caps)?;
         let all: Vec<&Plan> = [&plans.micro, &plans.update, &evaluation].into_iter().chain(&grids).collect();
@@ -59,7 +59,7 @@ pub(super) fn diffusion(config: &TrainConfig) -> Result<Diffusion, ConfigError> 
 }
 
 pub(super) fn classification(config: &TrainConfig) -> Result<Classification, ConfigError> {
-    Ok(Classification(Classifier::new(&config.classifier_config(0))?))
+    Ok(Classification(Classifier::new(&config.classifier_config(0))?.in_precision(config.precision)))
 }
 
 /// A task on pictures of a data set, as the loop runs it.

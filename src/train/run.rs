@@ -12,7 +12,7 @@ use super::plan::{PictureTask, classification, diffusion};
 use super::run_folder::{Contents, DATA, Held};
 use super::warnings::{learning_rate_jump, other_pictures, other_shaders, warnings};
 use super::{
-    Checkpoint, FolderError, ModelFolder, NetworkKind, Pictures, RunOptions, RunPlan, StepOptions,
+    Checkpoint, FolderError, ModelFolder, NetworkKind, Pictures, RunOptions, RunPlan, Skipped, StepOptions,
     TrainConfig, TrainError, TrainEvent, Trainer, open_data_reporting,
 };
 use crate::data::{AugmentOptions, Dataset, Loader, Report, batch_at};
@@ -280,7 +280,9 @@ impl Accepted {
         folder.keep_shaders(&shaders)?;
         write_json(&folder.path().join(DATA), &json!(report))?;
         let (log, before) = Log::open(folder.path().join(log::NAME), &pictures, step)?;
-        let skips = Skips::before(start.next_step - start.steps_taken, &before.steps);
+        let all = start.next_step - start.steps_taken;
+        let by_scale = start.loss_scale.map_or(0, |scale| scale.skips as u32).min(all);
+        let skips = Skips::before(Skipped { not_finite: all - by_scale, by_scale }, &before.steps);
 
         // 3. The steps.
         let first_batch = u64::from(step) * u64::from(config.accumulate);
@@ -435,7 +437,7 @@ impl<T: PictureTask> Run<'_, T> {
         let rows = self.trainer.read_log().block_on()?;
         let images_per_s = self.clock.images_per_s(step, &self.config);
         for row in &rows {
-            self.skips.count(row.step + 1, row.finite);
+            self.skips.count(row);
             let learning_rate = self.config.learning_rate_at(row.step);
             self.log.step(row, self.skips.total, learning_rate, images_per_s)?;
         }

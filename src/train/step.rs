@@ -4,12 +4,12 @@
 use super::{Checkpoint, TrainStates};
 use crate::gpu::{Device, Executable, GpuError, RunError, Store};
 use crate::graph::{Caps, Choices, Graph, GraphError, Phase, Plan, State, ValueId};
-use crate::nn::{Network, Parameters};
+use crate::nn::{Network, Parameters, Weights};
 use crate::ops::{
-    Accumulate, AdamW, Add, BiasCorrection, GradientNorm, HYPER, Hyper, LOG_COLUMNS, Record, STEP_WORDS,
-    Scale, StepWords,
+    Accumulate, AdamW, Add, AdjustLossScale, BiasCorrection, Cast, GradientNorm, HYPER, Hyper, LOG_COLUMNS,
+    LossScale, Record, STEP_WORDS, Scale, StepWords, View,
 };
-use crate::tensor::{Array, Spec};
+use crate::tensor::{Array, DType, Shape, Spec};
 use std::sync::Arc;
 
 /// From a batch to the loss.
@@ -37,8 +37,8 @@ pub trait Task {
     /// What is trained.
     fn network(&self) -> &dyn Network;
 
-    /// The loss of a batch of so many items under the weights in a state.
-    fn loss_graph(&self, weights: &State, batch: usize) -> Result<LossGraph<Self::Inputs>, GraphError>;
+    /// The loss of a batch of so many items under these weights.
+    fn loss_graph(&self, weights: &Weights, batch: usize) -> Result<LossGraph<Self::Inputs>, GraphError>;
 
     /// Changes a batch as training alone does, at random by the addresses in `words`.
     fn vary(&self, batch: Self::Batch, _words: &StepWords) -> Self::Batch {
@@ -55,7 +55,7 @@ pub trait Task {
 }
 
 /// Continues a loss to gradients, in the state `gradients`, with the loss in the state `loss`, both averaged over the
-/// micro-batches.
+/// micro-batches; the gradients are those of the scaled loss, where there is a scale.
 pub fn gradient_graph<I>(
     loss: LossGraph<I>,
     parameters: &Parameters,
@@ -65,7 +65,14 @@ pub fn gradient_graph<I>(
     let mut g = loss;
     let graph = &mut g.graph;
     let share = 1.0 / f64::from(accumulate);
-    let seed = graph.constant("d_loss", Array::new([1], vec![share]));
+    let seed = match &states.loss_scale {
+        None => graph.constant("d_loss", Array::new([1], vec![share])),
+        Some(state) => {
+            let scale = graph.state(state);
+            let scale = graph.apply(View { offset: 0, shape: Shape::new([1]) }, &[scale])?;
+            if accumulate == 1 { scale } else { graph.apply(Scale(share as f32), &[scale])? }
+        }
+    };
     let gradients = graph.backward(Add, &[(g.loss, seed)], &g.parameters)?;
     graph.set_phase(Phase::Backward);
     graph.enter("gradients");
@@ -109,16 +116,40 @@ pub fn update_graph(states: &TrainStates, optimizer: &AdamW) -> Result<(Graph, U
     let taken = graph.state(&states.steps_taken);
     let loss = graph.state(&states.loss);
     let log = graph.state(&states.log);
+    let loss_scale = match &states.loss_scale {
+        Some(state) => graph.state(state),
+        None => {
+            let none = LossScale::NONE.values().to_vec();
+            graph.constant("loss_scale", Array::new([LossScale::WORDS], none))
+        }
+    };
     graph.set_phase(Phase::Update);
     graph.enter("update");
-    let norm = graph.apply(GradientNorm, &[g, hyper])?;
+    let norm = graph.apply(GradientNorm, &[g, hyper, loss_scale])?;
     let correction = BiasCorrection::of(optimizer);
     let powers = graph.constant("bias_powers", correction.powers());
     let counted = graph.apply_all(correction, &[taken, norm, powers])?;
-    graph.apply_all(optimizer.clone(), &[p, g, m, v, ema, counted[1], hyper])?;
-    graph.apply(Record, &[log, loss, norm, step])?;
+    let optimizer = AdamW { copy: states.copy.is_some(), ..optimizer.clone() };
+    let updated = graph.apply_all(optimizer, &[p, g, m, v, ema, counted[1], hyper])?;
+    if let Some(copy) = &states.copy {
+        graph.persist(copy, updated[4]);
+    }
+    graph.apply(Record, &[log, loss, norm, step, loss_scale])?;
+    if states.loss_scale.is_some() {
+        graph.apply(AdjustLossScale, &[loss_scale, norm])?;
+    }
     graph.leave();
     Ok((graph, UpdateInputs { step, hyper }))
+}
+
+/// The copy of the weights that products read, from the weights: what [`AdamW`] keeps up to date from then on.
+fn copy_graph(parameters: &State, copy: &State) -> Result<Graph, GraphError> {
+    let mut graph = Graph::new();
+    graph.set_phase(Phase::Update);
+    let flat = graph.state(parameters);
+    let made = graph.apply(Cast(DType::F16), &[flat])?;
+    graph.persist(copy, made);
+    Ok(graph)
 }
 
 /// The update graph on a device.
@@ -168,7 +199,7 @@ pub struct StepOptions {
 
 impl StepOptions {
     fn states(&self, parameters: &Parameters) -> TrainStates {
-        TrainStates::new(parameters.flat_elements(), self.log_every as usize)
+        TrainStates::of(parameters, self.log_every as usize)
     }
 
     fn caps(&self, of_device: &Caps) -> Caps {
@@ -188,6 +219,15 @@ pub struct LogRow {
     pub gradient_norm: f32,
     /// Whether the gradient was finite; the step was skipped if not.
     pub finite: bool,
+    /// What the loss was scaled by, where gradients are stored in f16.
+    pub loss_scale: Option<f32>,
+}
+
+impl LogRow {
+    /// Whether the step was skipped because the loss was scaled by too much, which the next ones make good: no fault of the run.
+    pub fn is_skipped_by_scale(&self) -> bool {
+        !self.finite && self.loss_scale.is_some_and(|scale| f64::from(scale) > LossScale::LEAST)
+    }
 }
 
 /// The plans of a training run, before any device: what `--dry-run` prints.
@@ -204,7 +244,7 @@ impl TrainPlans {
     pub fn new(task: &impl Task, options: &StepOptions, caps: &Caps) -> Result<Self, RunError> {
         let parameters = task.network().parameters();
         let states = options.states(parameters);
-        let loss = task.loss_graph(&states.parameters, options.batch)?;
+        let loss = task.loss_graph(&states.weights(), options.batch)?;
         let micro = gradient_graph(loss, parameters, &states, options.accumulate)?.graph;
         let (update, _) = update_graph(&states, &options.optimizer)?;
         let caps = options.caps(caps);
@@ -237,6 +277,10 @@ pub struct Trainer<T: Task> {
     inputs: T::Inputs,
     step_words: Option<ValueId>,
     updater: Updater,
+    /// Makes the copy of the weights, where there is one.
+    copy: Option<Executable>,
+    /// Whether it must be made before the next step.
+    copy_is_old: bool,
     next_step: u32,
     unread: u32,
 }
@@ -247,11 +291,18 @@ impl<T: Task> Trainer<T> {
         let store = Store::with_caps(device, options.caps(&device.caps));
         let parameters = task.network().parameters();
         let states = options.states(parameters);
-        let loss = task.loss_graph(&states.parameters, options.batch)?;
+        let loss = task.loss_graph(&states.weights(), options.batch)?;
         let LossGraph { graph, step, inputs, .. } =
             gradient_graph(loss, parameters, &states, options.accumulate)?;
         let micro = Executable::new(&store, Plan::new(graph, store.caps())?).await?;
         let updater = Updater::new(&store, &states, &options.optimizer).await?;
+        let copy = match &states.copy {
+            None => None,
+            Some(copy) => {
+                let plan = Plan::new(copy_graph(&states.parameters, copy)?, store.caps())?;
+                Some(Executable::new(&store, plan).await?)
+            }
+        };
         Ok(Self {
             task,
             options,
@@ -261,6 +312,8 @@ impl<T: Task> Trainer<T> {
             inputs,
             step_words: step,
             updater,
+            copy,
+            copy_is_old: true,
             next_step: 0,
             unread: 0,
         })
@@ -268,7 +321,8 @@ impl<T: Task> Trainer<T> {
 
     /// Device bytes allocated: states, working memory, inputs, launch parameters.
     pub fn allocated_bytes(&self) -> u64 {
-        self.store.bytes() + self.micro.bytes() + self.updater.executable.bytes()
+        let copy = self.copy.as_ref().map_or(0, Executable::bytes);
+        self.store.bytes() + self.micro.bytes() + self.updater.executable.bytes() + copy
     }
 
     /// The states that a checkpoint keeps, in its order.
@@ -280,20 +334,31 @@ impl<T: Task> Trainer<T> {
     /// Sets the weights, and their average to the same, as at the beginning of a run.
     pub fn set_parameters(&mut self, flat: &[f32]) -> Result<(), RunError> {
         let zeros = vec![0.0; flat.len()];
-        self.set_states(0, 0, [flat, &zeros, &zeros, flat])
+        self.set_states(0, 0, LossScale::INITIAL, [flat, &zeros, &zeros, flat])
     }
 
     /// Goes on from a checkpoint.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), RunError> {
-        let Checkpoint { next_step, steps_taken, states, .. } = checkpoint;
-        self.set_states(*next_step, *steps_taken, states.each_ref().map(Vec::as_slice))
+        let Checkpoint { next_step, steps_taken, loss_scale, states, .. } = checkpoint;
+        let loss_scale = loss_scale.unwrap_or(LossScale::INITIAL);
+        self.set_states(*next_step, *steps_taken, loss_scale, states.each_ref().map(Vec::as_slice))
     }
 
-    fn set_states(&mut self, next_step: u32, steps_taken: u32, states: [&[f32]; 4]) -> Result<(), RunError> {
+    fn set_states(
+        &mut self,
+        next_step: u32,
+        steps_taken: u32,
+        loss_scale: LossScale,
+        states: [&[f32]; 4],
+    ) -> Result<(), RunError> {
         for (state, data) in self.kept().into_iter().zip(states) {
             self.store.write(state, data)?;
         }
         self.store.write_u32(&self.states.steps_taken, &[steps_taken])?;
+        if let Some(state) = &self.states.loss_scale {
+            self.store.write(state, &loss_scale.words())?;
+        }
+        self.copy_is_old = true;
         self.next_step = next_step;
         self.unread = 0;
         Ok(())
@@ -306,7 +371,11 @@ impl<T: Task> Trainer<T> {
             *slot = self.store.read(state).await?;
         }
         let steps_taken = self.store.read_u32(&self.states.steps_taken).await?[0];
-        Ok(Checkpoint { next_step: self.next_step, steps_taken, pictures: None, states })
+        let loss_scale = match &self.states.loss_scale {
+            None => None,
+            Some(state) => Some(LossScale::from_words(&self.store.read(state).await?)),
+        };
+        Ok(Checkpoint { next_step: self.next_step, steps_taken, loss_scale, pictures: None, states })
     }
 
     /// The step that comes next.
@@ -331,6 +400,10 @@ impl<T: Task> Trainer<T> {
         mut next_batch: impl FnMut() -> T::Batch,
         mut run: impl AsyncFnMut(&Executable) -> Result<(), GpuError>,
     ) -> Result<(), RunError> {
+        if let Some(copy) = self.copy.as_ref().filter(|_| self.copy_is_old) {
+            copy.run().await?;
+        }
+        self.copy_is_old = false;
         let mut words = StepWords::default();
         for micro in 0..self.options.accumulate {
             words = self.upload(self.next_step, micro, next_batch());
@@ -375,8 +448,9 @@ impl<T: Task> Trainer<T> {
         self.unread = 0;
         Ok((first..self.next_step)
             .map(|step| {
-                let row = (step % log_every) as usize * LOG_COLUMNS;
-                LogRow { step, loss: rows[row], gradient_norm: rows[row + 1], finite: rows[row + 3] != 0.0 }
+                let row = &rows[(step % log_every) as usize * LOG_COLUMNS..][..LOG_COLUMNS];
+                let loss_scale = self.states.loss_scale.as_ref().map(|_| row[4]);
+                LogRow { step, loss: row[0], gradient_norm: row[1], finite: row[3] != 0.0, loss_scale }
             })
             .collect())
     }

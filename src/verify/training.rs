@@ -6,10 +6,10 @@ use super::oracle::OptimizerSetup;
 use super::{Limit, Oracle, Report, Row, VerifyError, channels_last, distance, wide};
 use crate::diffusion::{NoiseSchedule, Prediction, UNet};
 use crate::gpu::{Blocking as _, Device, Executable, Store};
-use crate::graph::{GraphError, State, ValueId};
+use crate::graph::{GraphError, ValueId};
 use crate::io::Tensor;
 use crate::model::Model;
-use crate::nn::Network;
+use crate::nn::{Network, Weights};
 use crate::ops::{AdamW, Hyper, StepWords};
 use crate::tensor::Spec;
 use crate::train::{
@@ -32,6 +32,7 @@ impl OptimizerSetup {
             beta2: self.beta2 as f32,
             epsilon: self.epsilon as f32,
             weight_decay: self.weight_decay as f32,
+            copy: false,
         }
     }
 
@@ -102,9 +103,9 @@ impl Task for GivenTarget<'_> {
         self.unet
     }
 
-    fn loss_graph(&self, weights: &State, batch: usize) -> Result<LossGraph<GivenInputs>, GraphError> {
+    fn loss_graph(&self, weights: &Weights, batch: usize) -> Result<LossGraph<GivenInputs>, GraphError> {
         let [_, h, w] = self.shape;
-        let mut network = NetworkGraph::new(self.unet, weights, [batch, h, w], false)?;
+        let mut network = NetworkGraph::new(self.unet, &weights.flat, [batch, h, w], false)?;
         let (target, loss) = network.loss(Spec::f32([batch, h, w, self.target_channels]))?;
         let NetworkGraph { graph, parameters, x, timestep, labels, .. } = network;
         Ok(LossGraph {

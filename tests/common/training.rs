@@ -111,10 +111,9 @@ pub fn resumed(out: &Path) -> RunOptions<'static> {
 
 /// A trainer at the beginning of a run.
 pub fn trainer(device: &Arc<Device>, config: &TrainConfig) -> Trainer<Diffusion> {
-    let unet = UNet::new(&config.unet_config(0)).unwrap();
-    let initial = unet.parameters.initial(config.seed);
-    let mut trainer =
-        Trainer::new(device, Diffusion::new(unet, config), config.step_options()).block_on().unwrap();
+    let task = Diffusion::new(UNet::new(&config.unet_config(0)).unwrap(), config);
+    let initial = task.unet.parameters.initial(config.seed);
+    let mut trainer = Trainer::new(device, task, config.step_options()).block_on().unwrap();
     trainer.set_parameters(&initial).unwrap();
     trainer
 }

@@ -3,6 +3,7 @@
 use crate::cli::Failure;
 use crate::data;
 use crate::diffusion::{Sampler, SchedulerConfig, TimestepSpacing, VarianceType};
+use crate::nn::Precision;
 use crate::sample::GuidanceOptions;
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -27,6 +28,9 @@ pub struct SampleArgs {
     /// Pictures computed at once
     #[arg(long, default_value_t = 16, value_name = "B")]
     pub batch: usize,
+    /// Type in which activations and the weights of products are stored
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
     /// Folder for grid.png and the pictures. Nothing in it is replaced; where the same command was interrupted, it goes on
     #[arg(long, value_name = "DIR", default_value = "samples")]
     pub out: PathBuf,

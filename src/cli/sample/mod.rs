@@ -13,6 +13,7 @@ use super::{DeviceArgs, Failure, interruption};
 use crate::diffusion::{SchedulerConfig, Trajectory};
 use crate::gpu::{Blocking as _, RunError, Store};
 use crate::model::Model;
+use crate::nn::Precision;
 use crate::sample::{Drawing, GuidanceOptions, PictureSampler};
 use crate::train::{built_in_model, open_model};
 use arguments::{Format, value_name};
@@ -30,12 +31,12 @@ fn settings(
     model: &Model,
     scheduler: &SchedulerConfig,
     eta: f64,
+    weights: &str,
 ) -> serde_json::Result<Value> {
-    let Model { unet, weights, .. } = model;
     Ok(json!({
         "format": if args.grid_only { "grid".into() } else { value_name(&args.format) },
-        "network": unet.config,
-        "weights": checksum(weights),
+        "network": model.unet.config,
+        "weights": weights,
         "scheduler": scheduler,
         "objective": scheduler.objective,
         "time_conditioning": !scheduler.without_time,
@@ -51,6 +52,8 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
         Some(path) => open_model(path)?,
         None => built_in_model()?,
     };
+    let checksum = checksum(&model.weights);
+    let model = model.in_precision(args.precision);
     let Model { unet, weights, null_label, class_names, warnings, .. } = &model;
     for warning in warnings {
         eprintln!("warning: {warning}");
@@ -82,11 +85,14 @@ pub fn run(args: &SampleArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> 
     })?;
     let given = Given::new(args, args.n, [height, width, channels], &mut trajectory)?;
 
-    let mut settings = settings(args, &model, &scheduler, eta)?;
+    let mut settings = settings(args, &model, &scheduler, eta, &checksum)?;
     let (start, inpaint) = given.facts();
     settings["start"] = start;
     settings["inpaint"] = inpaint;
     settings["labels_in_turn"] = embeddings.map(|_| classes.labels.as_slice()).into();
+    if args.precision != Precision::F32 {
+        settings["precision"] = args.precision.name().into();
+    }
     settings["class_names"] = classes.names.as_slice().into();
     settings["guidance"] = guidance.map_or(Value::Null, |GuidanceOptions { weight, interval, null_label }| {
         json!({ "weight": weight, "interval": [interval.0, interval.1], "null_label": null_label })

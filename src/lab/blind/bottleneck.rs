@@ -3,10 +3,10 @@
 
 use crate::diffusion::{NoiseSchedule, Prediction, ScheduleKind, Weighting};
 use crate::gpu::{Blocking as _, Executable, RunError};
-use crate::graph::{Graph, GraphError, Plan, State, ValueId};
+use crate::graph::{Graph, GraphError, Plan, ValueId};
 use crate::io::{Chart, Series, Stroke};
 use crate::lab::{Expected, Findings, Lab, LabError};
-use crate::nn::{Builder, Linear, Network, Parameters};
+use crate::nn::{Builder, Linear, Network, Parameters, Weights};
 use crate::ops::{Add, AddNoise, MseLoss, STEP_WORDS, Silu, StepWords, TimeEmbedding};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{DType, Spec};
@@ -114,14 +114,13 @@ impl Task for Velocity {
         &self.network
     }
 
-    fn loss_graph(&self, weights: &State, batch: usize) -> Result<LossGraph<ValueId>, GraphError> {
+    fn loss_graph(&self, weights: &Weights, batch: usize) -> Result<LossGraph<ValueId>, GraphError> {
         let schedule = NoiseSchedule::new(ScheduleKind::Flow, TIMESTEPS);
         let weight = |level| Weighting::Velocity.of(level, self.prediction, 0.0);
         let mut graph = Graph::new();
         let points = graph.input("points", Spec::f32([batch, self.dimensions]));
         let step = graph.input("step", Spec::u32([STEP_WORDS]));
-        let flat = graph.state(weights);
-        let parameters = self.network.parameters.views(&mut graph, flat)?;
+        let parameters = self.network.parameters.views_of_weights(&mut graph, weights)?;
         let table = schedule.training_table(0..TIMESTEPS, self.prediction, weight);
         let table = graph.constant("schedule", table);
         let noised = graph.apply_all(AddNoise { dtype: DType::F32 }, &[points, table, step])?;
@@ -160,7 +159,7 @@ fn error(lab: &Lab, dimensions: usize, prediction: Prediction) -> Result<f64, La
         trainer.step(&config.hyper(step), || plane.points(&mut rng)).block_on()?;
     }
     let LossGraph { mut graph, step: words, loss, inputs, .. } =
-        trainer.task.loss_graph(&trainer.states.ema, BATCH)?;
+        trainer.task.loss_graph(&Weights::from(&trainer.states.ema), BATCH)?;
     graph.output("loss", loss);
     let plan = Plan::new(graph, &lab.device.caps).map_err(RunError::from)?;
     let evaluation = Executable::new(&trainer.store, plan).block_on()?;

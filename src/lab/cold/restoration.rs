@@ -5,9 +5,9 @@ use super::{CLASSES, COUNT, PER_CLASS};
 use crate::data::Dataset;
 use crate::diffusion::UNet;
 use crate::gpu::{Blocking as _, Executable, RunError};
-use crate::graph::{Graph, GraphError, Plan, State, ValueId};
+use crate::graph::{Graph, GraphError, Plan, ValueId};
 use crate::lab::{Lab, LabError, training};
-use crate::nn::Network;
+use crate::nn::{Network, Weights};
 use crate::ops::{Add, Degrade, MseLoss, Scale};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{Array, Spec};
@@ -48,16 +48,19 @@ impl Task for Restoration {
         &self.unet
     }
 
-    fn loss_graph(&self, weights: &State, batch: usize) -> Result<LossGraph<RestorationInputs>, GraphError> {
+    fn loss_graph(
+        &self,
+        weights: &Weights,
+        batch: usize,
+    ) -> Result<LossGraph<RestorationInputs>, GraphError> {
         let unet = &self.unet;
         let mut graph = Graph::new();
         let x_0 = graph.input("pictures", pictures(batch));
         let labels = graph.input("labels", Spec::u32([batch]));
         let severity = graph.input("severity", Spec::f32([batch]));
-        let flat = graph.state(weights);
         let matrices = graph.constant("matrices", self.matrices.clone());
         let x_s = graph.apply(Degrade, &[x_0, severity, matrices, matrices])?;
-        let parameters = unet.parameters.views(&mut graph, flat)?;
+        let parameters = unet.parameters.views_of_weights(&mut graph, weights)?;
         let answer = restored(&mut graph, unet, &parameters, x_s, severity, labels)?;
         let weight = graph.constant("weight", Array::new([batch], vec![1.0; batch]));
         let loss = graph.apply(MseLoss, &[answer, x_0, weight])?;
