@@ -109,8 +109,14 @@ mod tests {
     #[test]
     fn bytes_are_those_of_the_tensors_that_are_bound() {
         // These take some rows, columns or a single number of a table, and Record writes one row.
-        const LOOKED_UP: [&str; 5] =
-            ["embedding", "slice_channels", "bias_correction", "record", "group_norm_backward_scale_shift"];
+        const LOOKED_UP: [&str; 6] = [
+            "embedding",
+            "slice_channels",
+            "bias_correction",
+            "record",
+            "group_norm_backward_scale_shift",
+            "linear_layers",
+        ];
         let caps = Caps::webgpu(Kernels::Workgroup).with_every_feature();
         for case in crate::ops::catalogue() {
             let x: Vec<Spec> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();

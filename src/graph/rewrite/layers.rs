@@ -1,5 +1,6 @@
 //! Linear layers of one input, of equal widths, as one: query, key and value, the time projections. The parameters of such layers
-//! must lie one behind the other in one tensor; with them go their gradients, if those are packed likewise.
+//! must lie one behind the other in one tensor, or, in f16, weights and biases in two tensors that are laid out alike; with them go
+//! their gradients, if those are packed likewise.
 
 use super::{Uses, maker, renumber};
 use crate::graph::{Aliasing, Graph, Joined, LinearPart, Node, Op, Origin, Value, ValueId};
@@ -7,14 +8,16 @@ use crate::tensor::{DType, Shape, Spec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A multiple of 64 outputs keeps everything that is laid side by side bindable (256 bytes).
-const OUTPUTS: usize = 64;
+/// Bytes of a multiple of which the outputs of a row must be, so that everything that is laid side by side can be bound.
+const ROW_BYTES: usize = 256;
 
 /// Layers of one x whose parameters follow each other.
 struct Run {
     x: ValueId,
-    /// The tensor that holds the parameters, and the first element of the first weight.
-    parameters: (ValueId, usize),
+    /// The tensors that hold the weights and the biases, one and the same but in f16.
+    roots: (ValueId, ValueId),
+    /// The first element of the first weight.
+    first: usize,
     inputs: usize,
     outputs: usize,
     /// Their nodes, in the order of their parameters.
@@ -53,7 +56,7 @@ fn overwrites(graph: &Graph, first: usize, last: usize) -> bool {
 
 /// The runs of layers that can be joined.
 fn runs(graph: &Graph) -> Vec<Run> {
-    type Key = (ValueId, ValueId, usize, usize);
+    type Key = (ValueId, (ValueId, ValueId), usize, usize);
     let uses = Uses::of(graph);
     // By x, parameters and widths: first elements and nodes.
     let mut layers: BTreeMap<Key, BTreeMap<usize, usize>> = BTreeMap::new();
@@ -68,20 +71,24 @@ fn runs(graph: &Graph) -> Vec<Run> {
         let (inputs, outputs) = (graph.shape(w)[0], graph.shape(w)[1]);
         let y = node.outputs[0];
         let free = !uses.kept[y.0] && !uses.of_value(y).iter().any(|&n| is_pack(graph, n));
-        let behind = of_bias == root && bias == first + inputs * outputs;
-        let f32 = [x, w].iter().all(|v| graph.spec(*v).dtype == DType::F32);
-        if free && behind && f32 && outputs.is_multiple_of(OUTPUTS) {
-            layers.entry((x, root, inputs, outputs)).or_default().insert(first, number);
+        let behind = bias == first + inputs * outputs;
+        let dtype = graph.spec(w).dtype;
+        let alike = match dtype {
+            DType::F16 => graph.spec(of_bias) == &Spec::f32(graph.shape(root).axes()),
+            _ => of_bias == root,
+        };
+        if free && behind && alike && (outputs * dtype.bytes()).is_multiple_of(ROW_BYTES) {
+            layers.entry((x, (root, of_bias), inputs, outputs)).or_default().insert(first, number);
         }
     }
     let mut runs = Vec::new();
-    for ((x, root, inputs, outputs), layers) in layers {
+    for ((x, roots, inputs, outputs), layers) in layers {
         let layers: Vec<(usize, usize)> = layers.into_iter().collect();
         for run in layers.chunk_by(|a, b| b.0 - a.0 == (inputs + 1) * outputs) {
             let nodes: Vec<usize> = run.iter().map(|layer| layer.1).collect();
             let (Some(&first), Some(&last)) = (nodes.iter().min(), nodes.iter().max()) else { continue };
             if nodes.len() > 1 && !overwrites(graph, first, last) {
-                runs.push(Run { x, parameters: (root, run[0].0), inputs, outputs, nodes });
+                runs.push(Run { x, roots, first: run[0].0, inputs, outputs, nodes });
             }
         }
     }
@@ -108,7 +115,8 @@ fn of_all(graph: &Graph, run: &Run) -> Shape {
     Shape::new(axes)
 }
 
-/// Puts one node in the place of the first layer, and views of its result in the place of the others'. Returns the parameters.
+/// Puts one node in the place of the first layer, and views of its result in the place of the others'. Returns the parameters, as
+/// the weights are stored.
 fn join_forward(graph: &mut Graph, run: &Run) -> ValueId {
     let count = run.nodes.len();
     let first = run.nodes.iter().copied().min().unwrap_or_default();
@@ -117,18 +125,18 @@ fn join_forward(graph: &mut Graph, run: &Run) -> ValueId {
     let all = of_all(graph, run);
     let each = all.elements() / count;
     let Some(Joined { op, view, .. }) = model.op.joined(count) else { return run.x };
-    let parameters = value(graph, "parameters of layers", Spec::f32([elements]));
+    let (mut inputs, mut joined) = (vec![run.x], Vec::new());
+    let (weights, biases) = run.roots;
+    for root in std::iter::once(weights).chain((biases != weights).then_some(biases)) {
+        let dtype = graph.spec(root).dtype;
+        let parameters = value(graph, "parameters of layers", Spec::new([elements], dtype));
+        joined.push(beside(&model, view(run.first, Shape::new([elements])), vec![root], vec![parameters]));
+        inputs.push(parameters);
+    }
+    let parameters = inputs[1];
     let name = graph.label(&model);
-    let y = value(graph, &name, Spec::f32(all.axes()));
-    let mut joined = vec![
-        beside(
-            &model,
-            view(run.parameters.1, Shape::new([elements])),
-            vec![run.parameters.0],
-            vec![parameters],
-        ),
-        beside(&model, op, vec![run.x, parameters], vec![y]),
-    ];
+    let y = value(graph, &name, graph.spec(run.x).with_shape(all.axes()));
+    joined.push(beside(&model, op, inputs, vec![y]));
     for (l, &node) in run.nodes.iter().enumerate() {
         let of_layer = graph.nodes[node].outputs[0];
         let op = view(l * each, graph.shape(of_layer).clone());
@@ -177,8 +185,9 @@ fn join_backward(graph: &mut Graph, run: &Run, weights: &[ValueId], parameters: 
     // 1. The dy of all layers, computed side by side.
     let all = of_all(graph, run);
     let each = all.elements() / count;
-    let flat = value(graph, "dy of layers", Spec::f32([all.elements()]));
-    let dy = value(graph, "dy of layers", Spec::f32(all.axes()));
+    let dtype = graph.spec(layers[0].dy).dtype;
+    let flat = value(graph, "dy of layers", Spec::new([all.elements()], dtype));
+    let dy = value(graph, "dy of layers", Spec::new(all.axes(), dtype));
     let offsets = (0..count).map(|l| l * each).collect();
     let packed = (of_input.pack)(offsets, all.elements());
     let mut put = vec![

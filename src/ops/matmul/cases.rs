@@ -5,7 +5,7 @@ use super::{
     MatmulBackwardWeight,
 };
 use crate::ops::Case;
-use crate::tensor::Spec;
+use crate::tensor::{DType, Spec};
 
 /// Test cases.
 pub fn cases() -> Vec<Case> {
@@ -67,13 +67,19 @@ pub fn cases() -> Vec<Case> {
         let x = Spec::f32([rows.as_slice(), &[inputs]].concat());
         let dy = Spec::f32([&[count], rows.as_slice(), &[outputs]].concat());
         let backward_input = LinearLayersBackwardInput { count };
+        let half = |spec: &Spec| Spec::new(spec.shape.axes(), DType::F16);
+        let in_f16 = [half(&x), half(&parameters), parameters.clone()];
         cases.extend([
             Case::new(&name, LinearLayers { count }, &[x.clone(), parameters.clone()]).no_gradient(),
-            Case::new(&name, backward_input.clone(), &[dy.clone(), parameters.clone()]).no_gradient(),
-            Case::new(format!("{name}, rows added"), backward_input, &[dy.clone(), parameters, x.clone()])
-                .no_gradient(),
-            Case::new(&name, LinearLayersBackwardWeight { count }, &[x, dy]).no_gradient(),
+            Case::new(format!("{name}, f16"), LinearLayers { count }, &in_f16).no_gradient(),
         ]);
+        let rows_added = [dy.clone(), parameters.clone(), x.clone()];
+        let backward = [
+            (Case::new(&name, backward_input.clone(), &[dy.clone(), parameters]), vec![0, 1]),
+            (Case::new(format!("{name}, rows added"), backward_input, &rows_added), vec![0, 1, 2]),
+            (Case::new(&name, LinearLayersBackwardWeight { count }, &[x, dy]), vec![0, 1]),
+        ];
+        cases.extend(backward.into_iter().flat_map(|(c, half)| c.no_gradient().and_in_f16(&half)));
     }
     cases
 }

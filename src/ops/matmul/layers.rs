@@ -1,13 +1,13 @@
 //! Several linear layers of one input in one launch, as [`crate::graph::rewrite`] makes them: the weights of each layer with its
-//! bias behind them, one layer behind the other. f32 alone.
+//! bias behind them, one layer behind the other. Of weights in f16 the biases are those of another tensor, laid out alike in f32.
 
 use super::launch::{BiasGradient, Sizes};
 use super::{Linear, MatmulBackwardInput, MatmulBackwardWeight};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Joined, LinearPart, Op, ShapeError};
 use crate::ops::addend::Addend;
-use crate::ops::{Pack, View, expect_f32};
-use crate::tensor::{Array, Shape, Spec};
+use crate::ops::{Pack, View, expect_activations, expect_float};
+use crate::tensor::{Array, DType, Shape, Spec};
 use std::sync::Arc;
 
 /// With what lays its tensors beside each other.
@@ -52,7 +52,8 @@ fn part(dy: &Array, s: Sizes, l: usize) -> Array {
 }
 
 /// `y[l,m,n] = b[l,n] + Σ_k x[m,k] w[l,k,n]` for each of `count` layers l. Inputs x (…, K) and the parameters (count (K + 1) N),
-/// w then b of each layer; output (count, …, N).
+/// w then b of each layer; output (count, …, N). x and w are f32 or f16, and y with them. In f16 a third input is like the
+/// parameters in f32, and b is taken from there.
 #[derive(Debug, Clone)]
 pub struct LinearLayers {
     /// The number of layers.
@@ -71,12 +72,15 @@ impl Op for LinearLayers {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32(self.name(), x, 2)?;
+        let half = x.first().is_some_and(|x| x.dtype == DType::F16);
+        let dtype = expect_activations(self.name(), x, if half { 3 } else { 2 }, &[2])?;
         ensure_shape!(self.name(), x[0].shape.rank() >= 1, "x must have at least one axis");
+        let alike = x.get(2).is_none_or(|biases| biases.shape == x[1].shape);
+        ensure_shape!(self.name(), alike, "the parameters are {:?}, in f32 {:?}", x[1], x[2]);
         let s = self.sizes(&[&x[0].shape, &x[1].shape])?;
         let mut axes = [&[self.count], x[0].shape.axes()].concat();
         axes[x[0].shape.rank()] = s.outputs;
-        Ok(vec![Spec::f32(axes)])
+        Ok(vec![Spec::new(axes, dtype)])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -84,7 +88,7 @@ impl Op for LinearLayers {
         let mut axes = [&[self.count], x[0].shape.axes()].concat();
         axes[x[0].shape.rank()] = s.outputs;
         let of_layer = |l: usize| {
-            let [w, b] = layer(&x[1], s, l);
+            let ([w, _], [_, b]) = (layer(&x[1], s, l), layer(x.last().unwrap_or(&x[1]), s, l));
             Linear.reference(&[x[0].clone(), w, b]).swap_remove(0).data
         };
         vec![Array::new(axes, (0..self.count).flat_map(of_layer).collect())]
@@ -92,17 +96,21 @@ impl Op for LinearLayers {
 
     fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
         let flops = self.sizes(&[&x[0].shape, &x[1].shape]).map_or(0, Sizes::flops);
-        Cost { other_flops: y[0].shape.elements() as u64, ..Cost::matrix(x, y, flops) }
+        let additions = y[0].shape.elements() as u64;
+        // Of the further parameters it reads the biases alone.
+        let biases = Spec::f32([self.count * y[0].shape.last()]);
+        let read = [&x[..2], &vec![biases; x.len() - 2]].concat();
+        Cost { other_flops: additions, ..Cost::matrix(&read, y, flops) }
     }
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let Ok(s) = self.sizes(&[&x[0].shape, &x[1].shape]) else { return Vec::new() };
-        caps.both(|caps| s.forward(x[0].dtype, caps, (1, s.inputs * s.outputs)).into())
+        caps.both(|caps| s.forward(x[0].dtype, caps, (x.len() - 1, s.inputs * s.outputs)).into())
     }
 }
 
 /// `dx[m,k] = Σ_{l,n} dy[l,m,n] w[l,k,n]` over the layers l. Inputs dy (count, …, N), the parameters, and perhaps as many rows of K
-/// as dx has, which are added to it; output (…, K).
+/// as dx has, which are added to it; output (…, K), of their type.
 #[derive(Debug, Clone)]
 pub struct LinearLayersBackwardInput {
     /// The number of layers.
@@ -122,7 +130,7 @@ impl Op for LinearLayersBackwardInput {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32(self.name(), x, x.len().clamp(2, 3))?;
+        let dtype = expect_float(self.name(), x, x.len().clamp(2, 3))?;
         let dy = &x[0].shape;
         let fits = dy.rank() >= 2 && dy[0] == self.count;
         ensure_shape!(self.name(), fits, "dy must be ({}, …, N), found {dy}", self.count);
@@ -130,7 +138,7 @@ impl Op for LinearLayersBackwardInput {
         let mut axes = dy.axes()[1..].to_vec();
         axes[dy.rank() - 2] = s.inputs;
         Addend::check(self.name(), x, 2, &axes, &[Addend::Same])?;
-        Ok(vec![Spec::f32(axes)])
+        Ok(vec![Spec::new(axes, dtype)])
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
@@ -169,8 +177,8 @@ impl Op for LinearLayersBackwardInput {
     }
 }
 
-/// `dw[l,k,n] = Σ_m x[m,k] dy[l,m,n]` and `db[l,n] = Σ_m dy[l,m,n]`. Inputs x (…, K), dy (count, …, N); output
-/// (count, (K + 1) N), dw then db of each layer.
+/// `dw[l,k,n] = Σ_m x[m,k] dy[l,m,n]` and `db[l,n] = Σ_m dy[l,m,n]`. Inputs x (…, K), dy (count, …, N), f32 or f16; output
+/// (count, (K + 1) N) in f32, dw then db of each layer.
 #[derive(Debug, Clone)]
 pub struct LinearLayersBackwardWeight {
     /// The number of layers.
@@ -189,7 +197,7 @@ impl Op for LinearLayersBackwardWeight {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
-        expect_f32(self.name(), x, 2)?;
+        expect_float(self.name(), x, 2)?;
         let (x, dy) = (&x[0].shape, &x[1].shape);
         ensure_shape!(self.name(), x.rank() >= 1, "x must have at least one axis");
         let mut expected = [&[self.count], x.axes()].concat();
