@@ -1,6 +1,6 @@
 //! The gradients of a convolution.
 
-use super::{Conv2d, Extent, registers, tiled};
+use super::{Conv2d, Extent, registers, subgroup, tiled};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Kernels, Op, ShapeError};
 use crate::ops::addend::Addend;
@@ -70,9 +70,16 @@ impl Op for Conv2dBackwardInput {
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let (e, dtype) = (Extent::new(&y[0].shape, &x[0].shape), x[0].dtype);
         caps.both(|caps| {
-            let (dispatch, name) = match caps.kernels {
-                Kernels::Registers => (registers::backward_input(&self.conv, &e, dtype), "added_elements"),
-                Kernels::Workgroup => (tiled::backward_input(&self.conv, &e, dtype), "added"),
+            let (dispatch, name) = match (caps.kernels, caps.subgroup()) {
+                (Kernels::Registers, Some(lanes))
+                    if self.conv.stride == 1 && subgroup::suits(&self.conv, &e) =>
+                {
+                    (subgroup::backward_input(&self.conv, &e, dtype, lanes), "added")
+                }
+                (Kernels::Registers, _) => {
+                    (registers::backward_input(&self.conv, &e, dtype), "added_elements")
+                }
+                (Kernels::Workgroup, _) => (tiled::backward_input(&self.conv, &e, dtype), "added"),
             };
             Addend::bind(dispatch, name, x, 2, &y[0]).into()
         })
@@ -140,9 +147,12 @@ impl Op for Conv2dBackwardWeight {
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let (e, dtype) = (Extent::new(&x[0].shape, &x[1].shape), x[0].dtype);
-        caps.both(|caps| match caps.kernels {
-            Kernels::Registers => registers::backward_weight(&self.conv, &e, dtype, self.bias),
-            Kernels::Workgroup => tiled::backward_weight(&self.conv, &e, dtype, self.bias),
+        caps.both(|caps| match (caps.kernels, caps.subgroup()) {
+            (Kernels::Registers, Some(lanes)) if subgroup::suits(&self.conv, &e) => {
+                subgroup::backward_weight(&self.conv, &e, dtype, self.bias, lanes)
+            }
+            (Kernels::Registers, _) => registers::backward_weight(&self.conv, &e, dtype, self.bias),
+            (Kernels::Workgroup, _) => tiled::backward_weight(&self.conv, &e, dtype, self.bias),
         })
     }
 }

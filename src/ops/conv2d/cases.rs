@@ -39,6 +39,10 @@ pub fn cases() -> Vec<Case> {
         (3, 1, Symmetric(1), [2, 17, 41, 13, 18]),
         (3, 2, Symmetric(1), [1, 33, 29, 36, 32]),
         (3, 2, BottomRight, [2, 26, 22, 20, 60]),
+        (3, 1, Symmetric(2), [1, 17, 19, 24, 32]),
+        (3, 1, BottomRight, [2, 13, 17, 32, 32]),
+        (3, 1, Symmetric(0), [3, 41, 4, 64, 40]),
+        (1, 2, Symmetric(0), [2, 39, 41, 64, 48]),
     ];
     let mut cases = Vec::new();
     for (number, (kernel, stride, padding, sizes)) in convolutions.into_iter().enumerate() {

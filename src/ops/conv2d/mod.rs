@@ -4,6 +4,7 @@
 mod backward;
 mod cases;
 mod registers;
+mod subgroup;
 mod tiled;
 
 pub use backward::{Conv2dBackwardInput, Conv2dBackwardWeight};
@@ -199,9 +200,12 @@ impl Op for Conv2d {
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let (e, dtype) = (Extent::new(&x[0].shape, &y[0].shape), x[0].dtype);
         caps.both(|caps| {
-            let dispatch = match caps.kernels {
-                Kernels::Registers => registers::forward(self, &e, dtype),
-                Kernels::Workgroup => tiled::forward(self, &e, dtype),
+            let dispatch = match (caps.kernels, caps.subgroup()) {
+                (Kernels::Registers, Some(lanes)) if subgroup::suits(self, &e) => {
+                    subgroup::forward(self, &e, dtype, lanes)
+                }
+                (Kernels::Registers, _) => registers::forward(self, &e, dtype),
+                (Kernels::Workgroup, _) => tiled::forward(self, &e, dtype),
             };
             Addend::bind(dispatch, "added", x, 3, &y[0]).into()
         })

@@ -16,7 +16,7 @@ pub(super) const INVOCATIONS: usize = 16;
 
 /// Below this many operations a convolution takes about a millisecond on a CPU with any tile, and its
 /// tile is chosen small for the sake of the compiler (0.3 s on lavapipe instead of 2 s).
-const SMALL_FLOPS: u64 = 4_000_000;
+pub(super) const SMALL_FLOPS: u64 = 4_000_000;
 
 /// Invocations that the splits of the weights' gradient aim at. With 1024, adding the splits took up to a
 /// third of the time; 256 was no different within the noise, and leaves less to share among cores.
