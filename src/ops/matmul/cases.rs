@@ -47,6 +47,7 @@ pub fn cases() -> Vec<Case> {
     case(&[16], 128, 128, false);
     case(&[47], 67, 130, false);
     case(&[], 12, 5, false);
+    case(&[3, 43], 44, 72, false);
     // Splits of the weight gradient, the last of them short.
     case(&[1000], 20, 12, true);
     case(&[2, 1537], 6, 9, true);

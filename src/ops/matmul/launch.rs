@@ -125,7 +125,7 @@ impl Sizes {
     }
 
     /// The variant whose depth or columns go through several layers.
-    fn layered(self, mut dispatch: Dispatch, axis: &'static str) -> Dispatch {
+    pub(super) fn layered(self, mut dispatch: Dispatch, axis: &'static str) -> Dispatch {
         if self.layers > 1 {
             dispatch.variant = dispatch.variant.with(axis, true);
         }
@@ -134,6 +134,9 @@ impl Sizes {
 
     /// y from x = input 0, w = input 1, and the bias in an input from an element on.
     pub fn forward(self, dtype: DType, caps: &Caps, (bias, bias_start): (usize, usize)) -> Dispatch {
+        if let Some(lanes) = self.sharing(caps) {
+            return self.shared_forward(dtype, lanes, (bias, bias_start));
+        }
         let Self { rows, inputs, outputs, layers } = self;
         let all = layers * outputs;
         match caps.kernels {
@@ -167,6 +170,9 @@ impl Sizes {
 
     /// dx from dy = input 0, w = input 1; and the name of what may be added.
     pub fn backward_input(self, dtype: DType, caps: &Caps) -> (Dispatch, &'static str) {
+        if let Some(lanes) = self.sharing(caps) {
+            return (self.shared_backward_input(dtype, lanes), "added");
+        }
         let Self { rows, inputs, outputs, layers } = self;
         match caps.kernels {
             Kernels::Registers => {
@@ -212,6 +218,14 @@ impl Sizes {
             }
             with_bias_gradient(dispatch, bias == BiasGradient::Beside, to)
         };
+        if let Some(lanes) = self.sharing(caps) {
+            let (splits, dispatch) = self.shared_backward_weight(dtype, lanes, results[0], bias_start);
+            return splits.program(&results, |to| {
+                let dispatch =
+                    dispatch.bind("x", Operand::Input(0)).bind("dy", Operand::Input(1)).bind("dw", to[0]);
+                with_bias(dispatch, to)
+            });
+        }
         match caps.kernels {
             Kernels::Registers => {
                 let (input_width, output_width) = self.widths();

@@ -3,6 +3,7 @@
 mod cases;
 mod launch;
 mod layers;
+mod subgroup;
 
 pub(super) use cases::cases;
 pub use layers::{LinearLayers, LinearLayersBackwardInput, LinearLayersBackwardWeight};
