@@ -293,6 +293,7 @@ fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     load_b(&v, head, first_row);
     for (var first = 0u; first < params.length; first += TILE) {
         stage(head.base, first, lane);
+        stage_statistics(head, first, lane);
         for (var t = 0u; t < TILE; t += STEP) {
             if first + t >= params.length {
                 break;
@@ -303,12 +304,11 @@ fn backward_key(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
             var p: Pairs;
             var ds: Pairs;
             for (var j = 0u; j < STEP; j++) {
-                let l = log_sum_exp[statistic_at(head, first + t + j)];
-                let d = products[statistic_at(head, first + t + j)];
+                let statistics = streamed_statistics(head, first, t + j);
                 for (var i = 0u; i < HELD; i++) {
-                    let value = exp(s[i * STEP + j] - l);
+                    let value = exp(s[i * STEP + j] - statistics.x);
                     p[i * STEP + j] = select(0.0, value, first + t + j < params.length);
-                    ds[i * STEP + j] = p[i * STEP + j] * (dp[i * STEP + j] - d);
+                    ds[i * STEP + j] = p[i * STEP + j] * (dp[i * STEP + j] - statistics.y);
                 }
             }
             add(&dk, &ds, A, &rows);

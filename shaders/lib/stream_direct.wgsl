@@ -5,6 +5,8 @@ const TILE: u32 = STEP;
 
 fn stage(base: u32, first: u32, lane: u32) {}
 
+fn stage_statistics(head: Head, first: u32, lane: u32) {}
+
 fn release() {}
 
 // Where row `row` of the tile at `first` begins.
@@ -18,4 +20,10 @@ fn streamed(side: u32, at: u32) -> Vector {
         return Vector(streamed_a[at]);
     }
     return Vector(streamed_b[at]);
+}
+
+// L and D of row `row` of the tile at `first`.
+fn streamed_statistics(head: Head, first: u32, row: u32) -> vec2<f32> {
+    let at = statistic_at(head, first + row);
+    return vec2<f32>(log_sum_exp[at], products[at]);
 }

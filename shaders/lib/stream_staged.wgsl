@@ -17,6 +17,8 @@ fn stage(base: u32, first: u32, lane: u32) {
     workgroupBarrier();
 }
 
+fn stage_statistics(head: Head, first: u32, lane: u32) {}
+
 fn release() {
     workgroupBarrier();
 }
@@ -30,4 +32,10 @@ fn streamed(side: u32, at: u32) -> Vector {
         return tile_a[at];
     }
     return tile_b[at];
+}
+
+// L and D of row `row` of the tile at `first`.
+fn streamed_statistics(head: Head, first: u32, row: u32) -> vec2<f32> {
+    let at = statistic_at(head, first + row);
+    return vec2<f32>(log_sum_exp[at], products[at]);
 }

@@ -124,6 +124,7 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/stream"),
     wgsl!("lib/stream_direct"),
     wgsl!("lib/stream_staged"),
+    wgsl!("lib/stream_subgroup"),
     wgsl!("lib/unmodulated"),
     wgsl!("lib/update_scale"),
     wgsl!("lib/vector1"),

@@ -3,7 +3,7 @@
 use super::Sizes;
 use crate::graph::{Caps, Dispatch, Kernels, Limits, Operand, Program};
 use crate::ops::{stored, vector_width};
-use crate::shader::{Source, Variant};
+use crate::shader::{Extension, Source, Variant};
 use crate::tensor::{DType, Spec};
 
 static SHADER: Source = crate::wgsl!("attention");
@@ -52,13 +52,20 @@ fn variant(sizes: Sizes, dtype: DType, invocations: usize) -> Variant {
 /// A launch of an entry point that streams rows.
 fn stream(sizes: Sizes, entry: &'static str, dtype: DType, caps: &Caps) -> Dispatch {
     // A GPU hides latency with many invocations of few registers; a CPU driver has no invocations to spare
-    // and pays per load. Eight of them are one subgroup of lavapipe.
-    let (invocations, held) = if caps.kernels == Kernels::Workgroup { (64, 1) } else { (8, 4) };
+    // and pays per load. Eight of them are one subgroup of lavapipe, whose invocations load for each other.
+    let subgroup = caps.subgroup().filter(|&size| caps.kernels == Kernels::Registers && size >= STEP);
+    let (invocations, held) = match caps.kernels {
+        Kernels::Workgroup => (64, 1),
+        Kernels::Registers => (subgroup.unwrap_or(8), 4),
+    };
     let mut variant =
         variant(sizes, dtype, invocations).with("HELD", format!("{held}u")).with("STEP", format!("{STEP}u"));
     if caps.kernels == Kernels::Workgroup {
         let tile = format!("{}u", tile(sizes));
         variant = variant.link("lib/stream_direct", "lib/stream_staged").with("TILE", tile);
+    }
+    if subgroup.is_some() {
+        variant = variant.enable(Extension::Subgroups).link("lib/stream_direct", "lib/stream_subgroup");
     }
     let chunks = sizes.length.div_ceil(invocations * held);
     Dispatch::new(&SHADER, entry)
