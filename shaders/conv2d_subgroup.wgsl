@@ -1,6 +1,6 @@
 // The convolutions of conv2d.wgsl for CPU drivers with subgroups, whose invocations load for each other: each of them loads
 // another element of what all of them need, and they hand it around. A load costs a CPU driver some eighty multiply-adds for
-// each subgroup, wherever the invocations read; handing a number around costs less than two.
+// each subgroup, wherever the invocations read; handing a number around costs two.
 //
 // forward and backward_input are one product, of stride 1 backwards: dx is the convolution of dy with the kernel turned
 // around and its channels exchanged, so there x stands for dy, y for dx, and PADDING for KERNEL - 1 - p. An invocation has
