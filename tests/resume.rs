@@ -141,6 +141,22 @@ fn a_run_in_f16_goes_on_bit_for_bit() {
     assert!(first["finite"] == false && first["loss_scale"] == TOO_LARGE);
     assert!(last["finite"] == true && last["loss_scale"].as_f64() < Some(TOO_LARGE) && last["skipped"] == 0);
     assert_eq!(last["skipped_by_scale"].as_f64(), Some(scale(&straight).skips));
+
+    // On in f32, where there is no scale, and back: it is as it was left, but for the steps since.
+    let left = scale(&straight);
+    let go_on = |precision: Precision, steps: u32| {
+        let config = TrainConfig { precision, steps, ..saved.clone() };
+        run(&device, &config, &resumed(&straight)).unwrap();
+        records(&straight).into_iter().rfind(|r| r["loss"].is_number()).unwrap()
+    };
+    let single = go_on(Precision::F32, 7);
+    assert!(
+        single["finite"] == true && single["skipped"] == 0 && single.get("loss_scale").is_none(),
+        "{single}"
+    );
+    let half = go_on(Precision::F16, 8);
+    assert!(half["skipped"] == 0 && half["loss_scale"].as_f64() == Some(left.scale), "{half}");
+    assert_eq!(scale(&straight), LossScale { steps: left.steps + 1.0, ..left });
 }
 
 /// What a run of six steps tells, interrupted after its first and then resumed.
@@ -275,6 +291,22 @@ fn a_checkpoint_must_agree_with_its_name() {
     assert!(load().unwrap_err().to_string().contains("next_step = \"seven\"; expected a number"));
     write(&|metadata| drop(metadata.remove("next_step")));
     assert!(load().unwrap_err().to_string().contains("lacks next_step"));
+    for (key, value, words) in [
+        ("loss_scale", Some("3"), "loss_scale = \"3\"; expected a power of two from 1"),
+        ("loss_scale", Some("0.5"), "loss_scale = \"0.5\"; expected a power of two from 1"),
+        ("loss_scale", Some("NaN"), "loss_scale = \"NaN\"; expected a power of two from 1"),
+        ("loss_scale", Some("large"), "loss_scale = \"large\"; expected a number"),
+        ("loss_scale_skips", Some("-1"), "loss_scale_skips = \"-1\"; expected a whole number from 0"),
+        ("loss_scale_steps", None, "has loss_scale, but lacks loss_scale_steps"),
+    ] {
+        run.save_checkpoint(&unet.parameters, &saved).unwrap();
+        write(&|metadata| {
+            metadata.remove(key);
+            metadata.extend(value.map(|value| (key.to_string(), value.to_string())));
+        });
+        let e = load().unwrap_err().to_string();
+        assert!(e.contains(words), "{e}");
+    }
 
     // 3. Renamed.
     run.save_checkpoint(&unet.parameters, &saved).unwrap();

@@ -281,6 +281,8 @@ pub struct Trainer<T: Task> {
     copy: Option<Executable>,
     /// Whether it must be made before the next step.
     copy_is_old: bool,
+    /// Of a run in f32 that went on from one in f16: the scale as it was left there.
+    unused_loss_scale: Option<LossScale>,
     next_step: u32,
     unread: u32,
 }
@@ -314,6 +316,7 @@ impl<T: Task> Trainer<T> {
             updater,
             copy,
             copy_is_old: true,
+            unused_loss_scale: None,
             next_step: 0,
             unread: 0,
         })
@@ -334,29 +337,29 @@ impl<T: Task> Trainer<T> {
     /// Sets the weights, and their average to the same, as at the beginning of a run.
     pub fn set_parameters(&mut self, flat: &[f32]) -> Result<(), RunError> {
         let zeros = vec![0.0; flat.len()];
-        self.set_states(0, 0, LossScale::INITIAL, [flat, &zeros, &zeros, flat])
+        self.set_states(0, 0, None, [flat, &zeros, &zeros, flat])
     }
 
     /// Goes on from a checkpoint.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), RunError> {
         let Checkpoint { next_step, steps_taken, loss_scale, states, .. } = checkpoint;
-        let loss_scale = loss_scale.unwrap_or(LossScale::INITIAL);
-        self.set_states(*next_step, *steps_taken, loss_scale, states.each_ref().map(Vec::as_slice))
+        self.set_states(*next_step, *steps_taken, *loss_scale, states.each_ref().map(Vec::as_slice))
     }
 
     fn set_states(
         &mut self,
         next_step: u32,
         steps_taken: u32,
-        loss_scale: LossScale,
+        loss_scale: Option<LossScale>,
         states: [&[f32]; 4],
     ) -> Result<(), RunError> {
         for (state, data) in self.kept().into_iter().zip(states) {
             self.store.write(state, data)?;
         }
         self.store.write_u32(&self.states.steps_taken, &[steps_taken])?;
-        if let Some(state) = &self.states.loss_scale {
-            self.store.write(state, &loss_scale.words())?;
+        match &self.states.loss_scale {
+            Some(state) => self.store.write(state, &loss_scale.unwrap_or(LossScale::INITIAL).words())?,
+            None => self.unused_loss_scale = loss_scale,
         }
         self.copy_is_old = true;
         self.next_step = next_step;
@@ -372,7 +375,7 @@ impl<T: Task> Trainer<T> {
         }
         let steps_taken = self.store.read_u32(&self.states.steps_taken).await?[0];
         let loss_scale = match &self.states.loss_scale {
-            None => None,
+            None => self.unused_loss_scale,
             Some(state) => Some(LossScale::from_words(&self.store.read(state).await?)),
         };
         Ok(Checkpoint { next_step: self.next_step, steps_taken, loss_scale, pictures: None, states })
