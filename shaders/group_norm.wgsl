@@ -9,6 +9,7 @@
 // lib/unmodulated has scale = shift = 0; a variant puts lib/modulated in its place.
 //
 //   measure                one workgroup of LANES per image and group
+//   measure_and_normalize  the same with normalize, where there are many: one workgroup per COLUMNS of them, each of LANES = ROWS
 //   sum_pixels             one workgroup per COLUMNS Vectors of channels of an image, whose ROWS share the pixels
 //   normalize, backward    one invocation per run of PIXELS pixels of one Vector of channels; in backward, behind the
 //                          workgroups of dγ and dβ, each of COLUMNS Vectors, whose ROWS share the images
@@ -31,6 +32,8 @@ alias StoredOut = Stored;
 
 const SILU: bool = true;
 
+const SIDE_BY_SIDE: bool = false; // whether a workgroup has several groups of channels: measure_and_normalize
+
 struct Params {
     pixels: u32,  // of one image
     vectors: u32, // of one pixel
@@ -38,11 +41,11 @@ struct Params {
     count: u32,   // workgroups or invocations with work
 }
 
-struct MeasureParams { // measure
+struct MeasureParams { // measure, measure_and_normalize
     pixels: u32,
     vectors: u32,
     groups: u32,
-    count: u32,
+    count: u32,   // images times groups
     epsilon: f32,
 }
 
@@ -85,10 +88,10 @@ struct Affine {
     offset: Vector,
 }
 
-fn affine_of(image: u32, vector: u32) -> Affine {
-    let at = image * 2u * params.vectors + vector;
+fn affine_of(image: u32, vector: u32, vectors: u32) -> Affine {
+    let at = image * 2u * vectors + vector;
     let factor = one_plus_scale(at);
-    return Affine(gamma[vector] * factor, beta[vector] * factor + shift(at + params.vectors));
+    return Affine(gamma[vector] * factor, beta[vector] * factor + shift(at + vectors));
 }
 
 // The group of a Vector of channels, counted through all images.
@@ -96,45 +99,107 @@ fn group_of(image: u32, vector: u32) -> u32 {
     return image * params.groups + vector / (params.vectors / params.groups);
 }
 
-// The (pixel, Vector of the group) that comes `step` behind `at`, both given so, without a division.
-fn advance(at: vec2<u32>, step: vec2<u32>, width: u32) -> vec2<u32> {
-    let next = at + step;
-    return select(next, vec2<u32>(next.x + 1u, next.y - width), next.y >= width);
+// How many numbers there were, their mean, and their squared distances from it, for each component of a Vector.
+struct Moments {
+    count: f32,
+    mean: Vector,
+    squares: Vector,
 }
 
-// Two passes: the mean, then the centred squares. What is left of the mean of the centred values is the
-// rounding error of the first pass, which the second takes back (Chan, Golub & LeVeque 1983, eq. 1.7).
+// Those of all the numbers of two such sets (Chan, Golub & LeVeque 1983, eq. 1.5).
+fn joined(a: Moments, b: Moments) -> Moments {
+    let count = a.count + b.count;
+    let d = b.mean - a.mean;
+    let share = b.count / count;
+    return Moments(count, a.mean + share * d, a.squares + b.squares + (share * a.count) * d * d);
+}
+
+// Loads that are in registers together.
+const BLOCK: u32 = 8u;
+
+// The part of a group that one of its LANES invocations takes: every `rows`-th pixel, of every `columns`-th Vector.
+struct Part {
+    columns: u32,
+    rows: u32,
+    column: u32,
+    row: u32, // past the pixels where the lane has no part
+}
+
+fn part_of(lane: u32, width: u32) -> Part {
+    let columns = min(width, LANES);
+    let rows = LANES / columns;
+    let row = lane / columns;
+    return Part(columns, rows, lane % columns, select(measure_params.pixels, row, row < rows));
+}
+
+// Mean and 1 / sqrt(var + ε) of the group of `width` Vectors whose first one is `start`. Every number is read once: the mean and
+// the squares of a block are computed in registers, then joined to those before it. All are taken less the first number, so that
+// the means are as small as the deviations and their rounding errors too.
+fn group_statistics(start: u32, width: u32, lane: u32, invocation: u32) -> vec2<f32> {
+    let vectors = measure_params.vectors;
+    let part = part_of(lane, width);
+    let reference = Vector(horizontal_sum(Vector(x[start])) / f32(WIDTH));
+    var moments = Moments();
+    for (var v = part.column; v < width; v += part.columns) {
+        var p = part.row;
+        for (; p + (BLOCK - 1u) * part.rows < measure_params.pixels; p += BLOCK * part.rows) {
+            var block: array<Vector, BLOCK>;
+            var sum = Vector();
+            for (var i = 0u; i < BLOCK; i++) {
+                block[i] = Vector(x[start + (p + i * part.rows) * vectors + v]) - reference;
+                sum += block[i];
+            }
+            let mean = sum / f32(BLOCK);
+            var squares = Vector();
+            for (var i = 0u; i < BLOCK; i++) {
+                let d = block[i] - mean;
+                squares += d * d;
+            }
+            moments = joined(moments, Moments(f32(BLOCK), mean, squares));
+        }
+        for (; p < measure_params.pixels; p += part.rows) {
+            let value = Vector(x[start + p * vectors + v]) - reference;
+            moments = joined(moments, Moments(1.0, value, Vector()));
+        }
+    }
+    let size = f32(measure_params.pixels * width * WIDTH);
+    let mean = group_sum(moments.count * moments.mean, invocation) / size;
+    let d = moments.mean - Vector(mean);
+    let variance = group_sum(moments.squares + moments.count * d * d, invocation) / size;
+    return vec2<f32>(horizontal_sum(reference) / f32(WIDTH) + mean, 1.0 / sqrt(variance + measure_params.epsilon));
+}
+
+// The sum over the invocations of a group; all of the workgroup must call it.
+fn group_sum(value: Vector, invocation: u32) -> f32 {
+    if SIDE_BY_SIDE {
+        return horizontal_sum(column_sum(value, invocation));
+    }
+    return workgroup_sum(horizontal_sum(value), invocation);
+}
+
+// The first Vector of a group, counted through all images.
+fn group_start(index: u32, width: u32) -> u32 {
+    let image = index / measure_params.groups;
+    return image * measure_params.pixels * measure_params.vectors + index % measure_params.groups * width;
+}
+
 @compute @workgroup_size(LANES)
 fn measure(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
     if index >= measure_params.count { return; }
     let width = measure_params.vectors / measure_params.groups;
-    let image = index / measure_params.groups;
-    let start = image * measure_params.pixels * measure_params.vectors + (index % measure_params.groups) * width;
-    let size = f32(measure_params.pixels * width * WIDTH);
-    let first = vec2<u32>(lane / width, lane % width);
-    let step = vec2<u32>(LANES / width, LANES % width);
-
-    var sum = Vector();
-    for (var at = first; at.x < measure_params.pixels; at = advance(at, step, width)) {
-        sum += Vector(x[start + at.x * measure_params.vectors + at.y]);
-    }
-    let first_mean = workgroup_sum(horizontal_sum(sum), lane) / size;
-
-    var rest = Vector();
-    var squares = Vector();
-    for (var at = first; at.x < measure_params.pixels; at = advance(at, step, width)) {
-        let d = Vector(x[start + at.x * measure_params.vectors + at.y]) - Vector(first_mean);
-        rest += d;
-        squares += d * d;
-    }
-    let correction = workgroup_sum(horizontal_sum(rest), lane) / size;
-    let square = workgroup_sum(horizontal_sum(squares), lane) / size;
+    let statistics = group_statistics(group_start(index, width), width, lane, lane);
     if lane == 0u {
-        let variance = max(square - correction * correction, 0.0);
-        statistics_out[index] = vec2<f32>(first_mean + correction, 1.0 / sqrt(variance + measure_params.epsilon));
+        statistics_out[index] = statistics;
     }
+}
+
+fn activated(v: Vector) -> Vector {
+    if SILU {
+        return silu(v);
+    }
+    return v;
 }
 
 // x - mean comes first: x rstd - mean rstd would cancel where the mean is large.
@@ -144,15 +209,37 @@ fn normalize(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
     let i = invocation_index(group, groups, lane, RUN_INVOCATIONS);
     if i >= params.count { return; }
     let run = pixel_run(i, params.pixels, params.vectors);
-    let affine = affine_of(run.image, run.vector);
+    let affine = affine_of(run.image, run.vector, params.vectors);
     let s = statistics[group_of(run.image, run.vector)];
     let slope = s.y * affine.factor;
     for (var k = run.first; k < run.end; k += params.vectors) {
-        let v = (Vector(x[k]) - Vector(s.x)) * slope + affine.offset;
-        if SILU {
-            y[k] = Stored(silu(v));
-        } else {
-            y[k] = Stored(v);
+        y[k] = Stored(activated((Vector(x[k]) - Vector(s.x)) * slope + affine.offset));
+    }
+}
+
+// measure and normalize in one launch: groups of channels that lie side by side, each of ROWS invocations.
+@compute @workgroup_size(COLUMNS, ROWS)
+fn measure_and_normalize(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                         @builtin(local_invocation_index) invocation: u32) {
+    let first = workgroup_index(group, groups) * COLUMNS;
+    if first >= measure_params.count { return; }
+    // Past the last group, that one again: all of a workgroup must come to the sum.
+    let index = min(first + invocation % COLUMNS, measure_params.count - 1u);
+    let lane = invocation / COLUMNS;
+    let vectors = measure_params.vectors;
+    let width = vectors / measure_params.groups;
+    let start = group_start(index, width);
+    let s = group_statistics(start, width, lane, invocation);
+    if lane == 0u {
+        statistics_out[index] = s;
+    }
+    let part = part_of(lane, width);
+    for (var v = part.column; v < width; v += part.columns) {
+        let affine = affine_of(index / measure_params.groups, index % measure_params.groups * width + v, vectors);
+        let slope = s.y * affine.factor;
+        for (var p = part.row; p < measure_params.pixels; p += part.rows) {
+            let k = start + p * vectors + v;
+            y[k] = Stored(activated((Vector(x[k]) - Vector(s.x)) * slope + affine.offset));
         }
     }
 }
@@ -197,7 +284,7 @@ fn sum_pixels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     var affine: Affine;
     var s: vec2<f32>;
     if column.vector < params.vectors {
-        affine = affine_of(column.image, column.vector);
+        affine = affine_of(column.image, column.vector, params.vectors);
         s = statistics[group_of(column.image, column.vector)];
         for (var p = column.row; p < params.pixels; p += ROWS) {
             let k = (column.image * params.pixels + p) * params.vectors + column.vector;

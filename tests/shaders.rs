@@ -87,7 +87,7 @@ fn doctor_judges_what_was_edited() {
     }
     let case = ops::catalogue().into_iter().find(|case| case.title().starts_with("group_norm: ")).unwrap();
     for (from, to, passes) in [
-        ("// Two passes: the mean,", "// In two passes: the mean,", true),
+        ("// x - mean comes first:", "// First comes x - mean:", true),
         ("measure_params.epsilon", "(measure_params.epsilon + 0.1)", false),
         ("+ affine.offset", "", false),
         (
@@ -167,7 +167,7 @@ fn errors_show_the_users_own_lines() {
             "group_norm.wgsl",
             "#import lib/index",
             "#import lib/indices",
-            &["group_norm.wgsl:20", "lib/indices"],
+            &["group_norm.wgsl:21", "lib/indices"],
         ),
     ] {
         let folder = edited(name, from, to);

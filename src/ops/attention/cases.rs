@@ -40,6 +40,6 @@ pub fn cases() -> Vec<Case> {
     case(32, 70, 8, 68, true);
     case(1, 1025, 1, 4, true);
     // Matrices of more than one part of scratch memory, one in each.
-    case(2, 2049, 1, 41, true);
+    case(2, 2049, 1, 17, true);
     cases
 }

@@ -49,6 +49,20 @@ pub fn cases() -> Vec<Case> {
         cases.push(forward.fill(0, Fill::Uniform(98.0, 102.0)).tolerance(tolerance).large());
     }
 
+    // Groups enough for one launch: as many as workgroups have places for, and two more; and far from zero.
+    for (axes, groups) in [([129, 1, 3, 24], 8), ([171, 1, 11, 72], 6)] {
+        for modulated in [false, true] {
+            let norm = GroupNorm { groups, eps: 1e-5, silu: modulated, scale_shift: modulated };
+            for dtype in [DType::F32, DType::F16] {
+                let name = format!("{}, {groups} groups, {}", Shape::new(axes), dtype.name());
+                cases.push(norm.cases(&name, &axes, dtype).swap_remove(0).large());
+            }
+        }
+    }
+    let axes = [512, 16, 16, 8];
+    let forward = norm.cases(&format!("{}, mean 100", Shape::new(axes)), &axes, DType::F32).swap_remove(0);
+    cases.push(forward.fill(0, Fill::Uniform(98.0, 102.0)).tolerance(tolerance).large());
+
     // One-pixel images: the most runs and groups for their size; and of one channel, the most workgroups
     // of sums, which are slow on a CPU driver when they are made for a GPU.
     let norm = GroupNorm { groups: 1, eps: 1e-5, silu: true, scale_shift: false };

@@ -94,6 +94,18 @@ impl<'a> Launch<'a> {
         self.on_pixels(entry, variant.with("LANES", format!("{lanes}u")), count).workgroups(count)
     }
 
+    /// One workgroup of `lanes` invocations for each of so many groups side by side.
+    pub fn over_whole_groups(&self, entry: &'static str, groups: usize, lanes: usize) -> Dispatch {
+        let count = self.extent.images * self.norm.groups;
+        let variant = self
+            .transformed()
+            .with("SIDE_BY_SIDE", true)
+            .with("COLUMNS", format!("{groups}u"))
+            .with("ROWS", format!("{lanes}u"))
+            .with("LANES", format!("{lanes}u"));
+        self.on_pixels(entry, variant, count).workgroups(count.div_ceil(groups))
+    }
+
     /// One workgroup per block of channels of each of the images, whose rows share the pixels.
     pub fn over_pixels(&self, entry: &'static str) -> Dispatch {
         let Extent { images, pixels, .. } = self.extent;

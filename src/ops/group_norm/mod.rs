@@ -17,7 +17,9 @@ use super::channels::{Extent, sharers};
 use super::elementwise::silu;
 use super::expect_activations;
 use crate::ensure_shape;
-use crate::graph::{Backward, Candidate, Caps, Cost, GraphError, Kernels, Op, Operand, Program, ShapeError};
+use crate::graph::{
+    Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, Program, ShapeError,
+};
 use crate::tensor::{Array, Shape, Spec};
 use launch::Launch;
 use reference::Reference;
@@ -134,28 +136,39 @@ impl Op for GroupNorm {
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         caps.both(|caps| -> Program {
             let launch = Launch::new(self, Extent::of(&x[0].shape), x[0].dtype, caps);
-            let Extent { pixels, channels, .. } = launch.extent;
+            let Extent { images, pixels, channels } = launch.extent;
             let vectors = pixels * channels / self.groups / launch.width;
             let lanes = match caps.kernels {
                 // One SIMD register: 8x32x32x64 in 16 groups takes 1.8 ms on llvmpipe, with 64 lanes 5.6 ms.
                 Kernels::Registers => sharers(vectors, 8),
                 Kernels::Workgroup => vectors.next_power_of_two().clamp(32, 256),
             };
-            let measure = launch
-                .over_groups("measure", launch.stored(), lanes)
-                .arithmetic(5)
-                .param("epsilon", self.eps)
-                .bind("x", Operand::Input(0))
-                .bind("statistics_out", Operand::Output(1));
-            let normalize = launch
-                .over_runs("normalize")
+            // In one launch where there are groups enough for 16 workgroups on a CPU driver, each of as many groups as one SIMD
+            // register has numbers, or for two on each of a large GPU's 128 multiprocessors. There groups of four channels of f16
+            // lie in 32 bytes, which memory moves together.
+            let (side_by_side, sharing, least) = match caps.kernels {
+                Kernels::Registers => (8, sharers(pixels, 1), 16),
+                Kernels::Workgroup => (4, 64, 256),
+            };
+            let whole = images * self.groups >= least * side_by_side && side_by_side * sharing <= 256;
+            let [x, gamma, beta] = [0, 1, 2].map(Operand::Input);
+            let [y, statistics] = [0, 1].map(Operand::Output);
+            let measures = |dispatch: Dispatch| {
+                dispatch.param("epsilon", self.eps).bind("x", x).bind("statistics_out", statistics)
+            };
+            let normalizes = |dispatch: Dispatch| {
+                launch.bind_scale_shift(dispatch.bind("gamma", gamma).bind("beta", beta).bind("y", y), 3)
+            };
+            if whole {
+                let both = launch.over_whole_groups("measure_and_normalize", side_by_side, sharing);
+                return normalizes(measures(both)).into();
+            }
+            let measure = measures(launch.over_groups("measure", launch.stored(), lanes)).arithmetic(5);
+            let normalize = normalizes(launch.over_runs("normalize"))
                 .arithmetic(if self.silu { 7 } else { 3 })
-                .bind("x", Operand::Input(0))
-                .bind("gamma", Operand::Input(1))
-                .bind("beta", Operand::Input(2))
-                .bind("statistics", Operand::Output(1))
-                .bind("y", Operand::Output(0));
-            Program { scratch: vec![], dispatches: vec![measure, launch.bind_scale_shift(normalize, 3)] }
+                .bind("x", x)
+                .bind("statistics", statistics);
+            Program { scratch: vec![], dispatches: vec![measure, normalize] }
         })
     }
 
