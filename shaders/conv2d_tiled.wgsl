@@ -9,6 +9,7 @@
 // y and dx may have a further tensor added to them.
 
 #import lib/index
+#import lib/conv2d_params
 #import lib/out1
 #import lib/no_added
 #import lib/gemm_tile
@@ -18,23 +19,6 @@ const PASS: u32 = 0u;
 
 alias Result = Element; // f32 in pass 2: sums over pixels
 
-struct Params {
-    rows: u32,
-    columns: u32,
-    depth: u32,
-    splits: u32,
-    split_depth: u32,
-    height: u32,
-    width: u32,
-    out_height: u32,
-    out_width: u32,
-    channels: u32, // of a
-    kernel: u32,
-    stride: u32,
-    padding: u32, // at the top and at the left
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<Element>; // x (batch, height, width, in) or dy (batch, out height, out width, out)
 @group(0) @binding(2) var<storage, read> b: array<Element>; // w (kernel, kernel, in, out) or dy
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // (out)

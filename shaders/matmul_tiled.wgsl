@@ -11,6 +11,7 @@
 // and each layer has its w, with its bias behind it, its y and its dy in a place of its own.
 
 #import lib/index
+#import lib/linear_params
 #import lib/out1
 #import lib/no_added
 #import lib/gemm_tile
@@ -18,30 +19,6 @@
 
 alias Result = Element; // f32 where c holds sums that are not activations: backward_weight
 
-struct Params {
-    rows: u32,
-    columns: u32,
-    depth: u32,
-    splits: u32,
-    split_depth: u32,
-    a_row: u32, // elements from a[m,k] to a[m+1,k]
-    a_column: u32,
-    b_row: u32,
-    b_column: u32,
-    c_row: u32,
-    c_split: u32,
-    outputs: u32,    // N of one layer
-    a_layer: u32,    // elements from a layer to the next, where a, b or c has layers
-    b_layer: u32,
-    c_layer: u32,
-    bias_start: u32, // elements before the first bias, where it lies behind a weight
-}
-
-// Whether what is multiplied along the depth, or the columns, belongs to several layers.
-const LAYERED_DEPTH: bool = false;
-const LAYERED_COLUMNS: bool = false;
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<Element>; // [rows][depth] by strides
 @group(0) @binding(2) var<storage, read> b: array<Element>; // [depth][columns] by strides
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [columns]
@@ -52,13 +29,6 @@ fn along_depth(k: u32, layer: u32) -> u32 {
         return k / params.outputs * layer + k % params.outputs;
     }
     return k;
-}
-
-fn along_columns(n: u32, layer: u32) -> u32 {
-    if LAYERED_COLUMNS {
-        return n / params.outputs * layer + n % params.outputs;
-    }
-    return n;
 }
 
 fn load_a(m: u32, k: u32) -> f32 {

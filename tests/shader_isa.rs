@@ -108,6 +108,28 @@ fn no_kernel_of_the_presets_spills_more_than_is_recorded() {
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
+/// The loop over the depth of a convolution is held open by its products: loading and staging are in it, and no loop within it.
+#[test]
+fn four_fifths_of_a_convolution_are_multiply_adds() {
+    let mut large_tiles = 0;
+    for shader in ["conv2d_vectors", "conv2d_weight_vectors"] {
+        let Some(text) = radv(&[shader, "--preset", "cifar", "--batch", "128", "--json"]) else { return };
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for kernel in json["kernels"].as_array().unwrap() {
+            let variant = kernel["variant"].as_str().unwrap();
+            let share = kernel["fma_share"].as_f64().unwrap();
+            let (spills, scratch) = (&kernel["spills"], &kernel["scratch"]);
+            println!("{shader} [{variant}]: {:.1} %", 100.0 * share);
+            assert!(*spills == 0 && *scratch == 0, "{variant}: {spills} spills, {scratch} bytes of scratch");
+            // The loop of a tile of 128 x 128 has 1024, 8 x 8 sums of each of 16 k; smaller tiles have half of them.
+            let least = if variant.contains("TILE_M=128u TILE_N=128u") { 0.8 } else { 0.7 };
+            assert!(share >= least, "{shader} [{variant}]: {share}");
+            large_tiles += usize::from(least == 0.8 && kernel["loop"]["fma"] == 1024);
+        }
+    }
+    assert!(large_tiles >= 3, "{large_tiles} of the passes with large tiles");
+}
+
 /// An array that is indexed at run time cannot stay in registers: what the test above looks for is seen.
 #[test]
 fn scratch_memory_and_loops_are_seen() {

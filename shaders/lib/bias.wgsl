@@ -1,5 +1,5 @@
 // The term that a product is started with: bias[n], one per column.
 
-fn initial(n: u32) -> f32 {
+fn initial(n: u32) -> Out {
     return bias[n];
 }

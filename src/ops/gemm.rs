@@ -1,5 +1,6 @@
-//! What every product of matrices shares: the choice of tiles for `shaders/lib/gemm_tile.wgsl`, the split of
-//! long sums over workgroups, and the pass that adds the splits (`shaders/sum_rows.wgsl`).
+//! What every product of matrices shares: whether it is staged four numbers at a time (`shaders/lib/gemm_vectors.wgsl`) or one
+//! (`shaders/lib/gemm_tile.wgsl`), the choice of tiles, the split of long sums over workgroups, and the pass that adds the splits
+//! (`shaders/sum_rows.wgsl`).
 
 use super::stored;
 use super::sum_rows::in_splits;
@@ -10,8 +11,17 @@ use crate::tensor::DType;
 /// Workgroups that keep a large GPU busy: some four for each of 128 multiprocessors.
 const BUSY_WORKGROUPS: usize = 512;
 
+/// Of large tiles, whose workgroups are 256 invocations with 64 sums each: two for each multiprocessor, and no fewer than three for
+/// two. The gradients of 3x3 weights of 128 to 256 channels come to 216 to 252 tiles of 128 x 128 with the splits that
+/// [`SPLIT_ELEMENTS`] allows.
+const BUSY_LARGE_WORKGROUPS: usize = 256;
+const ENOUGH_LARGE_WORKGROUPS: usize = 192;
+
 /// Scratch elements that splits may take: 16 MiB.
 const SPLIT_ELEMENTS: usize = 1 << 22;
+
+/// The fewest terms of a split: at least four stages of 16 between reading the splits and writing them.
+const SPLIT_TERMS: usize = 64;
 
 /// A range of a long sum for each of several workgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +41,14 @@ impl Splits {
     /// Splits sums of `depth` terms, for each of `results` results computed in `tiles` tiles, until there are
     /// `wanted` of tile times split; but no range gets fewer than `least` terms, and each a multiple of it.
     pub(super) fn new(depth: usize, results: usize, tiles: usize, wanted: usize, least: usize) -> Self {
-        let most = (SPLIT_ELEMENTS / results.max(1)).min(depth.div_ceil(least)).max(1);
-        let count = (wanted / tiles.max(1)).clamp(1, most);
+        let count = (wanted / tiles.max(1)).clamp(1, Self::most(depth, results, least));
         let depth_each = depth.div_ceil(count).next_multiple_of(least).max(1);
         Self { count: depth.div_ceil(depth_each).max(1), depth: depth_each }
+    }
+
+    /// The most ranges of such sums.
+    fn most(depth: usize, results: usize, least: usize) -> usize {
+        (SPLIT_ELEMENTS / results.max(1)).min(depth.div_ceil(least)).max(1)
     }
 
     /// The launches of sums so split: see [`in_splits`].
@@ -66,31 +80,55 @@ pub(super) struct Gemm {
     pub columns: usize,
     /// Columns of A and rows of B.
     pub depth: usize,
+    /// Columns of C that lie side by side in memory.
+    pub column_run: usize,
+    /// Terms of the depth that lie side by side in memory, in an operand whose neighbours are neighbours along the depth.
+    pub depth_run: usize,
     /// Whether neighbours of A in memory are neighbours along the depth (else along the rows).
     pub a_along_depth: bool,
     /// Whether neighbours of B in memory are neighbours along the columns (else along the depth).
     pub b_along_columns: bool,
 }
 
-/// A tile of C, the depth staged at once, and the side of an invocation's square share.
+/// A tile of C, and the depth staged at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tile {
     rows: usize,
     columns: usize,
     depth: usize,
-    thread: usize,
+}
+
+/// The tiles of a product, and the splits of its depth.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiling {
+    tile: Tile,
+    /// The splits.
+    pub splits: Splits,
 }
 
 impl Gemm {
+    /// Whether `lib/gemm_vectors` computes it: four divides what lies side by side along rows and columns, and the depth of a stage
+    /// divides what lies side by side along the depth.
+    pub(super) fn in_vectors(&self) -> bool {
+        let along_depth = self.a_along_depth || !self.b_along_columns;
+        self.column_run.is_multiple_of(4)
+            && (self.a_along_depth || self.rows.is_multiple_of(4))
+            && (!along_depth || self.depth_run.is_multiple_of(16))
+    }
+
     /// Large tiles read less memory per product, 64 products per 4 vec4 loads from workgroup memory instead
-    /// of 16 per 2; small tiles make more workgroups. The large ones need enough workgroups of their own, in all of so many
-    /// products of these sizes.
-    fn tile(&self, products: usize) -> Tile {
-        let wide = Tile { rows: 128, columns: 128, depth: 8, thread: 8 };
-        let tall = Tile { rows: 128, columns: 64, depth: 16, thread: 8 };
-        let small = Tile { rows: 64, columns: 64, depth: 16, thread: 4 };
-        let enough = |t: &Tile| products * self.tiles(t) >= BUSY_WORKGROUPS / 2;
-        // A last column of tiles that is mostly empty would waste what the wide tile gains.
-        let fits = |t: &Tile| self.columns.next_multiple_of(t.columns) <= self.columns.next_multiple_of(64);
+    /// of 32 per 3 or 16 per 2; small tiles make more workgroups. The large ones need enough workgroups of their own, with as many
+    /// splits as there may be or in all of so many products.
+    fn tile(&self, times: usize) -> Tile {
+        // Of single numbers, 16 of depth would take more workgroup memory than WebGPU grants: their rows are padded.
+        let depth = if self.in_vectors() { 16 } else { 8 };
+        let wide = Tile { rows: 128, columns: 128, depth };
+        let tall = Tile { rows: 128, columns: 64, depth: 16 };
+        let small = Tile { rows: 64, columns: 64, depth: 16 };
+        let enough = |t: &Tile| self.tiles(t) * times >= ENOUGH_LARGE_WORKGROUPS;
+        let area = |t: &Tile| self.rows.next_multiple_of(t.rows) * self.columns.next_multiple_of(t.columns);
+        // Last tiles that are mostly empty would waste what large ones gain.
+        let fits = |t: &Tile| 8 * area(t) <= 9 * area(&small);
         [wide, tall].into_iter().find(|t| enough(t) && fits(t)).unwrap_or(small)
     }
 
@@ -98,24 +136,24 @@ impl Gemm {
         self.rows.div_ceil(tile.rows) * self.columns.div_ceil(tile.columns)
     }
 
-    /// Splits of the depth for products with few results, such as the gradients of weights.
-    pub(super) fn splits(&self) -> Splits {
-        let tile = self.tile(1);
-        // 64 terms: at least four stages of 16 between reading the splits and writing them.
-        Splits::new(self.depth, self.rows * self.columns, self.tiles(&tile), BUSY_WORKGROUPS, 64)
+    /// Tiles over the whole depth.
+    pub(super) fn whole(&self) -> Tiling {
+        Tiling { tile: self.tile(1), splits: Splits::none(self.depth) }
     }
 
-    /// A launch of an entry point that calls `gemm`, with the tile's variant and its parameters. A and B are stored in the
-    /// type `factors`, C in the type `result`.
-    pub(super) fn dispatch(
-        &self,
-        shader: &'static Source,
-        entry: &'static str,
-        variant: Variant,
-        [factors, result]: [DType; 2],
-        splits: Splits,
-    ) -> Dispatch {
-        self.in_tiles(&self.tile(1), shader, entry, variant, [factors, result], splits)
+    /// Tiles of `count` products, whose depths are this one together.
+    pub(super) fn in_parts(&self, count: usize) -> Tiling {
+        let depth = self.depth.div_ceil(count).next_multiple_of(16);
+        Tiling { tile: self.tile(count), splits: Splits { count, depth } }
+    }
+
+    /// Tiles with splits of the depth, for products with few results, such as the gradients of weights.
+    pub(super) fn split(&self) -> Tiling {
+        let results = self.rows * self.columns;
+        let tile = self.tile(Splits::most(self.depth, results, SPLIT_TERMS));
+        let busy = if tile.rows == 128 { BUSY_LARGE_WORKGROUPS } else { BUSY_WORKGROUPS };
+        let splits = Splits::new(self.depth, results, self.tiles(&tile), busy, SPLIT_TERMS);
+        Tiling { tile, splits }
     }
 
     /// A launch of so many products of other factors. They are the splits of one product, whose depth goes through all of theirs
@@ -128,33 +166,44 @@ impl Gemm {
         variant: Variant,
         types: [DType; 2],
     ) -> Dispatch {
-        let all = Self { depth: products * self.depth, ..*self };
         let splits = Splits { count: products, depth: self.depth };
-        all.in_tiles(&self.tile(products), shader, entry, variant, types, splits)
+        let all = Self { depth: products * self.depth, ..*self };
+        all.dispatch(shader, entry, variant, types, Tiling { tile: self.tile(products), splits })
     }
 
-    fn in_tiles(
+    /// A launch of an entry point that calls `gemm`, with the tile's variant and its parameters. A and B are stored in the
+    /// type `factors`, C in the type `result`.
+    pub(super) fn dispatch(
         &self,
-        tile: &Tile,
         shader: &'static Source,
         entry: &'static str,
         variant: Variant,
         [factors, result]: [DType; 2],
-        splits: Splits,
+        Tiling { tile, splits }: Tiling,
     ) -> Dispatch {
         let number = |n: usize| format!("{n}u");
-        let mut variant = stored(variant, factors);
+        let mut variant = stored(variant, factors)
+            .with("TILE_M", number(tile.rows))
+            .with("TILE_N", number(tile.columns))
+            .with("TILE_K", number(tile.depth));
         if result != factors {
             variant = variant.with("Result", result.name());
         }
-        let variant = variant
-            .with("TILE_M", number(tile.rows))
-            .with("TILE_N", number(tile.columns))
-            .with("TILE_K", number(tile.depth))
-            .with("THREAD_M", number(tile.thread))
-            .with("THREAD_N", number(tile.thread))
-            .with("A_ALONG_K", self.a_along_depth)
-            .with("B_ALONG_N", self.b_along_columns);
+        if self.in_vectors() {
+            if !self.a_along_depth {
+                variant = variant.link("lib/a_along_k", "lib/a_along_m");
+            }
+            if !self.b_along_columns {
+                variant = variant.link("lib/b_along_n", "lib/b_along_k");
+            }
+        } else {
+            let thread = if tile.rows == 64 { 4 } else { 8 };
+            variant = variant
+                .with("THREAD_M", number(thread))
+                .with("THREAD_N", number(thread))
+                .with("A_ALONG_K", self.a_along_depth)
+                .with("B_ALONG_N", self.b_along_columns);
+        }
         Dispatch::new(shader, entry)
             .variant(variant)
             .param("rows", self.rows)
@@ -162,7 +211,7 @@ impl Gemm {
             .param("depth", self.depth)
             .param("splits", splits.count)
             .param("split_depth", splits.depth)
-            .workgroups(self.tiles(tile) * splits.count)
+            .workgroups(self.tiles(&tile) * splits.count)
     }
 }
 
@@ -178,5 +227,30 @@ mod tests {
                 assert!(s.count * s.depth >= depth && (s.count - 1) * s.depth < depth, "{depth}: {s:?}");
             }
         }
+    }
+
+    /// Of 3x3 convolutions at batch 128: the splits are counted with the tiles.
+    #[test]
+    fn gradients_of_weights_get_large_tiles() {
+        let tiling = |channels: usize, pixels: usize, columns: usize| {
+            let gemm = Gemm {
+                rows: 9 * channels,
+                columns,
+                depth: 128 * pixels,
+                column_run: columns,
+                depth_run: 1,
+                a_along_depth: false,
+                b_along_columns: true,
+            };
+            let Tiling { tile, splits } = gemm.split();
+            (tile.rows, tile.columns, gemm.tiles(&tile) * splits.count)
+        };
+        assert_eq!(tiling(128, 32 * 32, 128), (128, 128, 9 * 28));
+        assert_eq!(tiling(256, 16 * 16, 256), (128, 128, 36 * 7));
+        assert_eq!(tiling(512, 16 * 16, 256), (128, 128, 72 * 3));
+        assert_eq!(tiling(64, 32 * 32, 64), (128, 64, 5 * 50));
+        assert_eq!(tiling(3, 32 * 32, 128), (64, 64, 2 * 256));
+        // Pictures of one pixel have two splits.
+        assert_eq!(tiling(256, 1, 256), (64, 64, 144 * 2));
     }
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Debug, clap::Args)]
 pub struct IsaArgs {
-    /// Shader file, and an entry point of it: conv2d_tiled, group_norm:normalize; all kernels of the presets if left out
+    /// Shader file, and an entry point of it: conv2d_vectors, group_norm:normalize; all kernels of the presets if left out
     #[arg(value_name = "NAME[:ENTRY]")]
     name: Option<String>,
     /// A variant of NAME of your own, as for `shaders show`; repeatable

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 static SHADER: Source = crate::wgsl!("attention_tiled");
 
-/// A product for each of these heads.
+/// A product for each of these heads, staged one number at a time: to `gemm`, which decides it, nothing lies side by side.
 fn product(
     sizes: Sizes,
     sequences: &Range<usize>,
@@ -41,6 +41,8 @@ fn scores(
         rows: sizes.length,
         columns: sizes.length,
         depth: sizes.head,
+        column_run: 1,
+        depth_run: 1,
         a_along_depth: true,
         b_along_columns: false,
     };
@@ -75,6 +77,8 @@ fn weighted_sum(sizes: Sizes, dtype: DType, sequences: &Range<usize>, sum: Weigh
         rows: sizes.length,
         columns: sizes.head,
         depth: sizes.length,
+        column_run: 1,
+        depth_run: 1,
         a_along_depth: !sum.transposed,
         b_along_columns: true,
     };

@@ -39,10 +39,24 @@ pub fn cases() -> Vec<Case> {
         (3, 1, Symmetric(1), [2, 17, 41, 13, 18]),
         (3, 2, Symmetric(1), [1, 33, 29, 36, 32]),
         (3, 2, BottomRight, [2, 26, 22, 20, 60]),
+        // Past SMALL_FLOPS with paddings that turn around, and stride 2: invocations that load for each other.
         (3, 1, Symmetric(2), [1, 17, 19, 24, 32]),
         (3, 1, BottomRight, [2, 13, 17, 32, 32]),
         (3, 1, Symmetric(0), [3, 41, 4, 64, 40]),
         (1, 2, Symmetric(0), [2, 39, 41, 64, 48]),
+        // Channels that are staged four at a time, by several taps or one: pictures smaller than a tile, rows and columns that
+        // are no multiple of it, widths that no power of two divides, splits of the weight's gradient, the phases of stride 2.
+        (3, 1, Symmetric(1), [9, 3, 3, 16, 32]),
+        (3, 1, Symmetric(1), [1, 5, 47, 32, 16]),
+        (3, 1, Symmetric(0), [3, 9, 41, 16, 48]),
+        (3, 1, BottomRight, [2, 7, 2, 48, 80]),
+        (3, 2, Symmetric(1), [2, 11, 41, 16, 16]),
+        (3, 2, BottomRight, [3, 14, 9, 32, 48]),
+        (3, 2, Symmetric(0), [5, 3, 7, 16, 144]),
+        (1, 2, Symmetric(0), [3, 7, 6, 32, 16]),
+        (1, 1, Symmetric(0), [4, 8, 8, 144, 32]),
+        (5, 2, Symmetric(2), [2, 9, 8, 16, 16]),
+        (5, 1, Symmetric(3), [1, 1, 13, 16, 32]),
     ];
     let mut cases = Vec::new();
     for (number, (kernel, stride, padding, sizes)) in convolutions.into_iter().enumerate() {
@@ -81,6 +95,31 @@ pub fn cases() -> Vec<Case> {
             all.push((case, vec![0, 1]));
         }
         cases.extend(all.into_iter().flat_map(|(case, half)| case.and_in_f16(&half)));
+    }
+
+    // Enough tiles for the large ones: 128 x 64 and 128 x 128, forward, of the input's gradient and of the weight's with its
+    // splits, all of them cut.
+    for (kernel, stride, [batch, height, width, input, output]) in [
+        (3, 1, [1, 59, 421, 16, 4]),
+        (3, 1, [1, 59, 421, 4, 16]),
+        (1, 1, [3, 41, 101, 16, 256]),
+        (1, 1, [3, 41, 101, 256, 16]),
+        (3, 2, [5, 41, 123, 240, 16]),
+        (1, 1, [1, 31, 101, 256, 240]),
+    ] {
+        let conv = Conv2d { kernel, stride, padding: Symmetric(kernel / 2) };
+        let name =
+            format!("{kernel}x{kernel} stride {stride}, {batch}x{height}x{width}, {input} to {output}");
+        let x = Spec::f32([batch, height, width, input]);
+        let w = Spec::f32([kernel, kernel, input, output]);
+        let y = Spec::f32(conv.output_shape(&x.shape, output).axes());
+        let backward_input = Conv2dBackwardInput { conv: conv.clone(), height, width };
+        let backward_weight = Conv2dBackwardWeight { conv: conv.clone(), bias: true };
+        cases.extend([
+            Case::new(&name, conv, &[x.clone(), w.clone(), Spec::f32([output])]).large(),
+            Case::new(&name, backward_input, &[y.clone(), w]).large(),
+            Case::new(&name, backward_weight, &[x, y]).large(),
+        ]);
     }
 
     // One invocation per picture, or per weight: past the limit of one dimension.

@@ -1,5 +1,5 @@
 //! 2-D convolution, channels last. Its gradients, the launches of `shaders/conv2d.wgsl` (register tiles, for CPU drivers)
-//! and of `shaders/conv2d_tiled.wgsl` (tiles in workgroup memory, for GPUs), and the cases have a file each.
+//! and of `shaders/conv2d_vectors.wgsl` and its companions (tiles in workgroup memory, for GPUs), and the cases have a file each.
 
 mod backward;
 mod cases;

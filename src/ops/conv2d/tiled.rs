@@ -1,15 +1,18 @@
-//! Convolutions as implicit products of matrices in tiles staged in workgroup memory
+//! Convolutions as implicit products of matrices in tiles staged in workgroup memory, four channels at a time
+//! (`shaders/conv2d_vectors.wgsl`, `shaders/conv2d_weight_vectors.wgsl`) where they can be, else one
 //! (`shaders/conv2d_tiled.wgsl`): the launches for GPUs.
 
 use super::{Conv2d, Extent};
 use crate::graph::{Dispatch, Operand, Program};
-use crate::ops::gemm::{Gemm, Splits, weight_results, with_bias_gradient};
+use crate::ops::gemm::{Gemm, Tiling, weight_results, with_bias_gradient};
 use crate::shader::{Source, Variant};
 use crate::tensor::DType;
 
-static SHADER: Source = crate::wgsl!("conv2d_tiled");
+static ELEMENTS: Source = crate::wgsl!("conv2d_tiled");
+static VECTORS: Source = crate::wgsl!("conv2d_vectors");
+static WEIGHT_VECTORS: Source = crate::wgsl!("conv2d_weight_vectors");
 
-/// What is computed: `PASS` of the shader.
+/// What is computed: `PASS` of the shaders.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
     Forward = 0,
@@ -17,15 +20,27 @@ enum Pass {
     BackwardWeight = 2,
 }
 
+/// Channels of a tap that lie side by side. For a kernel with more taps along an axis than `conv2d_vectors.wgsl` has bits they do
+/// not count.
+fn depth_run(conv: &Conv2d, channels: usize) -> usize {
+    const BITS: usize = 16;
+    if conv.kernel <= BITS { channels } else { 1 }
+}
+
 /// A launch without its operands, which are stored in the type `dtype`; gradients of weights, and their splits, are f32.
-fn launch(conv: &Conv2d, e: &Extent, dtype: DType, pass: Pass, gemm: Gemm, splits: Splits) -> Dispatch {
-    let mut variant = Variant::base().with("PASS", format!("{}u", pass as u32));
-    if pass != Pass::Forward {
-        variant = variant.link("lib/bias", "lib/no_bias");
-    }
+fn launch(conv: &Conv2d, e: &Extent, dtype: DType, pass: Pass, gemm: Gemm, tiling: Tiling) -> Dispatch {
+    let of_pass = || {
+        let variant = Variant::base().with("PASS", format!("{}u", pass as u32));
+        if pass == Pass::Forward { variant } else { variant.link("lib/bias", "lib/no_bias") }
+    };
+    let (shader, variant) = match (gemm.in_vectors(), pass) {
+        (true, Pass::BackwardWeight) => (&WEIGHT_VECTORS, Variant::base()),
+        (true, _) => (&VECTORS, of_pass()),
+        (false, _) => (&ELEMENTS, of_pass()),
+    };
     let result = if pass == Pass::BackwardWeight { DType::F32 } else { dtype };
     let channels = if pass == Pass::BackwardInput { e.out_channels } else { e.in_channels };
-    gemm.dispatch(&SHADER, "convolution", variant, [dtype, result], splits)
+    gemm.dispatch(shader, "convolution", variant, [dtype, result], tiling)
         .param("height", e.height)
         .param("width", e.width)
         .param("out_height", e.out_height)
@@ -42,10 +57,12 @@ pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
         rows: e.batch * e.out_height * e.out_width,
         columns: e.out_channels,
         depth: conv.kernel * conv.kernel * e.in_channels,
+        column_run: e.out_channels,
+        depth_run: depth_run(conv, e.in_channels),
         a_along_depth: true,
         b_along_columns: true,
     };
-    launch(conv, e, dtype, Pass::Forward, gemm, Splits::none(gemm.depth))
+    launch(conv, e, dtype, Pass::Forward, gemm, gemm.whole())
         .bind("a", Operand::Input(0))
         .bind("b", Operand::Input(1))
         .bind("bias", Operand::Input(2))
@@ -54,14 +71,22 @@ pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
 
 /// dx from dy = input 0, w = input 1.
 pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
-    let gemm = Gemm {
+    let mut gemm = Gemm {
         rows: e.batch * e.height * e.width,
         columns: e.in_channels,
         depth: conv.kernel * conv.kernel * e.out_channels,
+        column_run: e.in_channels,
+        depth_run: depth_run(conv, e.out_channels),
         a_along_depth: true,
         b_along_columns: false,
     };
-    launch(conv, e, dtype, Pass::BackwardInput, gemm, Splits::none(gemm.depth))
+    let mut tiling = gemm.whole();
+    if gemm.in_vectors() {
+        // One phase of pixels for each split.
+        gemm.rows = e.batch * e.height.div_ceil(conv.stride) * e.width.div_ceil(conv.stride);
+        tiling = gemm.in_parts(conv.stride * conv.stride);
+    }
+    launch(conv, e, dtype, Pass::BackwardInput, gemm, tiling)
         .bind("a", Operand::Input(0))
         .bind("b", Operand::Input(1))
         .bind("c", Operand::Output(0))
@@ -73,12 +98,14 @@ pub(super) fn backward_weight(conv: &Conv2d, e: &Extent, dtype: DType, bias: boo
         rows: conv.kernel * conv.kernel * e.in_channels,
         columns: e.out_channels,
         depth: e.batch * e.out_height * e.out_width,
+        column_run: e.out_channels,
+        depth_run: 1,
         a_along_depth: false,
         b_along_columns: true,
     };
-    let splits = gemm.splits();
-    splits.program(&weight_results(gemm.rows * gemm.columns, bias, gemm.columns), |to| {
-        let dispatch = launch(conv, e, dtype, Pass::BackwardWeight, gemm, splits)
+    let tiling = gemm.split();
+    tiling.splits.program(&weight_results(gemm.rows * gemm.columns, bias, gemm.columns), |to| {
+        let dispatch = launch(conv, e, dtype, Pass::BackwardWeight, gemm, tiling)
             .bind("a", Operand::Input(0))
             .bind("b", Operand::Input(1))
             .bind("c", to[0]);

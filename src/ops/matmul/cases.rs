@@ -55,6 +55,16 @@ pub fn cases() -> Vec<Case> {
     case(&[32_769], 4, 33, true);
     case(&[16_500], 5, 180, true);
 
+    // Staged four numbers at a time: tiles cut along rows and columns, splits, and the large tiles, those of the weight's gradient
+    // with its splits.
+    case(&[47], 48, 132, false);
+    case(&[130], 64, 20, false);
+    case(&[2, 500], 32, 12, true);
+    case(&[24_500], 16, 48, true);
+    case(&[12_500], 16, 240, true);
+    case(&[12_500], 240, 16, true);
+    case(&[3_100], 256, 240, true);
+
     // Several layers at once: with a vector in each load or without, splits, and every tile cut.
     for (count, rows, inputs, outputs) in [
         (2, vec![5], 7, 3),
@@ -62,6 +72,8 @@ pub fn cases() -> Vec<Case> {
         (22, vec![16], 20, 12),
         (3, vec![70], 36, 64),
         (2, vec![1, 1], 4, 5),
+        (3, vec![70], 48, 20),
+        (5, vec![3, 9], 20, 16),
     ] {
         let name = format!("{count} of {rows:?} rows, {inputs} to {outputs}");
         let parameters = Spec::f32([count * (inputs + 1) * outputs]);

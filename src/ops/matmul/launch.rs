@@ -1,14 +1,15 @@
-//! The launches of `shaders/matmul.wgsl` (register tiles, for CPU drivers) and of `shaders/matmul_tiled.wgsl` (tiles in
-//! workgroup memory, for GPUs).
+//! The launches of `shaders/matmul.wgsl` (register tiles, for CPU drivers), and for GPUs those of tiles in workgroup memory:
+//! `shaders/matmul_vectors.wgsl` where they can be staged four numbers at a time, else `shaders/matmul_tiled.wgsl`.
 
 use crate::graph::{Caps, Dispatch, Kernels, Operand, Program};
-use crate::ops::gemm::{Gemm, Splits, weight_results, with_bias_gradient};
+use crate::ops::gemm::{Gemm, Splits, Tiling, weight_results, with_bias_gradient};
 use crate::ops::stored;
 use crate::shader::{Source, Variant};
 use crate::tensor::{DType, Shape};
 
 static REGISTERS: Source = crate::wgsl!("matmul");
-static TILED: Source = crate::wgsl!("matmul_tiled");
+static ELEMENTS: Source = crate::wgsl!("matmul_tiled");
+static VECTORS: Source = crate::wgsl!("matmul_vectors");
 
 /// Invocations of one workgroup of `matmul.wgsl`: one subgroup of lavapipe. Larger workgroups are loops over
 /// subgroups there and cost a third of the speed (1024 x 256 x 256: 17 GFLOP/s with 8, 11 with 16 and 64).
@@ -99,7 +100,7 @@ impl Sizes {
         [8, 4, 2].into_iter().find(|r| self.rows.div_ceil(*r) * column_tiles >= BUSY_INVOCATIONS).unwrap_or(1)
     }
 
-    /// A launch of `matmul_tiled.wgsl`; `types` are those of the factors and of the result. Of several layers, `layers` are the
+    /// A launch of `matmul_vectors.wgsl` or `matmul_tiled.wgsl`; `types` are those of the factors and of the result. Of several layers, `layers` are the
     /// elements from one to the next in a, b and c.
     fn tiled(
         self,
@@ -107,10 +108,11 @@ impl Sizes {
         types: [DType; 2],
         [a_row, a_column, b_row, b_column, c_row]: [usize; 5],
         layers: [usize; 3],
-        (splits, c_split): (Splits, usize),
+        (tiling, c_split): (Tiling, usize),
         bias_start: usize,
     ) -> Dispatch {
-        gemm.dispatch(&TILED, "product", Variant::base(), types, splits)
+        let shader = if gemm.in_vectors() { &VECTORS } else { &ELEMENTS };
+        gemm.dispatch(shader, "product", Variant::base(), types, tiling)
             .param("a_row", a_row)
             .param("a_column", a_column)
             .param("b_row", b_row)
@@ -153,12 +155,18 @@ impl Sizes {
                     .bind("y", Operand::Output(0))
             }
             Kernels::Workgroup => {
-                let gemm =
-                    Gemm { rows, columns: all, depth: inputs, a_along_depth: true, b_along_columns: true };
+                let gemm = Gemm {
+                    rows,
+                    columns: all,
+                    depth: inputs,
+                    column_run: outputs,
+                    depth_run: inputs,
+                    a_along_depth: true,
+                    b_along_columns: true,
+                };
                 let layer = [0, self.stride(), rows * outputs];
                 let strides = [inputs, 1, outputs, 1, outputs];
-                let dispatch =
-                    self.tiled(gemm, [dtype; 2], strides, layer, (Splits::none(inputs), 0), bias_start);
+                let dispatch = self.tiled(gemm, [dtype; 2], strides, layer, (gemm.whole(), 0), bias_start);
                 self.layered(dispatch, "LAYERED_COLUMNS")
                     .bind("a", Operand::Input(0))
                     .bind("b", Operand::Input(1))
@@ -189,9 +197,17 @@ impl Sizes {
             }
             Kernels::Workgroup => {
                 let depth = layers * outputs;
-                let gemm = Gemm { rows, columns: inputs, depth, a_along_depth: true, b_along_columns: false };
+                let gemm = Gemm {
+                    rows,
+                    columns: inputs,
+                    depth,
+                    column_run: inputs,
+                    depth_run: outputs,
+                    a_along_depth: true,
+                    b_along_columns: false,
+                };
                 let (strides, layer) = ([outputs, 1, 1, outputs, inputs], [rows * outputs, self.stride(), 0]);
-                let mut dispatch = self.tiled(gemm, [dtype; 2], strides, layer, (Splits::none(depth), 0), 0);
+                let mut dispatch = self.tiled(gemm, [dtype; 2], strides, layer, (gemm.whole(), 0), 0);
                 dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
                 let dispatch = self
                     .layered(dispatch, "LAYERED_DEPTH")
@@ -254,16 +270,18 @@ impl Sizes {
                     rows: inputs,
                     columns: all,
                     depth: rows,
+                    column_run: outputs,
+                    depth_run: 1,
                     a_along_depth: false,
                     b_along_columns: true,
                 };
-                let splits = gemm.splits();
-                splits.program(&results, |to| {
+                let tiling = gemm.split();
+                tiling.splits.program(&results, |to| {
                     let types = [dtype, DType::F32];
                     let strides = [1, inputs, outputs, 1, outputs];
                     let layer = [0, rows * outputs, self.stride()];
                     let mut dispatch =
-                        self.tiled(gemm, types, strides, layer, (splits, results[0]), bias_start);
+                        self.tiled(gemm, types, strides, layer, (tiling, results[0]), bias_start);
                     dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
                     let dispatch = self
                         .layered(dispatch, "LAYERED_COLUMNS")
