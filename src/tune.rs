@@ -3,12 +3,12 @@
 //! A rule ([`Op::candidates`]) chooses without measuring. It knows CPU drivers from GPUs, and no GPU from another.
 
 use crate::gpu::{Blocking as _, Device, Executable, RunError, Store};
-use crate::graph::{Candidate, Caps, Choices, Cost, Graph, GraphError, Op, Plan, ValueId};
+use crate::graph::{Aliasing, Candidate, Caps, Choices, Cost, Graph, GraphError, Op, Plan, ValueId};
 use crate::io::atomic::write_atomic;
 use crate::rng::{Philox, Stream};
-use crate::tensor::{DType, Spec};
+use crate::tensor::{DType, Spec, Tolerance};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,11 +52,16 @@ const GAIN: f64 = 0.97;
 const WARMUP: usize = 1;
 const RUNS: usize = 5;
 
+/// Runs of a candidate that must agree bit by bit.
+const EQUAL_RUNS: usize = 3;
+
 /// An operator alone, on inputs of its own.
 pub struct OneOperator {
     graph: Graph,
     /// The inputs, to be written before a run.
     pub inputs: Vec<ValueId>,
+    /// The outputs, to be read after it.
+    pub outputs: Vec<ValueId>,
 }
 
 impl OneOperator {
@@ -64,10 +69,11 @@ impl OneOperator {
     pub fn new(op: Arc<dyn Op>, inputs: impl IntoIterator<Item = Spec>) -> Result<Self, GraphError> {
         let mut graph = Graph::new();
         let inputs: Vec<ValueId> = inputs.into_iter().map(|spec| graph.input("x", spec)).collect();
-        for y in graph.apply_shared(op, &inputs)? {
+        let outputs = graph.apply_shared(op, &inputs)?;
+        for &y in &outputs {
             graph.output("y", y);
         }
-        Ok(Self { graph, inputs })
+        Ok(Self { graph, inputs, outputs })
     }
 
     /// What it costs.
@@ -99,6 +105,9 @@ pub struct Tuning {
     pub measured: usize,
     /// Those of them whose fastest algorithm is not the rule's.
     pub changed: usize,
+    /// Algorithms that were faster and are not used, `conv2d by cooperative 16`: their results were not those of the rule's
+    /// algorithm within both tolerances, or not the same bits in every run.
+    pub refused: BTreeSet<String>,
     /// Seconds that it took.
     pub seconds: f64,
 }
@@ -136,7 +145,7 @@ pub fn tune(
         let of_rule = question.candidates[0].algorithm;
         let mut fastest = of_rule;
         if start.elapsed() < effort.limit() {
-            fastest = question.fastest(device)?;
+            fastest = question.fastest(device, &mut tuning.refused)?;
             tuning.measured += 1;
             tuning.changed += usize::from(fastest != of_rule);
         }
@@ -184,25 +193,42 @@ impl Question {
         all.into_iter().map(|(_, question)| question).collect()
     }
 
-    /// The algorithm to use: the rule's, unless another is faster by [`GAIN`].
-    fn fastest(&self, device: &Arc<Device>) -> Result<&'static str, RunError> {
+    /// The algorithm to use: the rule's, unless another is faster by [`GAIN`] and gives the same values. Names of those that do not
+    /// go to `refused`.
+    fn fastest(
+        &self,
+        device: &Arc<Device>,
+        refused: &mut BTreeSet<String>,
+    ) -> Result<&'static str, RunError> {
         let one = OneOperator::new(self.op.clone(), self.inputs.iter().cloned())?;
-        let mut fastest = self.candidates[0].algorithm;
-        let mut least = f64::INFINITY;
-        for candidate in &self.candidates {
-            let seconds = match self.seconds(device, &one, candidate) {
-                Ok(seconds) => seconds,
-                // A device that is lost fails every call from now on.
-                Err(e) => {
-                    device.check()?;
-                    if candidate.algorithm == fastest {
-                        return Err(e);
-                    }
-                    continue;
+        let of_rule = &self.candidates[0];
+        let mut fastest = of_rule.algorithm;
+        let mut least = self.seconds(device, &one, of_rule)?;
+        let mut expected = None;
+        for candidate in &self.candidates[1..] {
+            let mut is_faster = || -> Result<bool, RunError> {
+                let seconds = self.seconds(device, &one, candidate)?;
+                if seconds >= least * GAIN {
+                    return Ok(false);
                 }
+                // Only now, since reading results takes longer than the trial.
+                let expected = match &mut expected {
+                    Some(expected) => expected,
+                    none => none.insert(self.results(device, &one, of_rule, 1)?.swap_remove(0)),
+                };
+                let found = self.results(device, &one, candidate, EQUAL_RUNS)?;
+                if !self.agree(&one, candidate, expected, &found) {
+                    refused.insert(format!("{} by {}", self.op.name(), candidate.algorithm));
+                    return Ok(false);
+                }
+                least = seconds;
+                Ok(true)
             };
-            if seconds < least * if least.is_finite() { GAIN } else { 1.0 } {
-                (fastest, least) = (candidate.algorithm, seconds);
+            match is_faster() {
+                Ok(true) => fastest = candidate.algorithm,
+                Ok(false) => {}
+                // A device that is lost fails every call from now on.
+                Err(_) => device.check()?,
             }
         }
         Ok(fastest)
@@ -215,12 +241,7 @@ impl Question {
         candidate: &Candidate,
     ) -> Result<f64, RunError> {
         let executable = one.executable(device, candidate)?;
-        let mut rng = Philox::new(0, Stream::Cases, 0);
-        for (&input, spec) in one.inputs.iter().zip(&self.inputs) {
-            let mut number = || if spec.dtype == DType::U32 { 0.0 } else { rng.uniform(-1.0, 1.0) };
-            let data: Vec<f64> = (0..spec.shape.elements()).map(|_| number()).collect();
-            executable.write_values(input, &data);
-        }
+        self.write_inputs(one, &executable);
         let mut least = f64::INFINITY;
         for run in 0..WARMUP + RUNS {
             device.idle().block_on()?;
@@ -232,6 +253,59 @@ impl Question {
             }
         }
         Ok(least)
+    }
+
+    /// The same numbers for every candidate and every run.
+    fn write_inputs(&self, one: &OneOperator, executable: &Executable) {
+        let mut rng = Philox::new(0, Stream::Cases, 0);
+        for (&input, spec) in one.inputs.iter().zip(&self.inputs) {
+            let mut number = || if spec.dtype == DType::U32 { 0.0 } else { rng.uniform(-1.0, 1.0) };
+            let data: Vec<f64> = (0..spec.shape.elements()).map(|_| number()).collect();
+            executable.write_values(input, &data);
+        }
+    }
+
+    /// The outputs of so many runs.
+    fn results(
+        &self,
+        device: &Arc<Device>,
+        one: &OneOperator,
+        candidate: &Candidate,
+        runs: usize,
+    ) -> Result<Vec<Vec<Vec<f64>>>, RunError> {
+        let executable = one.executable(device, candidate)?;
+        let overwrites = matches!(self.op.aliasing(), Aliasing::InPlace(_));
+        let run = |number: usize| -> Result<Vec<Vec<f64>>, RunError> {
+            if number == 0 || overwrites {
+                self.write_inputs(one, &executable);
+            }
+            executable.run().block_on()?;
+            let read = |&output| Ok(executable.read_values(output).block_on()?);
+            one.outputs.iter().map(read).collect()
+        };
+        (0..runs).map(run).collect()
+    }
+
+    /// Whether every run gave the same bits, and values that differ from those of the rule's algorithm by no more than both may be
+    /// off.
+    fn agree(
+        &self,
+        one: &OneOperator,
+        candidate: &Candidate,
+        expected: &[Vec<f64>],
+        found: &[Vec<Vec<f64>>],
+    ) -> bool {
+        let bits = |run: &[Vec<f64>]| run.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let first = bits(&found[0]);
+        let [a, b] = [candidate.tolerance, self.candidates[0].tolerance];
+        let tolerance = Tolerance { absolute: a.absolute + b.absolute, relative: a.relative + b.relative };
+        found[1..].iter().all(|run| bits(run) == first)
+            && one.outputs.iter().zip(expected).zip(&found[0]).all(|((&output, expected), found)| {
+                // The trial's numbers may be none that the operator is made for, such as a negative variance.
+                let both = expected.iter().zip(found).filter(|(e, f)| !(e.is_nan() && f.is_nan()));
+                let (expected, found): (Vec<f64>, Vec<f64>) = both.unzip();
+                tolerance.stored_as(one.graph.spec(output).dtype).compare(&found, &expected).excess <= 1.0
+            })
     }
 }
 

@@ -8,6 +8,7 @@ use inkwash::graph::{Graph, Plan, ValueId, interpret};
 use inkwash::ops::{self, Add, Case, MseLoss, Silu, View};
 use inkwash::rng::{Philox, Stream};
 use inkwash::tensor::{Array, Shape, Spec, Tolerance};
+use inkwash::tune::OneOperator;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -129,6 +130,60 @@ fn gradients_with_other_uses_are_packed() {
         let range = offset..offset + elements;
         let deviation = Tolerance::default().compare(&got[range.clone()], &expected.data[range]);
         assert!(deviation.excess <= 1.0, "{offset}: {deviation:?}");
+    }
+}
+
+/// The kernels of matrix units make one subgroup for each unit of sums, by the size that they are told. Told of another, they run
+/// in more or fewer than there are units.
+#[test]
+fn matrix_units_with_any_number_of_subgroups() {
+    let Some(device) = common::open_device() else { return };
+    if !device.caps.features.multiplies_f16(8) {
+        common::skip("the device has no matrix units for tiles of 8");
+        return;
+    }
+    let largest = device.caps.features.subgroups.unwrap().1;
+    for size in [largest / 2, largest, 2 * largest] {
+        let caps = device.caps.clone().with_subgroups(size);
+        let mut launched = 0;
+        for case in ops::catalogue().iter().filter(|c| c.title().ends_with("32 to 80, f16")) {
+            let outcomes = check::on_device(case, &Store::new(&device), &caps).block_on().unwrap();
+            for o in outcomes.iter().filter(|o| o.algorithm.starts_with("cooperative")) {
+                assert!(o.passed(), "{} by {}: {:?}", case.title(), o.kernels, o.deviation);
+                launched += 1;
+            }
+        }
+        assert!(launched >= 2, "{launched} cases where subgroups are told to be of {size}");
+    }
+}
+
+#[test]
+fn matrix_units_give_the_same_bits_in_every_run() {
+    let Some(device) = common::open_device() else { return };
+    let mut launched = 0;
+    for case in ops::catalogue().iter().filter(|c| c.title().ends_with("32 to 80, f16")) {
+        let specs = case.inputs.iter().map(|(spec, _)| spec.clone());
+        let one = OneOperator::new(case.op.clone(), specs).unwrap();
+        for candidate in one.candidates(&device.caps) {
+            if !candidate.algorithm.starts_with("cooperative") {
+                continue;
+            }
+            launched += 1;
+            let executable = one.executable(&device, &candidate).unwrap();
+            for (&input, array) in one.inputs.iter().zip(case.arrays()) {
+                executable.write_values(input, &array.data);
+            }
+            let run = || {
+                executable.run().block_on().unwrap();
+                let y = executable.read_values(one.outputs[0]).block_on().unwrap();
+                y.into_iter().map(f64::to_bits).collect::<Vec<_>>()
+            };
+            let first = run();
+            assert!((1..20).all(|_| run() == first), "{}", case.title());
+        }
+    }
+    if launched == 0 {
+        common::skip("the device has no matrix units");
     }
 }
 

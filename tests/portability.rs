@@ -11,7 +11,9 @@ use inkwash::diffusion::{Preset, UNet, UNetConfig};
 use inkwash::graph::{Caps, Dispatch, Graph, Kernels, MAX_GROUPS, Op, Scalar};
 use inkwash::nn::{Precision, Weights};
 use inkwash::ops;
-use inkwash::shader::{self, Access, Interface, ParamKind, ShaderModel, Source, Target, Variant};
+use inkwash::shader::{
+    self, Access, Extension, Interface, Kernel, ParamKind, ShaderModel, Source, Target, Variant,
+};
 use inkwash::tensor::Spec;
 use inkwash::train::{
     Classification, Diffusion, LossGraph, NetworkKind, RunPlan, Task, TrainConfig, TrainStates,
@@ -338,6 +340,38 @@ fn every_kernel_translates_to_every_platform() {
     failures.extend(judge("tint".as_ref(), &wgsl));
     failures.extend(judge(&dxc, &hlsl));
     assert!(failures.is_empty(), "{} refused\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Kernels of matrix units, which Direct3D and browsers lack, to SPIR-V and MSL.
+#[test]
+fn kernels_of_matrix_units_translate_to_vulkan_and_metal() {
+    let folder = tempfile::tempdir().unwrap();
+    let on_matrix_units: Vec<Kernel> = ops::kernels()
+        .into_iter()
+        .filter(|kernel| kernel.variant.extensions().any(|e| e == Extension::CooperativeMatrix))
+        .collect();
+    for tile in ["8u", "16u"] {
+        for shader in ["conv2d_matrix", "conv2d_weight_matrix"] {
+            let of_tile = |k: &&Kernel| k.variant.values().any(|value| value == ("TILE", tile));
+            let found = on_matrix_units.iter().filter(|k| k.source.name == shader).find(of_tile);
+            assert!(found.is_some(), "no case launches {shader} with TILE={tile}");
+        }
+    }
+    let mut spirv = Vec::new();
+    for (number, Kernel { source, variant, entry }) in on_matrix_units.iter().enumerate() {
+        let expanded = shader::expand(source, variant, Target::Native).unwrap();
+        let (module, info) = shader::parse(variant, &expanded).unwrap_or_else(|e| panic!("{e}"));
+        let path = folder.path().join(format!("{number}-{}.spv", source.name));
+        translate(&module, &info, entry, &path)
+            .unwrap_or_else(|e| panic!("{}.wgsl [{}]: {e}", source.name, variant.describe()));
+        spirv.push(call(&["--target-env", "vulkan1.3"], &path));
+    }
+    let failures = judge("spirv-val".as_ref(), &spirv);
+    if failures.iter().any(|refusal| refusal.contains("Invalid capability operand: 6022")) {
+        common::skip("this spirv-val is older than matrix units");
+        return;
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// Run once more as a process of its own, whose output is looked at as that of `cargo test` is.

@@ -4,7 +4,9 @@ mod common;
 
 use common::training::{run_config, tiny};
 use inkwash::gpu::Blocking as _;
-use inkwash::graph::{Caps, Choices, Kernels, Plan};
+use inkwash::graph::{Candidate, Caps, Choices, Cost, Graph, Kernels, Op, Plan, ShapeError};
+use inkwash::ops::Scale;
+use inkwash::tensor::{Array, Spec};
 use inkwash::train::{RunOptions, RunPlan, TrainConfig, TrainEvent, train};
 use inkwash::tune::{Effort, Tuning, tune};
 use std::collections::BTreeSet;
@@ -61,6 +63,52 @@ fn what_was_measured_is_kept() {
     let (again, begun) = measure(&plans, Effort::Quick);
     assert_eq!((again.measured, begun), (0, 0));
     assert_eq!(again.choices, first.choices);
+}
+
+/// y = 2 x by three algorithms: a slow one, which is the rule's, a fast one that computes 3 x, and a fast one.
+#[derive(Debug)]
+struct Doubled;
+
+impl Op for Doubled {
+    fn name(&self) -> &'static str {
+        "doubled"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>, ShapeError> {
+        Scale(2.0).infer(x)
+    }
+
+    fn reference(&self, x: &[Array]) -> Vec<Array> {
+        Scale(2.0).reference(x)
+    }
+
+    fn cost(&self, x: &[Spec], y: &[Spec]) -> Cost {
+        Scale(2.0).cost(x, y)
+    }
+
+    fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        let scaled = |factor, algorithm| {
+            let program = Scale(factor).candidates(x, y, caps).swap_remove(0).program;
+            Candidate::new(algorithm, program)
+        };
+        let mut slow = scaled(2.0, "slow");
+        slow.program.dispatches = vec![slow.program.dispatches[0].clone(); 100];
+        vec![slow, scaled(3.0, "wrong"), scaled(2.0, "fast")]
+    }
+}
+
+#[test]
+fn a_faster_algorithm_of_other_values_is_refused() {
+    let Some(device) = common::open_device() else { return };
+    let mut graph = Graph::new();
+    let x = graph.input("x", Spec::f32([100_000]));
+    let y = graph.apply(Doubled, &[x]).unwrap();
+    graph.output("y", y);
+    let plan = Plan::new(graph, &device.caps).unwrap();
+    let tuning = tune(&device, &[&plan], Effort::Full, None, &mut |_| ()).unwrap();
+    assert_eq!(tuning.refused.iter().collect::<Vec<_>>(), ["doubled by wrong"]);
+    assert_eq!(tuning.choices.get(&Choices::key(&Doubled, &[Spec::f32([100_000])])), Some("fast"));
+    assert_eq!((tuning.measured, tuning.changed), (1, 1));
 }
 
 #[test]

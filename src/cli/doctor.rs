@@ -79,6 +79,11 @@ pub fn run(args: &DoctorArgs, choice: &DeviceArgs) -> Result<ExitCode, Failure> 
             }
         }
     }
+    let wrong: Vec<String> = rows
+        .iter()
+        .filter(|r| r.failed > 0)
+        .map(|r| format!("{} by {}", r.name, r.worst.algorithm))
+        .collect();
     for Row { name, cases, failed, worst, case } in rows {
         let (algorithm, d) = (worst.algorithm, worst.deviation);
         println!(
@@ -94,6 +99,9 @@ pub fn run(args: &DoctorArgs, choice: &DeviceArgs) -> Result<ExitCode, Failure> 
             "LEFT OUT: {} cases of f16, subgroups or matrix units, which this device lacks",
             left_out.len()
         );
+    }
+    if !wrong.is_empty() {
+        println!("WRONG on this device: {}", wrong.join(", "));
     }
     println!("{} cases, {ran} runs, one by each algorithm: {failed} failed", cases.len());
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -14,7 +14,8 @@ pub struct Gpu {
     pub bytes_per_s: f64,
     /// Multiprocessors, compute units, Xe cores or GPU cores: what a workgroup runs on.
     pub units: u32,
-    /// Operations per second of matrix units with f16 factors and f32 sums, without sparsity. No kernel uses them yet.
+    /// Operations per second of matrix units with f16 factors and f32 sums, without sparsity. Kernels that use them are
+    /// chosen by measurement alone, so that no estimate counts on them.
     pub matrix_flops_per_s: Option<f64>,
     /// Where the numbers stand.
     pub source: &'static str,

@@ -95,6 +95,17 @@ pub struct Features {
     pub timestamps_in_passes: bool,
 }
 
+impl Features {
+    /// Whether shaders may multiply f16 tiles of so many rows and columns into sums of f32.
+    pub fn multiplies_f16(&self, side: usize) -> bool {
+        let offers = |shape: &CooperativeShape| {
+            [shape.m, shape.n, shape.k].iter().all(|&n| n as usize == side)
+                && (shape.factors, shape.sum) == (DType::F16, DType::F32)
+        };
+        self.f16 && self.subgroups.is_some() && self.cooperative.iter().any(offers)
+    }
+}
+
 /// What operators and plans may ask of a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caps {
@@ -143,13 +154,15 @@ impl Caps {
         self
     }
 
-    /// The same with all that any operator asks for: f16, subgroups of 8, matrix units for tiles of 8 and 16.
+    /// The same with all that any operator asks for: f16, subgroups of 8, matrix units for tiles of 8 and 16, and the workgroup
+    /// memory that kernels of matrix units need.
     #[must_use]
     pub fn with_every_feature(self) -> Self {
         let mut caps = self.with_f16().with_subgroups(8);
         let shape =
             |side| CooperativeShape { m: side, n: side, k: side, factors: DType::F16, sum: DType::F32 };
         caps.features.cooperative = [8, 16].map(shape).to_vec();
+        caps.limits.workgroup_bytes = 32 << 10;
         caps
     }
 

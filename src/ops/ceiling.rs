@@ -2,7 +2,7 @@
 
 use super::{Case, Fill, expect_f32, expect_float, stored};
 use crate::ensure_shape;
-use crate::graph::{Candidate, Caps, CooperativeShape, Cost, Dispatch, MAX_GROUPS, Op, Operand, ShapeError};
+use crate::graph::{Candidate, Caps, Cost, Dispatch, MAX_GROUPS, Op, Operand, ShapeError};
 use crate::shader::{Extension, Source, Variant};
 use crate::tensor::{Array, DType, Spec, Tolerance};
 
@@ -277,21 +277,12 @@ impl MatrixCeiling {
 
     /// Rows and columns of the largest tile of f16 that the device multiplies into sums of f32.
     pub fn largest_side(caps: &Caps) -> Option<usize> {
-        [16, 8].into_iter().find(|&side| Self::offered(caps, side))
+        [16, 8].into_iter().find(|&side| caps.features.multiplies_f16(side))
     }
 
     /// Two operations per multiply-add.
     pub fn flops(&self, side: usize) -> u64 {
         2 * 64 * (side as u64).pow(3) * self.workgroups as u64 * self.rounds as u64
-    }
-
-    fn offered(caps: &Caps, side: usize) -> bool {
-        let offers = |shape: &CooperativeShape| {
-            [shape.m, shape.n, shape.k].iter().all(|&n| n as usize == side)
-                && (shape.factors, shape.sum) == (DType::F16, DType::F32)
-        };
-        let features = &caps.features;
-        features.f16 && features.subgroups.is_some() && features.cooperative.iter().any(offers)
     }
 }
 
@@ -331,7 +322,7 @@ impl Op for MatrixCeiling {
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let side = x[0].shape[1];
-        if !Self::offered(caps, side) {
+        if !caps.features.multiplies_f16(side) {
             return Vec::new();
         }
         let matrix = |element: &str, role: &str| format!("coop_mat{side}x{side}<{element}, {role}>");

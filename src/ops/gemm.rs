@@ -51,6 +51,11 @@ impl Splits {
         (SPLIT_ELEMENTS / results.max(1)).min(depth.div_ceil(least)).max(1)
     }
 
+    /// Splits until a large GPU is kept busy; each range is a multiple of `stage` terms.
+    pub(super) fn busy(depth: usize, results: usize, tiles: usize, stage: usize) -> Self {
+        Self::new(depth, results, tiles, BUSY_WORKGROUPS, stage.max(SPLIT_TERMS))
+    }
+
     /// The launches of sums so split: see [`in_splits`].
     pub(super) fn program(self, results: &[usize], first: impl FnOnce(&[Operand]) -> Dispatch) -> Program {
         in_splits(self.count, results, first)

@@ -16,6 +16,7 @@ mod elementwise;
 mod embedding;
 mod gaussian_mixture;
 mod gemm;
+mod gemm_matrix;
 mod group_norm;
 mod guidance;
 mod loss;

@@ -104,6 +104,7 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/conv2d_params"),
     wgsl!("lib/element"),
     wgsl!("lib/estimate"),
+    wgsl!("lib/gemm_matrix"),
     wgsl!("lib/gemm_tile"),
     wgsl!("lib/gemm_vectors"),
     wgsl!("lib/hyper"),

@@ -52,8 +52,11 @@ pub fn to_msl(
     entry: &str,
     checked: bool,
 ) -> Result<String, String> {
+    // Matrix units came with Metal 2.3; wgpu takes the newest version that the system has.
+    let is_matrix = |ty: &naga::Type| matches!(ty.inner, naga::TypeInner::CooperativeMatrix { .. });
+    let lang_version = if module.types.iter().any(|(_, ty)| is_matrix(ty)) { (2, 3) } else { (2, 0) };
     let options = msl::Options {
-        lang_version: (2, 0),
+        lang_version,
         bounds_check_policies: bounds(checked),
         zero_initialize_workgroup_memory: false,
         force_loop_bounding: checked,

@@ -331,9 +331,16 @@ fn choices(
         observe(&TrainEvent::Note { message: &message });
     })?;
     if tuning.measured > 0 {
-        let Tuning { measured, changed, seconds, .. } = tuning;
-        let message =
+        let Tuning { measured, changed, ref refused, seconds, .. } = tuning;
+        let mut message =
             format!("{measured} operators were measured in {seconds:.1} s; {changed} get another algorithm");
+        if !refused.is_empty() {
+            let names: Vec<&str> = refused.iter().map(String::as_str).collect();
+            message += &format!(
+                ". Faster, but of other values on this device, and not used: {} (`inkwash doctor` shows more)",
+                names.join(", ")
+            );
+        }
         observe(&TrainEvent::Note { message: &message });
     }
     Ok(tuning.choices)

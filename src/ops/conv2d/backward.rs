@@ -1,5 +1,6 @@
 //! The gradients of a convolution.
 
+use super::matrix::Convolution;
 use super::{Conv2d, Extent, registers, subgroup, tiled};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Kernels, Op, ShapeError};
@@ -69,7 +70,7 @@ impl Op for Conv2dBackwardInput {
 
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let (e, dtype) = (Extent::new(&y[0].shape, &x[0].shape), x[0].dtype);
-        caps.both(|caps| {
+        let mut candidates = caps.both(|caps| {
             let (dispatch, name) = match (caps.kernels, caps.subgroup()) {
                 (Kernels::Registers, Some(lanes))
                     if self.conv.stride == 1 && subgroup::suits(&self.conv, &e) =>
@@ -82,7 +83,9 @@ impl Op for Conv2dBackwardInput {
                 (Kernels::Workgroup, _) => (tiled::backward_input(&self.conv, &e, dtype), "added"),
             };
             Addend::bind(dispatch, name, x, 2, &y[0]).into()
-        })
+        });
+        candidates.extend(Convolution::new(&self.conv, e).backward_input(x, &y[0], caps));
+        candidates
     }
 
     fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
@@ -147,12 +150,14 @@ impl Op for Conv2dBackwardWeight {
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let (e, dtype) = (Extent::new(&x[0].shape, &x[1].shape), x[0].dtype);
-        caps.both(|caps| match (caps.kernels, caps.subgroup()) {
+        let mut candidates = caps.both(|caps| match (caps.kernels, caps.subgroup()) {
             (Kernels::Registers, Some(lanes)) if subgroup::suits(&self.conv, &e) => {
                 subgroup::backward_weight(&self.conv, &e, dtype, self.bias, lanes)
             }
             (Kernels::Registers, _) => registers::backward_weight(&self.conv, &e, dtype, self.bias),
             (Kernels::Workgroup, _) => tiled::backward_weight(&self.conv, &e, dtype, self.bias),
-        })
+        });
+        candidates.extend(Convolution::new(&self.conv, e).backward_weight(x, self.bias, caps));
+        candidates
     }
 }

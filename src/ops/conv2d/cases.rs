@@ -57,6 +57,9 @@ pub fn cases() -> Vec<Case> {
         (1, 1, Symmetric(0), [4, 8, 8, 144, 32]),
         (5, 2, Symmetric(2), [2, 9, 8, 16, 16]),
         (5, 1, Symmetric(3), [1, 1, 13, 16, 32]),
+        // Channels that fill the stages of matrix units, in several tiles of sums, cut, and several stages of each tap.
+        (3, 2, BottomRight, [3, 14, 10, 32, 80]),
+        (3, 1, Symmetric(1), [2, 5, 7, 48, 80]),
     ];
     let mut cases = Vec::new();
     for (number, (kernel, stride, padding, sizes)) in convolutions.into_iter().enumerate() {

@@ -1,8 +1,10 @@
-//! 2-D convolution, channels last. Its gradients, the launches of `shaders/conv2d.wgsl` (register tiles, for CPU drivers)
-//! and of `shaders/conv2d_vectors.wgsl` and its companions (tiles in workgroup memory, for GPUs), and the cases have a file each.
+//! 2-D convolution, channels last. Its gradients, the launches of `shaders/conv2d.wgsl` and `conv2d_subgroup.wgsl` (register tiles,
+//! for CPU drivers), of `shaders/conv2d_vectors.wgsl` and its companions (tiles in workgroup memory, for GPUs) and of
+//! `shaders/conv2d_matrix.wgsl` (matrix units), and the cases have a file each.
 
 mod backward;
 mod cases;
+pub(super) mod matrix;
 mod registers;
 mod subgroup;
 mod tiled;
@@ -15,6 +17,7 @@ use super::{SumRows, expect_activations};
 use crate::ensure_shape;
 use crate::graph::{Backward, Candidate, Caps, Cost, GraphError, Kernels, Op, ShapeError};
 use crate::tensor::{Array, Shape, Spec};
+use matrix::Convolution;
 
 /// Zeros around a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +202,7 @@ impl Op for Conv2d {
 
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let (e, dtype) = (Extent::new(&x[0].shape, &y[0].shape), x[0].dtype);
-        caps.both(|caps| {
+        let mut candidates = caps.both(|caps| {
             let dispatch = match (caps.kernels, caps.subgroup()) {
                 (Kernels::Registers, Some(lanes)) if subgroup::suits(self, &e) => {
                     subgroup::forward(self, &e, dtype, lanes)
@@ -208,7 +211,9 @@ impl Op for Conv2d {
                 (Kernels::Workgroup, _) => tiled::forward(self, &e, dtype),
             };
             Addend::bind(dispatch, "added", x, 3, &y[0]).into()
-        })
+        });
+        candidates.extend(Convolution::new(self, e).forward(x, &y[0], caps));
+        candidates
     }
 
     fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {

@@ -46,6 +46,7 @@ pub fn cases() -> Vec<Case> {
     case(&[2, 3, 3], 12, 16, false);
     case(&[16], 128, 128, false);
     case(&[47], 67, 130, false);
+    case(&[2, 35], 48, 80, false);
     case(&[], 12, 5, false);
     case(&[3, 43], 44, 72, false);
     // Splits of the weight gradient, the last of them short.

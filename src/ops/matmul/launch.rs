@@ -2,6 +2,7 @@
 //! `shaders/matmul_vectors.wgsl` where they can be staged four numbers at a time, else `shaders/matmul_tiled.wgsl`.
 
 use crate::graph::{Caps, Dispatch, Kernels, Operand, Program};
+use crate::ops::conv2d::matrix::Convolution;
 use crate::ops::gemm::{Gemm, Splits, Tiling, weight_results, with_bias_gradient};
 use crate::ops::stored;
 use crate::shader::{Source, Variant};
@@ -41,6 +42,11 @@ pub(super) enum BiasGradient {
 impl Sizes {
     pub fn of(rows: &Shape, weight: &Shape) -> Self {
         Self { rows: rows.rows(), inputs: weight[0], outputs: weight[1], layers: 1 }
+    }
+
+    /// The product as a convolution: on matrix units they are one.
+    pub fn convolution(self) -> Convolution {
+        Convolution::linear(self.rows, self.inputs, self.outputs)
     }
 
     /// Every product of the three passes has as many terms: 2 m K N operations.

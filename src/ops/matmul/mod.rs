@@ -72,10 +72,13 @@ impl Op for Linear {
     }
 
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
-        caps.both(|caps| {
-            let dispatch = Sizes::of(&x[0].shape, &x[1].shape).forward(x[0].dtype, caps, (2, 0));
+        let sizes = Sizes::of(&x[0].shape, &x[1].shape);
+        let mut candidates = caps.both(|caps| {
+            let dispatch = sizes.forward(x[0].dtype, caps, (2, 0));
             Addend::bind(dispatch, "added", x, 3, &y[0]).into()
-        })
+        });
+        candidates.extend(sizes.convolution().forward(x, &y[0], caps));
+        candidates
     }
 
     fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
@@ -160,10 +163,13 @@ impl Op for MatmulBackwardInput {
     }
 
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
-        caps.both(|caps| {
-            let (dispatch, name) = Sizes::of(&x[0].shape, &x[1].shape).backward_input(x[0].dtype, caps);
+        let sizes = Sizes::of(&x[0].shape, &x[1].shape);
+        let mut candidates = caps.both(|caps| {
+            let (dispatch, name) = sizes.backward_input(x[0].dtype, caps);
             Addend::bind(dispatch, name, x, 2, &y[0]).into()
-        })
+        });
+        candidates.extend(sizes.convolution().backward_input(x, &y[0], caps));
+        candidates
     }
 
     fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
@@ -235,8 +241,9 @@ impl Op for MatmulBackwardWeight {
 
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let bias = if self.bias { BiasGradient::Beside } else { BiasGradient::None };
-        caps.both(|caps| -> Program {
-            Sizes::of(&x[0].shape, &y[0].shape).backward_weight(x[0].dtype, caps, bias)
-        })
+        let sizes = Sizes::of(&x[0].shape, &y[0].shape);
+        let mut candidates = caps.both(|caps| -> Program { sizes.backward_weight(x[0].dtype, caps, bias) });
+        candidates.extend(sizes.convolution().backward_weight(x, self.bias, caps));
+        candidates
     }
 }

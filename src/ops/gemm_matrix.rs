@@ -1,0 +1,162 @@
+//! Products of f16 matrices on matrix units (`shaders/lib/gemm_matrix.wgsl`): the forms of the kernel that a device has.
+
+use super::gemm::Splits;
+use crate::graph::{Caps, Dispatch};
+use crate::shader::{Extension, Source, Variant};
+use crate::tensor::DType;
+
+/// Parts of a workgroup's sums, one for each subgroup: `UNITS` of the shader.
+const UNITS: usize = 8;
+
+/// Numbers of A, and of B, that an invocation stages at once.
+const STAGED: usize = 16;
+
+/// Numbers of padding behind each row that is staged.
+const PADDING: usize = 8;
+
+/// A form of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MatrixTile {
+    /// Rows, columns and depth of what a subgroup multiplies at once.
+    tile: usize,
+    /// Invocations of a workgroup.
+    invocations: usize,
+}
+
+/// The sizes of a product, and how its factors lie in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MatrixProduct {
+    /// Rows of A and C.
+    pub rows: usize,
+    /// Columns of B and C, a multiple of four.
+    pub columns: usize,
+    /// Columns of A and rows of B.
+    pub depth: usize,
+    /// Whether neighbours of A in memory are neighbours along the depth (else along the rows).
+    pub a_along_depth: bool,
+    /// Whether neighbours of B in memory are neighbours along the depth (else along the columns).
+    pub b_along_depth: bool,
+}
+
+impl MatrixTile {
+    /// The forms that a device has for factors of this type, the largest tiles first.
+    pub fn all(caps: &Caps, dtype: DType) -> Vec<Self> {
+        if dtype != DType::F16 {
+            return Vec::new();
+        }
+        [16, 8].into_iter().filter_map(|tile| Self::of(caps, tile)).collect()
+    }
+
+    /// One subgroup for each unit, if all have the largest size: smaller ones leave some idle. Where the device does not launch so
+    /// many, each has several units, one after the other.
+    fn of(caps: &Caps, tile: usize) -> Option<Self> {
+        let largest = caps.features.subgroups?.1 as usize;
+        let offered = caps.features.multiplies_f16(tile);
+        let fits = |form: &Self| {
+            form.depth().is_multiple_of(STAGED)
+                && form.invocations <= caps.limits.workgroup_invocations as usize
+                && form.workgroup_bytes() <= caps.limits.workgroup_bytes as usize
+        };
+        let forms = [UNITS, 2 * UNITS, UNITS / 2, UNITS / 4, 1]
+            .map(|subgroups| Self { tile, invocations: subgroups * largest });
+        forms.into_iter().find(|form| offered && fits(form))
+    }
+
+    /// The name of the algorithm.
+    pub fn algorithm(self) -> &'static str {
+        if self.tile == 16 { "cooperative 16" } else { "cooperative 8" }
+    }
+
+    /// Rows and columns of a workgroup's sums: `SIDE` of the shader.
+    fn side(self) -> usize {
+        UNITS * self.tile
+    }
+
+    /// Depth that is staged at once: `DEPTH` of the shader.
+    pub fn depth(self) -> usize {
+        STAGED * self.invocations / self.side()
+    }
+
+    fn workgroup_bytes(self) -> usize {
+        let staged = self.side() * (self.depth() + PADDING);
+        let sums = (UNITS * self.tile * self.tile).max(4 * self.invocations);
+        2 * staged * DType::F16.bytes() + sums * DType::F32.bytes()
+    }
+
+    fn tiles(self, product: &MatrixProduct) -> usize {
+        product.rows.div_ceil(self.side()) * product.columns.div_ceil(self.side())
+    }
+
+    /// Splits of the depth for products with few results, such as the gradients of weights.
+    pub fn splits(self, product: &MatrixProduct) -> Splits {
+        let &MatrixProduct { rows, columns, depth, .. } = product;
+        Splits::busy(depth, rows * columns, self.tiles(product), self.depth())
+    }
+
+    /// A launch of an entry point that calls `gemm_matrix`, with the form's variant and the parameters of the product.
+    pub fn dispatch(
+        self,
+        shader: &'static Source,
+        entry: &'static str,
+        variant: Variant,
+        product: &MatrixProduct,
+        splits: Splits,
+    ) -> Dispatch {
+        let matrix = |element: &str, role: &str| format!("coop_mat{0}x{0}<{element}, {role}>", self.tile);
+        let variant = [Extension::Subgroups, Extension::CooperativeMatrix]
+            .into_iter()
+            .fold(variant.enable(Extension::F16), Variant::enable)
+            .with("TILE", format!("{}u", self.tile))
+            .with("TileA", matrix("f16", "A"))
+            .with("TileB", matrix("f16", "B"))
+            .with("TileC", matrix("f32", "C"))
+            .with("INVOCATIONS", format!("{}u", self.invocations))
+            .with("A_ALONG_K", product.a_along_depth)
+            .with("B_ALONG_K", product.b_along_depth);
+        Dispatch::new(shader, entry)
+            .variant(variant)
+            .param("rows", product.rows)
+            .param("columns", product.columns)
+            .param("depth", product.depth)
+            .param("splits", splits.count)
+            .param("split_depth", splits.depth)
+            .workgroups(self.tiles(product) * splits.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{CooperativeShape, Kernels};
+
+    fn caps(tile: u32, subgroups: (u32, u32), workgroup_bytes: u32, workgroup_invocations: u32) -> Caps {
+        let mut caps = Caps::webgpu(Kernels::Workgroup).with_f16();
+        caps.features.subgroups = Some(subgroups);
+        let shape = CooperativeShape { m: tile, n: tile, k: tile, factors: DType::F16, sum: DType::F32 };
+        caps.features.cooperative = vec![shape];
+        (caps.limits.workgroup_bytes, caps.limits.workgroup_invocations) =
+            (workgroup_bytes, workgroup_invocations);
+        caps
+    }
+
+    /// (tile, invocations, side, depth, bytes), as devices have them.
+    #[test]
+    fn forms_follow_the_device() {
+        let form = |caps: &Caps| {
+            let all = MatrixTile::all(caps, DType::F16);
+            all.first().map(|f| (f.tile, f.invocations, f.side(), f.depth(), f.workgroup_bytes()))
+        };
+        // NVIDIA, AMD's RDNA, Apple, lavapipe.
+        assert_eq!(form(&caps(16, (32, 32), 48 << 10, 1024)), Some((16, 256, 128, 32, 28_672)));
+        assert_eq!(form(&caps(16, (32, 64), 64 << 10, 1024)), Some((16, 512, 128, 64, 45_056)));
+        assert_eq!(form(&caps(8, (32, 32), 32 << 10, 1024)), Some((8, 256, 64, 64, 22_528)));
+        assert_eq!(form(&caps(8, (8, 8), 32 << 10, 1024)), Some((8, 64, 64, 16, 8192)));
+        // An invocation stages sixteen numbers of a row, so that subgroups of four are more than there are units.
+        assert_eq!(form(&caps(8, (4, 4), 32 << 10, 1024)), Some((8, 64, 64, 16, 8192)));
+        // A device with too little: half the invocations and half the depth, or none.
+        assert_eq!(form(&caps(16, (32, 64), 32 << 10, 1024)), Some((16, 256, 128, 32, 28_672)));
+        assert_eq!(form(&caps(16, (32, 32), 16 << 10, 256)), None);
+        assert_eq!(form(&Caps::webgpu(Kernels::Workgroup).with_f16()), None);
+        assert!(MatrixTile::all(&caps(16, (32, 32), 48 << 10, 1024), DType::F32).is_empty());
+    }
+}
