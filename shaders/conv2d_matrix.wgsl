@@ -10,6 +10,7 @@
 // row and column once, and where the tap falls is found out when the tap changes.
 
 #import lib/index
+#import lib/conv2d_params
 #import lib/out4
 #import lib/no_added
 #import lib/gemm_matrix
@@ -17,26 +18,9 @@
 
 const PASS: u32 = 0u;
 
-struct Params {
-    rows: u32,
-    columns: u32,
-    depth: u32,
-    splits: u32,
-    split_depth: u32,
-    height: u32,
-    width: u32,
-    out_height: u32,
-    out_width: u32,
-    channels: u32, // of a
-    kernel: u32,
-    stride: u32,
-    padding: u32, // at the top and at the left
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f16>>; // x (batch, height, width, in) or dy (batch, out height, out width, out)
 @group(0) @binding(2) var<storage, read> b: array<vec4<f16>>; // w (kernel, kernel, in, out)
-@group(0) @binding(3) var<storage, read> bias: array<f32>; // (out)
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>; // (out / 4)
 @group(0) @binding(4) var<storage, read_write> c: array<StoredOut>; // [rows][columns]
 
 // Places are counted in vectors of four channels.
@@ -137,8 +121,7 @@ fn load_b(at: ptr<function, Cursor>, i: u32) -> vec4<f16> {
 fn store_c(split: u32, m: u32, n: u32, value: vec4<f32>) {
     let at = (m * params.columns + n) / 4u;
     let image = m / (params.out_height * params.out_width); // in pass 0
-    let start = Out(initial(n), initial(n + 1u), initial(n + 2u), initial(n + 3u));
-    c[at] = StoredOut(plus_added(start + value, at, (image * params.columns + n) / 4u));
+    c[at] = StoredOut(plus_added(initial(n / 4u) + value, at, (image * params.columns + n) / 4u));
 }
 
 fn store_column_sums(split: u32, n: u32, value: vec4<f32>) {}

@@ -6,26 +6,10 @@
 // and column once a stage, and the others are counted on from it.
 
 #import lib/index
+#import lib/conv2d_params
 #import lib/out4
 #import lib/gemm_matrix
 
-struct Params {
-    rows: u32,
-    columns: u32,
-    depth: u32,
-    splits: u32,
-    split_depth: u32,
-    height: u32,
-    width: u32,
-    out_height: u32,
-    out_width: u32,
-    channels: u32, // of x
-    kernel: u32,
-    stride: u32,
-    padding: u32, // at the top and at the left
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f16>>; // x (batch, height, width, in)
 @group(0) @binding(2) var<storage, read> b: array<vec4<f16>>; // dy (batch, out height, out width, out)
 @group(0) @binding(4) var<storage, read_write> c: array<vec4<f32>>; // dw [splits][rows][columns]
