@@ -6,7 +6,7 @@ use crate::graph::{Candidate, Caps, Cost, Kernels, Op, ShapeError};
 use crate::ops::expect_activations;
 use crate::tensor::{Array, Spec};
 
-/// The gradients of [`Attention`]. Inputs q, k, v, o, log-sum-exp, do; outputs dq, dk, dv. The
+/// The gradients of [`Attention`](super::Attention). Inputs q, k, v, o, log-sum-exp, do; outputs dq, dk, dv. The
 /// log-sum-exp is f32, all others of one type.
 #[derive(Debug, Clone)]
 pub struct AttentionBackward {
