@@ -36,8 +36,8 @@ impl LossScale {
     pub const GROWS_AFTER: f64 = 2000.0;
 }
 
-/// Changes the scale after a step, in place: inputs [[`LossScale`], [`Clipping`]]. It is halved where the gradient was not finite,
-/// and doubled after [`LossScale::GROWS_AFTER`] steps in which it was.
+/// Changes the scale after a step, in place: inputs scale ([`LossScale`]) and norm ([`Clipping`]). It is halved where the gradient
+/// was not finite, and doubled after [`LossScale::GROWS_AFTER`] steps in which it was.
 #[derive(Debug, Clone)]
 pub struct AdjustLossScale;
 
