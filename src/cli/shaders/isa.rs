@@ -6,6 +6,7 @@ use crate::cli::train::plan;
 use crate::diffusion::Preset;
 use crate::graph::{Caps, Kernels};
 use crate::isa::{Compiler, Executable, IsaError, Mix, Property};
+use crate::nn::Precision;
 use crate::shader::{Folder, Kernel};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ pub struct IsaArgs {
     #[arg(value_name = "NAME[:ENTRY]")]
     name: Option<String>,
     /// A variant of NAME of your own, as for `shaders show`; repeatable
-    #[arg(long, value_name = "NAME=VALUE", requires = "name", conflicts_with_all = ["preset", "batch", "op"])]
+    #[arg(long, value_name = "NAME=VALUE", requires = "name", conflicts_with_all = ["preset", "batch", "precision", "op"])]
     variant: Vec<String>,
     /// Kernels of a run of this network: training, held-out loss, sampling; repeatable
     #[arg(long, value_enum, value_name = "PRESET")]
@@ -26,8 +27,11 @@ pub struct IsaArgs {
     /// Pictures per micro-batch, by which kernels are chosen; several are joined by commas; 16 if left out
     #[arg(long, value_name = "B", value_delimiter = ',', value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=65536))]
     batch: Vec<usize>,
+    /// Type in which activations and the weights of products are stored; several are joined by commas; f32 if left out
+    #[arg(long, value_enum, value_name = "PRECISION", value_delimiter = ',')]
+    precision: Vec<Precision>,
     /// Kernels of this operator, as `doctor -v` names it
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["preset", "batch"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["preset", "batch", "precision"])]
     op: Option<String>,
     /// Print one JSON object, with all that the driver tells
     #[arg(long)]
@@ -84,7 +88,8 @@ fn kernels(args: &IsaArgs, device: &DeviceArgs) -> Result<Vec<Kernel>, Failure> 
     let (file, entry) = name.split_once(':').map_or((name.as_str(), None), |(f, e)| (f, Some(e)));
     let source = find(file)?;
     // A file that is named alone is looked for in all that is ever launched.
-    let anywhere = args.preset.is_empty() && args.batch.is_empty() && args.op.is_none();
+    let of_no_run = args.preset.is_empty() && args.batch.is_empty() && args.precision.is_empty();
+    let anywhere = of_no_run && args.op.is_none();
     let mut kernels = if anywhere { used()? } else { chosen(args, device)? };
     kernels.retain(|kernel| kernel.source == source);
     if kernels.is_empty() {
@@ -118,7 +123,8 @@ fn chosen(args: &IsaArgs, device: &DeviceArgs) -> Result<BTreeSet<Kernel>, Failu
     }
     let batches = if args.batch.is_empty() { &[16] } else { args.batch.as_slice() };
     let presets = if args.preset.is_empty() { &Preset::ALL } else { args.preset.as_slice() };
-    of_runs(presets, batches, |config| plan(config, device))
+    let precisions = if args.precision.is_empty() { &[Precision::F32] } else { args.precision.as_slice() };
+    of_runs(presets, batches, precisions, |config| plan(config, device))
 }
 
 /// What the driver makes of each, on all processors.

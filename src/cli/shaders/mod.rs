@@ -5,6 +5,7 @@ mod isa;
 use super::{DeviceArgs, Failure};
 use crate::diffusion::Preset;
 use crate::graph::{Caps, Kernels};
+use crate::nn::Precision;
 use crate::ops;
 use crate::shader::{self, Extension, Kernel, LIBRARY, ShaderModel, Source, Target, Variant, declared_name};
 use crate::train::{RunPlan, TrainConfig};
@@ -87,7 +88,9 @@ pub fn run(args: &ShadersArgs, device: &DeviceArgs) -> Result<ExitCode, Failure>
 fn used() -> Result<BTreeSet<Kernel>, Failure> {
     let mut kernels = ops::kernels();
     for caps in Caps::webgpu(Kernels::Registers).variants() {
-        kernels.extend(of_runs(&Preset::ALL, &[2], |config| Ok(RunPlan::new(config, &caps)?))?);
+        kernels.extend(of_runs(&Preset::ALL, &[2], &[Precision::F32], |config| {
+            Ok(RunPlan::new(config, &caps)?)
+        })?);
     }
     Ok(kernels)
 }
@@ -96,13 +99,16 @@ fn used() -> Result<BTreeSet<Kernel>, Failure> {
 fn of_runs(
     presets: &[Preset],
     batches: &[usize],
+    precisions: &[Precision],
     plan: impl Fn(&TrainConfig) -> Result<RunPlan, Failure>,
 ) -> Result<BTreeSet<Kernel>, Failure> {
     let mut kernels = BTreeSet::new();
     for &preset in presets {
         for &batch in batches {
-            let plan = plan(&TrainConfig { preset, batch, ..TrainConfig::default() })?;
-            kernels.extend(plan.launches().map(|launch| launch.dispatch.kernel()));
+            for &precision in precisions {
+                let plan = plan(&TrainConfig { preset, batch, precision, ..TrainConfig::default() })?;
+                kernels.extend(plan.launches().map(|launch| launch.dispatch.kernel()));
+            }
         }
     }
     Ok(kernels)
