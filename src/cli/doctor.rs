@@ -34,7 +34,7 @@ pub fn run(args: &DoctorArgs, choice: &DeviceArgs) -> Result<ExitCode, Failure> 
     let device = choice.open()?;
     println!("\nEvery kernel on {} ({}) against its f64 reference:", device.info.name, device.info.backend);
     println!(
-        "{:<30} {:<10} {:>6} {:>6} {:>10} {:>10}  worst case",
+        "{:<30} {:<20} {:>6} {:>6} {:>10} {:>10}  worst case",
         "operator", "algorithm", "cases", "failed", "rel. L2", "of limit"
     );
     let (mut failed, mut ran) = (0, 0);
@@ -87,7 +87,7 @@ pub fn run(args: &DoctorArgs, choice: &DeviceArgs) -> Result<ExitCode, Failure> 
     for Row { name, cases, failed, worst, case } in rows {
         let (algorithm, d) = (worst.algorithm, worst.deviation);
         println!(
-            "{name:<30} {algorithm:<10} {cases:>6} {failed:>6} {:>10.1e} {:>10.2}  {case}",
+            "{name:<30} {algorithm:<20} {cases:>6} {failed:>6} {:>10.1e} {:>10.2}  {case}",
             d.relative_l2, d.excess
         );
     }
