@@ -2,12 +2,12 @@
 
 use crate::diffusion::{Sampler, Trajectory, UNet};
 use crate::gpu::{Blocking as _, Device, Executable, GpuError, RunError};
-use crate::graph::Candidate;
+use crate::graph::{Candidate, Choices};
 use crate::ops::Case;
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
-use crate::train::{Diffusion, TrainConfig, TrainError, TrainPlans, Trainer};
-use crate::tune::OneOperator;
+use crate::train::{Diffusion, RunPlan, StepOptions, TrainConfig, TrainError, TrainPlans, Trainer};
+use crate::tune::{Effort, OneOperator, tune};
 use cpu_time::ProcessTime;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -136,6 +136,8 @@ pub struct StepReport {
     pub kernels: String,
     /// `fp32` or `fp16`.
     pub dtype: String,
+    /// Operators that were measured for the fastest algorithm, and those of them that got another than the rule's.
+    pub tuned: [usize; 2],
     /// Pictures per step.
     pub batch: usize,
     /// Always false: there is no tracing compiler.
@@ -245,7 +247,7 @@ where
     let mut since_last = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64();
     let device = open()?;
     let open_s = since_last();
-    let (mut trainer, pictures) = made_up_run(&device, config)?;
+    let (mut trainer, pictures) = made_up_run(&device, config, Choices::default())?;
     let prepare_s = since_last();
     let mut step = || -> Result<f64, TrainError> {
         let hyper = config.hyper(trainer.next_step());
@@ -260,11 +262,13 @@ where
 fn made_up_run(
     device: &Arc<Device>,
     config: &TrainConfig,
+    choices: Choices,
 ) -> Result<(Trainer<Diffusion>, Vec<f32>), TrainError> {
     let network = config.unet_config(0);
     let task = Diffusion::new(UNet::new(&network)?, config);
     let initial = task.unet.parameters.initial(config.seed);
-    let mut trainer = Trainer::new(device, task, config.step_options()).block_on()?;
+    let options = StepOptions { choices: Arc::new(choices), ..config.step_options() };
+    let mut trainer = Trainer::new(device, task, options).block_on()?;
     trainer.set_parameters(&initial)?;
     let (height, width) = network.sample_size.get();
     let mut rng = Philox::new(0, Stream::Cases, 0);
@@ -274,14 +278,20 @@ fn made_up_run(
     Ok((trainer, pictures))
 }
 
-/// Measures a training step and a DDIM step of a configuration on made-up pictures.
+/// Measures a training step and a DDIM step of a configuration on made-up pictures, with the algorithms that are found to be the
+/// fastest with so much effort; nothing of them is kept.
 pub fn bench_step(
     device: &Arc<Device>,
     config: &TrainConfig,
+    effort: Effort,
     repeats: Repeats,
 ) -> Result<StepReport, TrainError> {
     let rss_before_model_bytes = host_memory("VmHWM:");
-    let (mut trainer, pictures) = made_up_run(device, config)?;
+    let plan = RunPlan::new(config, &device.caps)?.plans;
+    let tuning = tune(device, &[&plan.micro, &plan.update], effort, None, &mut |_| ())?;
+    drop(plan);
+    let tuned = [tuning.measured, tuning.changed];
+    let (mut trainer, pictures) = made_up_run(device, config, tuning.choices)?;
     let parameters = trainer.task.unet.parameters.count();
     let plans = TrainPlans::new(&trainer.task, &trainer.options, &device.caps)?;
     let planned_device_bytes = plans.bytes();
@@ -320,6 +330,7 @@ pub fn bench_step(
         driver: device.info.driver.clone(),
         kernels: format!("{:?}", device.caps.kernels).to_lowercase(),
         dtype: format!("fp{}", 8 * config.precision.dtype().bytes()),
+        tuned,
         batch: config.batch,
         compile: false,
         channels_last: true,

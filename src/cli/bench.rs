@@ -8,6 +8,7 @@ use crate::io::atomic::write_atomic;
 use crate::nn::{PictureSize, Precision};
 use crate::profile::Roofs;
 use crate::train::TrainConfig;
+use crate::tune::Effort;
 use serde_json::{Map, json};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -25,6 +26,9 @@ enum What {
     Step {
         #[command(flatten)]
         step: StepArgs,
+        /// Measure first which algorithm of each operator is the fastest, as train does
+        #[arg(long, value_enum, default_value_t = Effort::Off, value_name = "EFFORT")]
+        tune: Effort,
         #[command(flatten)]
         repeats: RepeatArgs,
         /// Print one JSON object
@@ -131,14 +135,20 @@ fn starts() -> Result<[Start; 2], Failure> {
 
 pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
     match &args.what {
-        What::Step { step, repeats, json } => {
+        What::Step { step, tune, repeats, json } => {
             let config = step.config()?;
             let device = device.open()?;
-            let report = bench_step(&device, &config, (*repeats).into())?;
+            let report = bench_step(&device, &config, *tune, (*repeats).into())?;
             if *json {
                 println!("{}", serde_json::to_string_pretty(&report)?);
             } else {
                 println!("{} ({}, {})", report.device, report.backend, report.driver);
+                let [measured, changed] = report.tuned;
+                if measured > 0 {
+                    println!(
+                        "{measured} operators measured, {changed} with another algorithm than the rule's"
+                    );
+                }
                 for (name, s) in [("training step", &report.train), ("DDIM step", &report.ddim_step)] {
                     println!(
                         "{name:<14} {:.4} s median ({:.4} to {:.4}), {:.1} images/s, {:.2} GFLOP/s",
