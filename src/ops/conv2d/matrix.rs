@@ -48,16 +48,8 @@ impl Convolution {
         splits: Splits,
         channels: usize,
     ) -> Dispatch {
-        let (conv, e) = (&self.conv, &self.extent);
-        tile.dispatch(shader, "convolution", variant, product, splits)
-            .param("height", e.height)
-            .param("width", e.width)
-            .param("out_height", e.out_height)
-            .param("out_width", e.out_width)
-            .param("channels", channels)
-            .param("kernel", conv.kernel)
-            .param("stride", conv.stride)
-            .param("padding", conv.padding.before())
+        let dispatch = tile.dispatch(shader, "convolution", variant, product, splits);
+        self.conv.with_sizes(dispatch, &self.extent, channels)
     }
 
     /// y from x = input 0, w = input 1, b = input 2, and perhaps what is added.

@@ -15,7 +15,7 @@ pub(super) use cases::cases;
 use super::addend::Addend;
 use super::{SumRows, expect_activations};
 use crate::ensure_shape;
-use crate::graph::{Backward, Candidate, Caps, Cost, GraphError, Kernels, Op, ShapeError};
+use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, ShapeError};
 use crate::tensor::{Array, Shape, Spec};
 use matrix::Convolution;
 
@@ -111,6 +111,20 @@ impl Conv2d {
 
     fn output_shape(&self, x: &Shape, output: usize) -> Shape {
         Shape::new([x[0], self.output_size(x[1]), self.output_size(x[2]), output])
+    }
+
+    /// A launch of a product of matrices with the sizes that `shaders/lib/conv2d_params.wgsl` has beside those of the product;
+    /// `channels` are those of its left factor.
+    fn with_sizes(&self, dispatch: Dispatch, e: &Extent, channels: usize) -> Dispatch {
+        dispatch
+            .param("height", e.height)
+            .param("width", e.width)
+            .param("out_height", e.out_height)
+            .param("out_width", e.out_width)
+            .param("channels", channels)
+            .param("kernel", self.kernel)
+            .param("stride", self.stride)
+            .param("padding", self.padding.before())
     }
 
     fn weight_elements(&self, e: &Extent) -> usize {

@@ -40,15 +40,7 @@ fn launch(conv: &Conv2d, e: &Extent, dtype: DType, pass: Pass, gemm: Gemm, tilin
     };
     let result = if pass == Pass::BackwardWeight { DType::F32 } else { dtype };
     let channels = if pass == Pass::BackwardInput { e.out_channels } else { e.in_channels };
-    gemm.dispatch(shader, "convolution", variant, [dtype, result], tiling)
-        .param("height", e.height)
-        .param("width", e.width)
-        .param("out_height", e.out_height)
-        .param("out_width", e.out_width)
-        .param("channels", channels)
-        .param("kernel", conv.kernel)
-        .param("stride", conv.stride)
-        .param("padding", conv.padding.before())
+    conv.with_sizes(gemm.dispatch(shader, "convolution", variant, [dtype, result], tiling), e, channels)
 }
 
 /// y from x = input 0, w = input 1, b = input 2.
