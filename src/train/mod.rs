@@ -3,6 +3,8 @@
 //! The loop works on folders and waits for the device, so a browser, which has its own, does without it.
 
 mod checkpoint;
+#[cfg(not(target_arch = "wasm32"))]
+mod choices;
 mod classification;
 mod config;
 mod config_file;

@@ -2,6 +2,7 @@
 //! observer; nothing is printed here.
 
 use super::checkpoint::CheckpointFile;
+use super::choices::measured_choices;
 use super::divergence::{Skips, first_not_finite};
 use super::evaluation::Evaluation;
 use super::grid::GridSampler;
@@ -17,10 +18,10 @@ use super::{
 };
 use crate::data::{AugmentOptions, Dataset, Loader, Report, batch_at};
 use crate::gpu::{Blocking as _, Device, GpuError};
-use crate::graph::{Caps, Choices};
+use crate::graph::Caps;
 use crate::io::{FileError, write_json};
 use crate::shader::Folder;
-use crate::tune::{Effort, Tuning, tune};
+use crate::tune::Effort;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -239,7 +240,7 @@ impl Accepted {
         let choices = Arc::new(if goes_on {
             folder.choices()?
         } else {
-            choices(&device, &RunPlan::of(&task, &config, &device.caps)?, effort, options, observe)?
+            measured_choices(&device, &RunPlan::of(&task, &config, &device.caps)?, effort, options, observe)?
         });
         let caps = Caps { choices: choices.clone(), ..device.caps.clone() };
         observe(&TrainEvent::Planned {
@@ -310,40 +311,6 @@ impl Accepted {
             Err(source) => Err(TrainError::Stopped { source: Box::new(source), state: run.folder.state() }),
         }
     }
-}
-
-/// Measures which algorithms are the fastest for a new run, if that is wanted, and says so.
-fn choices(
-    device: &Arc<Device>,
-    RunPlan { plans, .. }: &RunPlan,
-    effort: Effort,
-    options: &RunOptions,
-    observe: &mut Observer,
-) -> Result<Choices, TrainError> {
-    if effort == Effort::Off {
-        return Ok(Choices::default());
-    }
-    let plans = [&plans.micro, &plans.update];
-    let tuning = tune(device, &plans, effort, options.cache.as_deref(), &mut |operators| {
-        let message = format!(
-            "{operators} operators are measured for the fastest algorithm (--tune off leaves it out)"
-        );
-        observe(&TrainEvent::Note { message: &message });
-    })?;
-    if tuning.measured > 0 {
-        let Tuning { measured, changed, ref refused, seconds, .. } = tuning;
-        let mut message =
-            format!("{measured} operators were measured in {seconds:.1} s; {changed} get another algorithm");
-        if !refused.is_empty() {
-            let names: Vec<&str> = refused.iter().map(String::as_str).collect();
-            message += &format!(
-                ". Faster, but of other values on this device, and not used: {} (`inkwash doctor` shows more)",
-                names.join(", ")
-            );
-        }
-        observe(&TrainEvent::Note { message: &message });
-    }
-    Ok(tuning.choices)
 }
 
 /// A run under way.
