@@ -72,7 +72,7 @@ fn stages(split: u32) -> u32 {
     return count.x * count.y * (params.channels / TILE_K);
 }
 
-fn first_depth(split: u32) -> Depth {
+fn first_depth(split: u32, of_a: Lines, of_b: Lines) -> Depth {
     let t = taps(split);
     let vectors = params.channels / 4u;
     let weights = vec2<u32>(params.kernel, 1u) * vectors * params.columns;

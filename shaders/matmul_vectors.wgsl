@@ -33,7 +33,7 @@ struct Depth {
     layer: u32,
 }
 
-fn first_depth(split: u32) -> Depth {
+fn first_depth(split: u32, of_a: Lines, of_b: Lines) -> Depth {
     let k = split * params.split_depth;
     return Depth(k, min(k + params.split_depth, params.depth), 0u);
 }
@@ -49,8 +49,8 @@ fn next_depth(depth: Depth) -> Depth {
 }
 
 fn stages(split: u32) -> u32 {
-    let depth = first_depth(split);
-    return (depth.end - depth.k + TILE_K - 1u) / TILE_K;
+    let k = split * params.split_depth;
+    return (min(params.split_depth, params.depth - k) + TILE_K - 1u) / TILE_K;
 }
 
 // Where two vec4 lie at the begin of the depth. Rows and columns beyond the last are computed from the last ones, and not stored.
@@ -65,19 +65,21 @@ fn lines_along_k(i: u32, count: u32, stride: u32, k: u32) -> Lines {
 }
 
 fn lines_of_one_k(start: u32, stride: u32, k: u32) -> Lines {
-    return Lines(((k + TWO) * stride + start) / 4u, k);
+    return Lines(k * (stride / 4u) + start / 4u + TWO * (stride / 4u), k);
 }
 
-// TILE_K divides a depth that lies side by side, so that all of it is inside.
+// TILE_K divides a depth that lies side by side.
+const INSIDE: bool = WHOLE_STAGES || A_ALONG_K || B_ALONG_K;
+
 fn places_along_k(lines: Lines, layer: u32, depth: Depth) -> Places {
     return Places(lines.at + (depth.k + depth.layer * layer) / 4u, vec2<bool>(true));
 }
 
 fn places_of_one_k(lines: Lines, stride: u32, depth: Depth) -> Places {
-    return places(lines.at + depth.k * stride / 4u, depth.k + lines.k + TWO < vec2<u32>(depth.end));
+    return places(lines.at + depth.k * (stride / 4u), vec2<bool>(INSIDE) | (depth.k + lines.k + TWO < vec2<u32>(depth.end)));
 }
 
-const A_HAS_ZEROS: bool = !A_ALONG_K;
+const A_HAS_ZEROS: bool = !INSIDE;
 
 fn a_lines(split: u32, m: u32, k: u32) -> Lines {
     if A_ALONG_K {

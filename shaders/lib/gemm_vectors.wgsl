@@ -7,11 +7,11 @@
 // lib/a_along_k or lib/a_along_m says along which axis the numbers of a vec4 of A lie, lib/b_along_n or lib/b_along_k that of B.
 // The two vec4 of an invocation are of neighbours along the other axis.
 //
-// The importing file binds a, b: array<StoredOut>, has in its Params, as plain u32, rows (m), columns (n, which four divides) and
+// The importing file binds a: array<Left> and b: array<StoredOut>, has in its Params, as plain u32, rows (m), columns (n, which four divides) and
 // splits, and defines
-//   struct Depth                                           where a stage begins along k: the same for the whole workgroup
+//   struct Depth                                           where a stage begins along k
 //   fn stages(split: u32) -> u32                           the stages of a split
-//   fn first_depth(split: u32) -> Depth
+//   fn first_depth(split: u32, of_a: Lines, of_b: Lines) -> Depth
 //   fn next_depth(depth: Depth) -> Depth
 //   struct Lines                                           what an invocation knows of its two vec4 in every stage
 //   fn a_lines(split: u32, m: u32, k: u32) -> Lines        from row m and k on, counted from the begin of the stage
@@ -32,6 +32,11 @@
 const TILE_M: u32 = 128u; // 64 or 128
 const TILE_N: u32 = 128u; // 64 or 128, and not above TILE_M
 const TILE_K: u32 = 16u;
+
+// Whether TILE_K divides the depth of every split, so that each stage lies inside it.
+const WHOLE_STAGES: bool = false;
+
+alias Left = StoredOut; // in a
 
 const THREADS_M: u32 = TILE_M / 8u;
 const THREADS_N: u32 = 16u;
@@ -56,25 +61,31 @@ fn places(at: vec2<u32>, inside: vec2<bool>) -> Places {
 }
 
 // Two vec4 as they were loaded. Nothing is done with them before they are staged, so that nobody waits for them earlier.
-struct Loaded {
+struct LoadedA {
+    v0: Left,
+    v1: Left,
+    inside: vec2<bool>,
+}
+
+struct LoadedB {
     v0: StoredOut,
     v1: StoredOut,
     inside: vec2<bool>,
 }
 
-fn load_a(p: Places) -> Loaded {
-    return Loaded(a[p.at.x], a[p.at.y], p.inside);
+fn load_a(p: Places) -> LoadedA {
+    return LoadedA(a[p.at.x], a[p.at.y], p.inside);
 }
 
-fn load_b(p: Places) -> Loaded {
-    return Loaded(b[p.at.x], b[p.at.y], p.inside);
+fn load_b(p: Places) -> LoadedB {
+    return LoadedB(b[p.at.x], b[p.at.y], p.inside);
 }
 
-fn numbers(l: Loaded, has_zeros: bool) -> mat2x4<f32> {
+fn numbers(v0: vec4<f32>, v1: vec4<f32>, inside: vec2<bool>, has_zeros: bool) -> mat2x4<f32> {
     if has_zeros {
-        return mat2x4<f32>(select(vec4<f32>(), Out(l.v0), l.inside.x), select(vec4<f32>(), Out(l.v1), l.inside.y));
+        return mat2x4<f32>(select(vec4<f32>(), v0, inside.x), select(vec4<f32>(), v1, inside.y));
     }
-    return mat2x4<f32>(Out(l.v0), Out(l.v1));
+    return mat2x4<f32>(v0, v1);
 }
 
 fn plus_outer(s: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
@@ -150,17 +161,18 @@ fn gemm(group: u32, lane: u32) {
     let to_b = b_place(of_b);
     let lines_a = a_lines(split, first_m + of_a.x, of_a.y);
     let lines_b = b_lines(split, first_n + of_b.x, of_b.y);
-    var depth = first_depth(split);
+    var depth = first_depth(split, lines_a, lines_b);
     var next_a = load_a(a_places(lines_a, depth));
     var next_b = load_b(b_places(lines_b, depth));
 
     var sums = Sums();
     var column_sum = vec4<f32>();
     for (var left = stages(split); left > 0u; left--) {
-        stage_a(to_a, numbers(next_a, A_HAS_ZEROS));
+        stage_a(to_a, numbers(Out(next_a.v0), Out(next_a.v1), next_a.inside, A_HAS_ZEROS));
         if stages_b {
             // The zeros of A serve for products, but not for sums of columns.
-            let staged = numbers(next_b, BIAS_GRADIENT);
+            let has_zeros = BIAS_GRADIENT && !WHOLE_STAGES;
+            let staged = numbers(Out(next_b.v0), Out(next_b.v1), next_b.inside, has_zeros);
             stage_b(to_b, staged);
             if BIAS_GRADIENT {
                 column_sum += staged[0] + staged[1];

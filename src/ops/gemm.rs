@@ -115,10 +115,14 @@ impl Gemm {
     /// Whether `lib/gemm_vectors` computes it: four divides what lies side by side along rows and columns, and the depth of a stage
     /// divides what lies side by side along the depth.
     pub(super) fn in_vectors(&self) -> bool {
-        let along_depth = self.a_along_depth || !self.b_along_columns;
         self.column_run.is_multiple_of(4)
             && (self.a_along_depth || self.rows.is_multiple_of(4))
-            && (!along_depth || self.depth_run.is_multiple_of(16))
+            && (!self.along_depth() || self.depth_run.is_multiple_of(16))
+    }
+
+    /// Whether neighbours of a factor in memory are neighbours along the depth.
+    fn along_depth(&self) -> bool {
+        self.a_along_depth || !self.b_along_columns
     }
 
     /// Large tiles read less memory per product, 64 products per 4 vec4 loads from workgroup memory instead
@@ -195,6 +199,11 @@ impl Gemm {
             variant = variant.with("Result", result.name());
         }
         if self.in_vectors() {
+            // Along the depth, stages are whole always.
+            let stages = |depth: usize| depth.is_multiple_of(tile.depth);
+            if !self.along_depth() && stages(self.depth) && stages(splits.depth) {
+                variant = variant.with("WHOLE_STAGES", true);
+            }
             if !self.a_along_depth {
                 variant = variant.link("lib/a_along_k", "lib/a_along_m");
             }

@@ -34,6 +34,9 @@ fn launch(conv: &Conv2d, e: &Extent, dtype: DType, pass: Pass, gemm: Gemm, tilin
         if pass == Pass::Forward { variant } else { variant.link("lib/bias", "lib/no_bias") }
     };
     let (shader, variant) = match (gemm.in_vectors(), pass) {
+        (true, Pass::BackwardWeight) if e.out_width.is_multiple_of(2) => {
+            (&WEIGHT_VECTORS, Variant::base().with("EVEN_ROWS", true))
+        }
         (true, Pass::BackwardWeight) => (&WEIGHT_VECTORS, Variant::base()),
         (true, _) => (&VECTORS, of_pass()),
         (false, _) => (&ELEMENTS, of_pass()),
