@@ -1,5 +1,5 @@
 // Attention of each head through its matrix of weights, in tiles staged in workgroup memory (lib/gemm_tile), for GPUs and heads
-// that their registers do not hold; notation as in attention.wgsl:
+// that their registers do not hold. attention_vectors.wgsl has the product for most sizes. Notation as in attention.wgsl:
 //   product   c = a b, one for each head whose matrix is in scratch memory. Scores, c the matrix:
 //               p[t,u] = q[t]·k[u] / sqrt(d)                lib/scaled_sum
 //               p[t,u] = exp(q[t]·k[u] / sqrt(d) - L[t])    lib/softmax_weight: the weights again, for the gradients
@@ -14,6 +14,7 @@
 // q, k, v, o and their gradients may be stored as f16; the matrices, L, D and all sums are f32.
 
 #import lib/index
+#import lib/attention_params
 #import lib/out1
 #import lib/gemm_tile
 #import lib/scaled_sum
@@ -25,31 +26,12 @@ const WEIGHTED_SUM: bool = false;
 alias Left = Element;   // of a; f32 where it is the matrix
 alias Result = Element; // of c; likewise
 
-struct Params {
-    rows: u32,
-    columns: u32,
-    depth: u32,       // of all heads together
-    splits: u32,      // heads whose matrices are in memory
-    split_depth: u32, // of one
-    length: u32,      // T
-    heads: u32,
-    head: u32,        // d
-    first: u32,       // of (batch, heads): the first whose matrix is in memory
-    a_row: u32,       // elements from a[m,k] to a[m+1,k]
-    a_column: u32,
-    b_row: u32,
-    b_column: u32,
-    c_row: u32,
-    factor: f32,
-}
-
 struct SoftmaxParams { // softmax
     length: u32,
     first: u32,
     sequences: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(0) var<uniform> softmax_params: SoftmaxParams;
 @group(0) @binding(1) var<storage, read> a: array<Left>;             // (batch, T, heads, d), or [sequences][T][T]
 @group(0) @binding(2) var<storage, read> b: array<Element>;          // (batch, T, heads, d)
@@ -61,12 +43,6 @@ struct SoftmaxParams { // softmax
 var<private> a_start: u32;
 var<private> b_start: u32;
 var<private> c_start: u32;
-
-// The head's first element of (batch, T, heads, d).
-fn head_start(sequence: u32) -> u32 {
-    let s = params.first + sequence;
-    return (s / params.heads * params.length * params.heads + s % params.heads) * params.head;
-}
 
 fn load_a(m: u32, k: u32) -> f32 {
     return f32(a[a_start + m * params.a_row + k * params.a_column]);

@@ -2,6 +2,6 @@
 
 @group(0) @binding(7) var<storage, read> products: array<f32>; // (batch, heads, T): D
 
-fn finished(sum: f32, row: u32, at: u32) -> f32 {
-    return c[at] * (sum - products[row]);
+fn finished(sum: Out, row: u32, at: u32) -> Out {
+    return Out(c[at]) * (sum - products[row]);
 }

@@ -2,6 +2,6 @@
 
 @group(0) @binding(6) var<storage, read> log_sum_exp: array<f32>; // (batch, heads, T): L
 
-fn finished(sum: f32, row: u32, at: u32) -> f32 {
+fn finished(sum: Out, row: u32, at: u32) -> Out {
     return exp(params.factor * sum - log_sum_exp[row]);
 }

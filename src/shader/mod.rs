@@ -94,6 +94,7 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/activation"),
     wgsl!("lib/added"),
     wgsl!("lib/added_per_image"),
+    wgsl!("lib/attention_params"),
     wgsl!("lib/b_along_k"),
     wgsl!("lib/b_along_n"),
     wgsl!("lib/bias"),

@@ -35,9 +35,15 @@ pub fn cases() -> Vec<Case> {
     case(1, 19, 1, 256, true);
     case(1, 131, 2, 256, true);
     case(1, 6, 1, 1028, true);
+    // Lengths and widths that sixteen divides, or one of the two, and tiles do not: staged four at a time.
+    case(2, 16, 1, 64, false);
+    case(1, 80, 2, 80, true);
+    case(3, 48, 1, 68, true);
+    case(2, 36, 2, 112, true);
     // Enough of them for the large tiles, that with 64 columns and that with 128.
     case(64, 5, 4, 36, true);
     case(32, 70, 8, 68, true);
+    case(48, 112, 4, 80, true);
     case(1, 1025, 1, 4, true);
     // Matrices of more than one part of scratch memory, one in each.
     case(2, 2049, 1, 17, true);

@@ -1,5 +1,5 @@
-//! Attention through its matrix of weights in tiles staged in workgroup memory (`shaders/attention_tiled.wgsl`): for wide heads
-//! on GPUs.
+//! Attention through its matrix of weights in tiles staged in workgroup memory, for wide heads on GPUs: four numbers at a time
+//! (`shaders/attention_vectors.wgsl`) where they can be, else one (`shaders/attention_tiled.wgsl`).
 
 use super::streaming::row_products;
 use super::{Sizes, WeightedSum};
@@ -9,9 +9,15 @@ use crate::shader::{Source, Variant};
 use crate::tensor::{DType, Spec};
 use std::ops::Range;
 
-static SHADER: Source = crate::wgsl!("attention_tiled");
+static ELEMENTS: Source = crate::wgsl!("attention_tiled");
+static VECTORS: Source = crate::wgsl!("attention_vectors");
 
-/// A product for each of these heads, staged one number at a time: to `gemm`, which decides it, nothing lies side by side.
+/// What lies side by side of `columns`: nothing where a depth is no multiple of sixteen, as `attention_vectors` needs it.
+fn column_run(columns: usize, depth: usize) -> usize {
+    if depth.is_multiple_of(16) { columns } else { 1 }
+}
+
+/// A product for each of these heads.
 fn product(
     sizes: Sizes,
     sequences: &Range<usize>,
@@ -20,7 +26,8 @@ fn product(
     types: [DType; 2],
     factor: f64,
 ) -> Dispatch {
-    gemm.batch(sequences.len(), &SHADER, "product", variant, types)
+    let shader = if gemm.in_vectors() { &VECTORS } else { &ELEMENTS };
+    gemm.batch(sequences.len(), shader, "product", variant, types)
         .param("length", sizes.length)
         .param("heads", sizes.heads)
         .param("head", sizes.head)
@@ -41,8 +48,8 @@ fn scores(
         rows: sizes.length,
         columns: sizes.length,
         depth: sizes.head,
-        column_run: 1,
-        depth_run: 1,
+        column_run: column_run(sizes.length, sizes.head),
+        depth_run: sizes.head,
         a_along_depth: true,
         b_along_columns: false,
     };
@@ -63,7 +70,7 @@ fn scores(
 fn softmax(sizes: Sizes, sequences: &Range<usize>) -> Dispatch {
     // Four elements to an invocation, where rows are long enough.
     let lanes = sizes.length.div_ceil(4).next_power_of_two().clamp(32, 256);
-    Dispatch::new(&SHADER, "softmax")
+    Dispatch::new(&ELEMENTS, "softmax")
         .arithmetic(0)
         .variant(Variant::base().with("LANES", format!("{lanes}u")))
         .param("length", sizes.length)
@@ -77,12 +84,13 @@ fn weighted_sum(sizes: Sizes, dtype: DType, sequences: &Range<usize>, sum: Weigh
         rows: sizes.length,
         columns: sizes.head,
         depth: sizes.length,
-        column_run: 1,
-        depth_run: 1,
+        column_run: column_run(sizes.head, sizes.length),
+        depth_run: sizes.length,
         a_along_depth: !sum.transposed,
         b_along_columns: true,
     };
-    let variant = Variant::base().with("WEIGHTED_SUM", true).with("Left", "f32");
+    let left = if gemm.in_vectors() { "vec4<f32>" } else { "f32" };
+    let variant = Variant::base().with("WEIGHTED_SUM", true).with("Left", left);
     let (a_row, a_column) = if sum.transposed { (1, sizes.length) } else { (sizes.length, 1) };
     let row = sizes.heads * sizes.head;
     product(sizes, sequences, gemm, variant, [dtype; 2], sum.factor)
