@@ -2,14 +2,16 @@
 //
 // sum_both does so with two matrices of as many rows, all of which it sums.
 //
-// One invocation per split and Vector of channels, in the order of the rows. A long sum takes two
-// launches: rows into splits, and then the splits, as rows, into one. No atomics, so the order is fixed.
-// x may be stored as f16, sums are f32.
+// A workgroup has COLUMNS Vectors of channels of the splits, one beside the other, and ROWS invocations for each, which share its
+// rows: of long sums of few channels, so that no invocation waits for hundreds of loads, one after the other. A long sum takes two
+// launches: rows into splits, and then the splits, as rows, into one. No atomics, so the order is fixed. x may be stored as f16,
+// sums are f32.
 
 #import lib/index
 #import lib/vector4
+#import lib/column_sum
 
-const INVOCATIONS: u32 = 64u;
+const INVOCATIONS: u32 = COLUMNS * ROWS;
 
 struct Params {
     rows: u32,
@@ -34,14 +36,18 @@ struct BothParams { // sum_both
 @compute @workgroup_size(INVOCATIONS)
 fn sum_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) lane: u32) {
-    let i = invocation_index(group, groups, lane, INVOCATIONS);
-    if i < params.splits * params.vectors {
+    let i = workgroup_index(group, groups) * COLUMNS + lane % COLUMNS;
+    let inside = i < params.splits * params.vectors;
+    var sum = Vector();
+    if inside {
         let first = i / params.vectors * params.rows_per_split;
         let end = min(first + params.rows_per_split, params.rows);
-        var sum = Vector();
-        for (var row = first; row < end; row++) {
+        for (var row = first + lane / COLUMNS; row < end; row += ROWS) {
             sum += Vector(x[row * params.vectors + i % params.vectors]);
         }
+    }
+    sum = column_sum(sum, lane);
+    if inside && lane < COLUMNS {
         y[i] = sum;
     }
 }
@@ -49,21 +55,26 @@ fn sum_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
 @compute @workgroup_size(INVOCATIONS)
 fn sum_both(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) lane: u32) {
-    var i = invocation_index(group, groups, lane, INVOCATIONS);
-    if i < both_params.vectors {
-        var sum = Vector();
-        for (var row = 0u; row < both_params.rows; row++) {
+    let i = workgroup_index(group, groups) * COLUMNS + lane % COLUMNS;
+    let in_x = i < both_params.vectors;
+    let i_b = i - both_params.vectors;
+    let in_x_b = !in_x && i_b < both_params.vectors_b;
+    var sum = Vector();
+    if in_x {
+        for (var row = lane / COLUMNS; row < both_params.rows; row += ROWS) {
             sum += Vector(x[row * both_params.vectors + i]);
         }
-        y[i] = sum;
-        return;
-    }
-    i -= both_params.vectors;
-    if i < both_params.vectors_b {
-        var sum = Vector();
-        for (var row = 0u; row < both_params.rows; row++) {
-            sum += Vector(x_b[row * both_params.vectors_b + i]);
+    } else if in_x_b {
+        for (var row = lane / COLUMNS; row < both_params.rows; row += ROWS) {
+            sum += Vector(x_b[row * both_params.vectors_b + i_b]);
         }
-        y_b[i] = sum;
+    }
+    sum = column_sum(sum, lane);
+    if lane < COLUMNS {
+        if in_x {
+            y[i] = sum;
+        } else if in_x_b {
+            y_b[i_b] = sum;
+        }
     }
 }

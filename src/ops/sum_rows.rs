@@ -3,33 +3,44 @@
 use super::{Case, expect_float, stored, vector_width};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
-use crate::shader::Source;
+use crate::shader::{Source, Variant};
 use crate::tensor::{Array, DType, Spec};
 
 static SHADER: Source = crate::wgsl!("sum_rows");
 
 const INVOCATIONS: usize = 64;
 
-/// Sums the (rows, channels) matrix `x`, stored in the type `dtype`, over each `rows_per_split` of its rows into the
-/// f32 matrix `y`.
-fn sum_into_splits(
+/// Rows that an invocation should sum, one load after the other: a load from memory takes a GPU about half a microsecond.
+const ROWS_EACH: usize = 32;
+
+/// A launch of a sum over so many rows, for so many results: as many invocations share one as leaves each [`ROWS_EACH`], up to
+/// eight, whose loads of eight neighbours fill a line of a cache.
+fn shared(entry: &'static str, variant: Variant, rows: usize, results: usize) -> Dispatch {
+    let together = rows.div_ceil(ROWS_EACH).next_power_of_two().min(8);
+    let columns = INVOCATIONS / together;
+    Dispatch::new(&SHADER, entry)
+        .variant(variant.with("COLUMNS", format!("{columns}u")).with("ROWS", format!("{together}u")))
+        .linear(results, columns)
+}
+
+/// Sums the (rows, channels) matrix `x`, stored in the type `dtype`, over each of so many splits of its rows, as equal as they can
+/// be, into the f32 matrix `y`; those at the end may be empty.
+pub(super) fn sum_into_splits(
     (x, dtype): (Operand, DType),
     y: Operand,
     rows: usize,
     channels: usize,
-    rows_per_split: usize,
+    splits: usize,
 ) -> Dispatch {
     let (width, variant) = vector_width(&[channels]);
-    let (vectors, splits) = (channels / width, rows.div_ceil(rows_per_split));
-    Dispatch::new(&SHADER, "sum_rows")
-        .variant(stored(variant, dtype).with("INVOCATIONS", format!("{INVOCATIONS}u")))
+    let (vectors, rows_per_split) = (channels / width, rows.div_ceil(splits));
+    shared("sum_rows", stored(variant, dtype), rows_per_split, splits * vectors)
         .bind("x", x)
         .bind("y", y)
         .param("rows", rows)
         .param("vectors", vectors)
         .param("splits", splits)
         .param("rows_per_split", rows_per_split)
-        .linear(splits * vectors, INVOCATIONS)
 }
 
 /// The launches of one or two results of so many elements each, which are sums: `first` writes each of them to an operand that it
@@ -48,8 +59,7 @@ pub(super) fn in_splits(
         [a, b] => {
             let (width, variant) = vector_width(&[a, b]);
             let (vectors, vectors_b) = (a / width, b / width);
-            Dispatch::new(&SHADER, "sum_both")
-                .variant(variant.with("INVOCATIONS", format!("{INVOCATIONS}u")))
+            shared("sum_both", variant, splits, vectors + vectors_b)
                 .bind("x", parts[0])
                 .bind("y", Operand::Output(0))
                 .bind("x_b", parts[1])
@@ -57,9 +67,8 @@ pub(super) fn in_splits(
                 .param("rows", splits)
                 .param("vectors", vectors)
                 .param("vectors_b", vectors_b)
-                .linear(vectors + vectors_b, INVOCATIONS)
         }
-        _ => sum_into_splits((parts[0], DType::F32), Operand::Output(0), splits, results[0], splits),
+        _ => sum_into_splits((parts[0], DType::F32), Operand::Output(0), splits, results[0], 1),
     };
     Program {
         scratch: results.iter().map(|elements| Spec::f32([splits * elements])).collect(),
@@ -100,11 +109,9 @@ impl Op for SumRows {
     fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
         let (rows, channels) = (x[0].shape.rows(), x[0].shape.last());
         // √rows splits of √rows rows: the two launches are equally deep.
-        let rows_per_split = rows.isqrt().max(1);
-        let splits = rows.div_ceil(rows_per_split);
+        let splits = rows.isqrt();
         let input = (Operand::Input(0), x[0].dtype);
-        in_splits(splits, &[channels], |y| sum_into_splits(input, y[0], rows, channels, rows_per_split))
-            .into()
+        in_splits(splits, &[channels], |y| sum_into_splits(input, y[0], rows, channels, splits)).into()
     }
 
     fn sums_rows(&self) -> bool {
