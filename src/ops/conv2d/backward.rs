@@ -1,7 +1,7 @@
 //! The gradients of a convolution.
 
 use super::matrix::Convolution;
-use super::{Conv2d, Extent, registers, subgroup, tiled};
+use super::{Conv2d, Extent, narrow, registers, subgroup, tiled};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Kernels, Op, ShapeError};
 use crate::ops::addend::Addend;
@@ -155,6 +155,9 @@ impl Op for Conv2dBackwardWeight {
                 subgroup::backward_weight(&self.conv, &e, dtype, self.bias, lanes)
             }
             (Kernels::Registers, _) => registers::backward_weight(&self.conv, &e, dtype, self.bias),
+            (Kernels::Workgroup, _) if narrow::suits_backward_weight(&self.conv, &e) => {
+                narrow::backward_weight(&self.conv, &e, dtype, self.bias)
+            }
             (Kernels::Workgroup, _) => tiled::backward_weight(&self.conv, &e, dtype, self.bias),
         });
         candidates.extend(Convolution::new(&self.conv, e).backward_weight(x, self.bias, caps));

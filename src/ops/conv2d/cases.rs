@@ -57,9 +57,23 @@ pub fn cases() -> Vec<Case> {
         (1, 1, Symmetric(0), [4, 8, 8, 144, 32]),
         (5, 2, Symmetric(2), [2, 9, 8, 16, 16]),
         (5, 1, Symmetric(3), [1, 1, 13, 16, 32]),
+        // Pixels that sixteen divides, in rows of an even number and of an odd one, and even rows of pixels that it does not divide.
+        (3, 1, Symmetric(1), [2, 8, 10, 16, 32]),
+        (3, 1, Symmetric(1), [16, 5, 7, 16, 16]),
+        (3, 2, Symmetric(1), [4, 16, 12, 32, 16]),
+        (3, 1, Symmetric(0), [3, 9, 8, 16, 48]),
         // Channels that fill the stages of matrix units, in several tiles of sums, cut, and several stages of each tap.
         (3, 2, BottomRight, [3, 14, 10, 32, 80]),
         (3, 1, Symmetric(1), [2, 5, 7, 48, 80]),
+        // One to four channels beside others that are loaded four at a time: more of them than invocations, runs of pixels that are
+        // cut, splits of the weight's gradient with the bias's or without.
+        (3, 1, Symmetric(1), [2, 13, 19, 144, 3]),
+        (3, 2, Symmetric(1), [2, 9, 37, 40, 3]),
+        (3, 1, Symmetric(1), [2, 13, 19, 3, 144]),
+        (3, 1, BottomRight, [1, 17, 5, 1, 20]),
+        (3, 1, Symmetric(2), [2, 3, 8, 132, 4]),
+        (1, 1, Symmetric(0), [5, 6, 3, 4, 24]),
+        (3, 1, Symmetric(0), [3, 9, 11, 36, 2]),
     ];
     let mut cases = Vec::new();
     for (number, (kernel, stride, padding, sizes)) in convolutions.into_iter().enumerate() {
@@ -103,8 +117,8 @@ pub fn cases() -> Vec<Case> {
     // Enough tiles for the large ones: 128 x 64 and 128 x 128, forward, of the input's gradient and of the weight's with its
     // splits, all of them cut.
     for (kernel, stride, [batch, height, width, input, output]) in [
-        (3, 1, [1, 59, 421, 16, 4]),
-        (3, 1, [1, 59, 421, 4, 16]),
+        (3, 1, [1, 59, 421, 16, 20]),
+        (3, 1, [1, 59, 421, 20, 16]),
         (1, 1, [3, 41, 101, 16, 256]),
         (1, 1, [3, 41, 101, 256, 16]),
         (3, 2, [5, 41, 123, 240, 16]),

@@ -1,10 +1,12 @@
 //! 2-D convolution, channels last. Its gradients, the launches of `shaders/conv2d.wgsl` and `conv2d_subgroup.wgsl` (register tiles,
-//! for CPU drivers), of `shaders/conv2d_vectors.wgsl` and its companions (tiles in workgroup memory, for GPUs) and of
-//! `shaders/conv2d_matrix.wgsl` (matrix units), and the cases have a file each.
+//! for CPU drivers), of `shaders/conv2d_vectors.wgsl` and its companions (tiles in workgroup memory, for GPUs), of
+//! `shaders/conv2d_narrow.wgsl` and its companion (few channels, for GPUs) and of `shaders/conv2d_matrix.wgsl` (matrix units), and
+//! the cases have a file each.
 
 mod backward;
 mod cases;
 pub(super) mod matrix;
+mod narrow;
 mod registers;
 mod subgroup;
 mod tiled;
@@ -222,6 +224,7 @@ impl Op for Conv2d {
                     subgroup::forward(self, &e, dtype, lanes)
                 }
                 (Kernels::Registers, _) => registers::forward(self, &e, dtype),
+                (Kernels::Workgroup, _) if narrow::suits_forward(&e) => narrow::forward(self, &e, dtype),
                 (Kernels::Workgroup, _) => tiled::forward(self, &e, dtype),
             };
             Addend::bind(dispatch, "added", x, 3, &y[0]).into()
