@@ -5,14 +5,17 @@
 mod common;
 
 use inkwash::check;
+use inkwash::diffusion::Preset;
 use inkwash::gpu::{Blocking as _, Device, Executable, GpuError, Store};
 use inkwash::graph::{
     Candidate, Caps, Cost, Dispatch, Graph, Kernels, Limits, Op, Operand, Plan, PlanError, Program,
     ShapeError, State,
 };
+use inkwash::nn::Precision;
 use inkwash::ops::{Accumulate, Case, STEP_WORDS, Scale, Silu, View};
 use inkwash::shader::Source;
 use inkwash::tensor::{Array, Shape, Spec};
+use inkwash::train::{RunPlan, TrainConfig};
 
 fn caps() -> Caps {
     Caps::webgpu(Kernels::Registers)
@@ -100,6 +103,39 @@ fn the_host_does_not_run_away_from_the_device() {
     }
     device.idle().block_on().unwrap();
     assert_eq!(device.submissions_ahead(), 0);
+}
+
+/// Slots are at most 5 % more than the tensors that are alive together, in every plan of every preset. Of the update, whose working
+/// memory is a few KB, nothing is asked.
+#[test]
+fn slots_take_little_more_than_what_is_alive() {
+    let all = Preset::ALL.into_iter().flat_map(|preset| {
+        let precisions = [Precision::F32, Precision::F16];
+        precisions
+            .into_iter()
+            .flat_map(move |precision| Kernels::ALL.map(|kernels| (preset, precision, kernels)))
+    });
+    for (preset, precision, kernels) in all {
+        let batch = match preset {
+            Preset::Cifar => 128,
+            Preset::Photos128 => 8,
+            _ => 16,
+        };
+        let config = TrainConfig { preset, batch, precision, ..TrainConfig::default() }.with_network(&[]);
+        let limits = Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..Limits::WEBGPU };
+        let caps = Caps { limits, ..Caps::webgpu(kernels).with_f16() };
+        let run = RunPlan::new(&config, &caps).unwrap();
+        let plans = [("training", &run.plans.micro), ("held-out loss", &run.evaluation)];
+        for (name, plan) in plans.into_iter().chain(run.grids.iter().map(|plan| ("sampling", plan))) {
+            let [planned, alive] = plan.working_bytes();
+            let ratio = planned as f64 / alive.max(1) as f64;
+            println!(
+                "{preset:?}, {precision:?}, {kernels:?}, {name}: {planned} planned, {alive} alive, {ratio:.4}"
+            );
+            assert!(planned >= alive && ratio < 1.05, "{preset:?}, {precision:?}, {kernels:?}, {name}");
+        }
+        assert!(run.plans.micro.working_bytes()[1] > 1 << 23 && !run.grids.is_empty(), "{preset:?}");
+    }
 }
 
 static PAST_THE_END: Source = Source {

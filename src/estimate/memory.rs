@@ -36,6 +36,34 @@ pub struct MemoryByLife {
     pub evaluation: u64,
 }
 
+/// Working memory of a plan, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WorkingMemory {
+    /// What the plan does.
+    pub plan: &'static str,
+    /// What is planned.
+    pub planned: u64,
+    /// The largest sum of the tensors alive in one launch.
+    pub alive: u64,
+}
+
+impl WorkingMemory {
+    /// Of every plan of a run that has any.
+    pub fn of(run: &RunPlan) -> Vec<Self> {
+        let plans = [
+            ("training, a micro-batch", &run.plans.micro),
+            ("training, the update", &run.plans.update),
+            ("held-out loss", &run.evaluation),
+        ];
+        let grids = run.grids.iter().map(|plan| ("sampling", plan));
+        let all = plans.into_iter().chain(grids).map(|(plan, of)| {
+            let [planned, alive] = of.working_bytes();
+            Self { plan, planned, alive }
+        });
+        all.filter(|working| working.planned > 0).collect()
+    }
+}
+
 impl MemoryByLife {
     /// Of a run that is planned.
     pub fn of(run: &RunPlan) -> Self {

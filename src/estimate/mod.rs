@@ -13,7 +13,7 @@ mod tests;
 mod work;
 
 pub use gpu::{GPUS, Gpu, UnknownGpu};
-pub use memory::MemoryByLife;
+pub use memory::{MemoryByLife, WorkingMemory};
 pub use mix::{InstructionMix, InstructionMixes};
 pub use model::Bound;
 pub use work::Work;
@@ -49,6 +49,8 @@ pub struct Estimate {
     pub kernels: Vec<Sums>,
     /// Device memory.
     pub memory: MemoryByLife,
+    /// Working memory of each plan.
+    pub working_memory: Vec<WorkingMemory>,
     /// The step on a GPU, if one was named.
     pub on: Option<OnGpu>,
     /// Every launch, in the order of the step.
@@ -156,6 +158,7 @@ impl Estimate {
             operators: sums_by(&launches, |work| work.op.clone()),
             kernels: sums_by(&launches, kernel),
             memory: MemoryByLife::of(run),
+            working_memory: WorkingMemory::of(run),
             on,
             launches,
         })

@@ -1,6 +1,6 @@
 //! An estimate as text for a terminal.
 
-use super::{Estimate, MemoryByLife, OnGpu, Sums};
+use super::{Estimate, MemoryByLife, OnGpu, Sums, WorkingMemory};
 use crate::io::{columns, short};
 use std::fmt::Write as _;
 
@@ -15,6 +15,7 @@ pub fn text(estimate: &Estimate) -> String {
         let _ = writeln!(text, "{}", table("kernel", kernels, totals, Some(on)));
     }
     let _ = writeln!(text, "{}", memory_table(memory));
+    let _ = writeln!(text, "{}", working_table(&estimate.working_memory));
     if let Some(on) = on {
         text.push_str(&step(estimate, on));
     }
@@ -71,6 +72,18 @@ fn memory_table(memory: &MemoryByLife) -> String {
     ];
     let cells = rows.map(|(bytes, name)| vec![format!("{:.3}", bytes as f64 * 1e-6), name.into()]);
     columns(&["MB", "memory"], &cells, 1)
+}
+
+fn working_table(working: &[WorkingMemory]) -> String {
+    let cells: Vec<Vec<String>> = working
+        .iter()
+        .map(|WorkingMemory { plan, planned, alive }| {
+            let more = 100.0 * (*planned as f64 / (*alive).max(1) as f64 - 1.0);
+            let mb = |bytes: u64| format!("{:.3}", bytes as f64 * 1e-6);
+            vec![mb(*planned), mb(*alive), format!("{more:.1} %"), (*plan).into()]
+        })
+        .collect();
+    columns(&["MB planned", "MB alive at most", "lost", "working memory"], &cells, 1)
 }
 
 /// How long the step takes, and why it might not.

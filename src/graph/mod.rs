@@ -10,6 +10,7 @@ mod memory;
 mod op;
 mod plan;
 pub mod rewrite;
+mod slots;
 mod verify;
 mod working_memory;
 
@@ -21,8 +22,8 @@ pub use op::{
     Aliasing, Candidate, Cost, Dispatch, Joined, LinearPart, MAX_GROUPS, Op, Operand, Program, Scalar,
     ShapeError,
 };
-pub(crate) use plan::SlotPool;
 pub use plan::{Binding, Home, Launch, Placement, Plan, PlanError, PlannedBuffer};
+pub(crate) use slots::SlotPool;
 pub use working_memory::WorkingTensor;
 
 use crate::tensor::{Array, DType, Spec};

@@ -1,12 +1,12 @@
 //! From a graph to the list of launches and buffers that a device follows: pure data, printable, and
 //! computed without a device.
 //!
-//! Memory is planned as slots, whole buffers shared by tensors whose lives do not touch, and not as
-//! ranges of one arena: WebGPU refuses one buffer bound both `read` and `read_write` in one dispatch,
-//! even at ranges that do not overlap.
+//! Working memory is planned as slots ([`super::slots`]), and not as ranges of one arena: WebGPU refuses one buffer bound both
+//! `read` and `read_write` in one dispatch, even at ranges that do not overlap.
 
 use super::memory::Place;
 use super::rewrite::{self, Fusion};
+use super::slots::{Request, SlotPool, Slots};
 use super::{Aliasing, Candidate, Caps, Dispatch, Graph, Operand, Origin, Program, ValueId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -144,27 +144,6 @@ pub struct Plan {
     pub guards: Vec<Placement>,
 }
 
-/// Sizes of the slots that plans on one store share, by rank. A slot that is too small for a later plan is
-/// left to the plans that have it, and the larger one takes its place.
-#[derive(Debug, Default)]
-pub(crate) struct SlotPool(Vec<u64>);
-
-impl SlotPool {
-    /// Whether the slot of this rank is there and large enough.
-    pub(crate) fn fits(&self, rank: usize, bytes: u64) -> bool {
-        self.0.get(rank).is_some_and(|&size| size >= bytes)
-    }
-
-    /// Puts a slot at this rank and returns its size. Ranks come in order.
-    pub(crate) fn add(&mut self, rank: usize, bytes: u64) -> u64 {
-        match self.0.get_mut(rank) {
-            Some(size) => *size = bytes,
-            None => self.0.push(bytes),
-        }
-        bytes
-    }
-}
-
 /// The nodes between which memory is taken.
 pub(super) struct Life {
     pub bytes: u64,
@@ -224,11 +203,11 @@ impl Plan {
         };
         let lives = plan.lives(&places);
         let (mut homes, work) = plan.buffers_of_their_own(&places, lives);
-        homes.extend(plan.slots(work, &programs));
+        homes.extend(plan.slots(work, &places, &programs, caps.limits.offset_alignment));
         for (value, place) in places.iter().enumerate() {
             plan.placements[value] = homes
                 .get(&Tenant::Tensor(place.root))
-                .map(|&buffer| Placement { buffer, offset: place.offset });
+                .map(|home| Placement { buffer: home.buffer, offset: home.offset + place.offset });
         }
         plan.watch_guards(&homes, &programs);
         for (node, program) in programs.iter().enumerate() {
@@ -285,7 +264,7 @@ impl Plan {
         &mut self,
         places: &[Place],
         lives: BTreeMap<ValueId, Life>,
-    ) -> (HashMap<Tenant, usize>, Vec<(Tenant, Life)>) {
+    ) -> (HashMap<Tenant, Placement>, Vec<(Tenant, Life)>) {
         let root = |value: &ValueId| places[value.0].root;
         let outputs: Vec<ValueId> = self.graph.outputs.iter().map(root).collect();
         let persistent: HashMap<ValueId, &String> =
@@ -305,42 +284,67 @@ impl Plan {
                 }
                 (Origin::Removed, _) => continue,
             };
-            homes.insert(Tenant::Tensor(root), self.buffers.len());
+            homes.insert(Tenant::Tensor(root), Placement { buffer: self.buffers.len(), offset: 0 });
             self.buffers.push(PlannedBuffer { home, name: name.clone(), bytes: life.bytes });
         }
         (homes, work)
     }
 
-    /// Finds working memory for tensors and scratch, which lives for one node: largest first, each into the first slot
-    /// that is free for its whole life.
-    fn slots(&mut self, mut work: Vec<(Tenant, Life)>, programs: &[Program]) -> HashMap<Tenant, usize> {
+    /// Finds working memory for tensors and scratch, which lives for one node.
+    fn slots(
+        &mut self,
+        mut work: Vec<(Tenant, Life)>,
+        places: &[Place],
+        programs: &[Program],
+        alignment: u64,
+    ) -> HashMap<Tenant, Placement> {
         for (node, program) in programs.iter().enumerate() {
             for (k, spec) in program.scratch.iter().enumerate() {
                 let bytes = spec.padded_bytes() + self.guard_bytes();
                 work.push((Tenant::Scratch(node, k), Life { bytes, first: node, last: node }));
             }
         }
-        work.sort_by_key(|(_, life)| std::cmp::Reverse(life.bytes));
-        let mut slots: Vec<(usize, Vec<(usize, usize)>)> = Vec::new();
-        let mut homes = HashMap::new();
-        for (tenant, life) in work {
-            let free = |busy: &[(usize, usize)]| {
-                busy.iter().all(|&(first, last)| life.last < first || last < life.first)
-            };
-            let slot = slots.iter().position(|(_, busy)| free(busy)).unwrap_or_else(|| {
-                let name = format!("slot {}", slots.len());
-                slots.push((self.buffers.len(), Vec::new()));
-                self.buffers.push(PlannedBuffer { home: Home::Slot, name, bytes: life.bytes });
-                slots.len() - 1
-            });
-            slots[slot].1.push((life.first, life.last));
-            homes.insert(tenant, slots[slot].0);
+        let mut uses = self.uses(places, programs);
+        let requests: Vec<Request> = work
+            .iter()
+            .map(|(tenant, life)| {
+                let Life { bytes, first, last } = *life;
+                let uses = uses.remove(tenant).unwrap_or_default().into_iter().collect();
+                Request { bytes, first, last, uses }
+            })
+            .collect();
+        let slots = Slots::of(&requests, alignment);
+        let first = self.buffers.len();
+        for (k, bytes) in slots.bytes.into_iter().enumerate() {
+            self.buffers.push(PlannedBuffer { home: Home::Slot, name: format!("slot {k}"), bytes });
         }
-        homes
+        let homes = slots.places.into_iter().map(|p| Placement { buffer: first + p.buffer, ..p });
+        work.into_iter().map(|(tenant, _)| tenant).zip(homes).collect()
+    }
+
+    /// The nodes that bind a tensor, each with what may share a slot there: all that is only read, and all that a single launch
+    /// writes. What one launch writes another one of the same node may read.
+    fn uses(&self, places: &[Place], programs: &[Program]) -> HashMap<Tenant, BTreeMap<usize, usize>> {
+        let mut uses: HashMap<Tenant, BTreeMap<usize, usize>> = HashMap::new();
+        for (number, (node, program)) in self.graph.nodes.iter().zip(programs).enumerate() {
+            let single = program.dispatches.len() == 1;
+            for (_, operand, _) in program.dispatches.iter().flat_map(|d| &d.operands) {
+                let root = |value: ValueId| Tenant::Tensor(places[value.0].root);
+                let (tenant, group) = match *operand {
+                    Operand::Input(k) => (root(node.inputs[k]), 0),
+                    Operand::Output(k) => (root(node.outputs[k]), if single { 1 } else { 1 + k }),
+                    Operand::Scratch(k) => {
+                        (Tenant::Scratch(number, k), if single { 1 } else { 1 + node.outputs.len() + k })
+                    }
+                };
+                uses.entry(tenant).or_default().insert(number, group);
+            }
+        }
+        uses
     }
 
     /// Notes where the words behind tensors and scratch lie.
-    fn watch_guards(&mut self, homes: &HashMap<Tenant, usize>, programs: &[Program]) {
+    fn watch_guards(&mut self, homes: &HashMap<Tenant, Placement>, programs: &[Program]) {
         if self.guard_words == 0 {
             return;
         }
@@ -349,8 +353,8 @@ impl Plan {
             let tensors = tensors.map(|&v| (Tenant::Tensor(v), self.graph.spec(v)));
             let scratch = programs[i].scratch.iter().enumerate().map(|(k, s)| (Tenant::Scratch(i, k), s));
             for (tenant, spec) in tensors.chain(scratch) {
-                if let Some(&buffer) = homes.get(&tenant) {
-                    self.guards.push(Placement { buffer, offset: spec.padded_bytes() });
+                if let Some(&Placement { buffer, offset }) = homes.get(&tenant) {
+                    self.guards.push(Placement { buffer, offset: offset + spec.padded_bytes() });
                 }
             }
         }
@@ -362,7 +366,7 @@ impl Plan {
         node: usize,
         program: &Program,
         dispatch: &Dispatch,
-        homes: &HashMap<Tenant, usize>,
+        homes: &HashMap<Tenant, Placement>,
         caps: &Caps,
     ) -> Result<Vec<Binding>, PlanError> {
         let owner = &self.graph.nodes[node];
@@ -376,8 +380,7 @@ impl Plan {
                 Operand::Input(k) => tensor(owner.inputs[k]),
                 Operand::Output(k) => tensor(owner.outputs[k]),
                 Operand::Scratch(k) => {
-                    let buffer = homes.get(&Tenant::Scratch(node, k)).copied();
-                    let place = buffer.map(|buffer| Placement { buffer, offset: 0 });
+                    let place = homes.get(&Tenant::Scratch(node, k)).copied();
                     (place, &program.scratch[k], format!("scratch of {}", self.graph.label(owner)), true)
                 }
             };

@@ -53,21 +53,22 @@ impl Plan {
         for launches in self.launches.chunk_by(|a, b| a.node == b.node) {
             let node = &self.graph.nodes[launches[0].node];
             let last = first + launches.len() - 1;
-            let mut scratch: BTreeMap<usize, u64> = BTreeMap::new();
+            let mut scratch: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
             for launch in launches {
                 for ((_, operand, _), binding) in launch.dispatch.operands.iter().zip(&launch.bindings) {
                     if let Operand::Scratch(k) = operand {
-                        let bytes = scratch.entry(*k).or_default();
-                        *bytes = (*bytes).max(binding.offset + binding.size);
+                        let (begin, end) = (binding.offset, binding.offset + binding.size);
+                        let bound = scratch.entry(*k).or_insert((begin, end));
+                        *bound = (bound.0.min(begin), bound.1.max(end));
                     }
                 }
             }
             let name = format!("scratch of {}", self.graph.label(node));
-            tensors.extend(scratch.into_values().map(|bytes| WorkingTensor {
+            tensors.extend(scratch.into_values().map(|(begin, end)| WorkingTensor {
                 name: name.clone(),
                 phase: node.phase,
                 is_scratch: true,
-                bytes,
+                bytes: end - begin,
                 first,
                 last,
             }));
@@ -75,6 +76,20 @@ impl Plan {
         }
         tensors.sort_by_key(|t| (t.first, std::cmp::Reverse(t.last)));
         tensors
+    }
+
+    /// Bytes of working memory that are planned, and the largest sum of the tensors alive in one launch: no plan can have less.
+    pub fn working_bytes(&self) -> [u64; 2] {
+        let mut changes = vec![(0u64, 0u64); self.launches.len() + 1];
+        for tensor in self.working_tensors() {
+            changes[tensor.first].0 += tensor.bytes;
+            changes[tensor.last + 1].1 += tensor.bytes;
+        }
+        let alive = changes.into_iter().scan(0, |alive, (more, less)| {
+            *alive = *alive + more - less;
+            Some(*alive)
+        });
+        [self.bytes_where(|b| b.home == Home::Slot), alive.max().unwrap_or(0)]
     }
 }
 
@@ -112,13 +127,20 @@ mod tests {
                         .filter(|t| (t.first..=t.last).contains(&number))
                         .map(|t| t.bytes)
                         .sum();
-                    let mut ends: BTreeMap<usize, u64> = BTreeMap::new();
-                    for b in launch.bindings.iter().filter(|b| plan.buffers[b.buffer].home == Home::Slot) {
-                        let end = ends.entry(b.buffer).or_default();
-                        *end = (*end).max(b.offset + b.size);
+                    let in_slots =
+                        launch.bindings.iter().filter(|b| plan.buffers[b.buffer].home == Home::Slot);
+                    let mut ranges: Vec<_> =
+                        in_slots.map(|b| (b.buffer, b.offset, b.offset + b.size)).collect();
+                    ranges.sort_unstable();
+                    let mut end = (0, 0);
+                    let mut needed = 0;
+                    for (buffer, first, last) in ranges {
+                        // What no range before covers.
+                        let from = if end.0 == buffer { first.max(end.1) } else { first };
+                        needed += last.saturating_sub(from);
+                        bound += usize::from(last > from);
+                        end = (buffer, last.max(from));
                     }
-                    bound += ends.len();
-                    let needed: u64 = ends.values().sum();
                     assert!(
                         needed <= alive && alive <= slots,
                         "{}: {needed}, {alive}, {slots}",
