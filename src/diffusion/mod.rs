@@ -11,6 +11,8 @@ mod sampler;
 mod schedule;
 mod scheduler;
 mod spacing;
+#[cfg(test)]
+mod theory_tests;
 mod training_table;
 mod unet;
 
