@@ -14,7 +14,7 @@
 //                                                        target = c_prev x_{t-1} + c_last ε_{t-1}
 //
 // signal_prev is ā_{t-2}, sigma_prev = √(1 - ā_{t-2}²), a = a_{t-1}, b = b_{t-1}; before the first step there is the
-// picture itself (1 and 0). The network is asked for x_{t-1} (1, 0) or ε_{t-1} (0, 1). t and ε̄ come from the addresses of
+// picture itself (1 and 0). The network predicts x_{t-1} (1, 0) or ε_{t-1} (0, 1). t and ε̄ come from the addresses of
 // add_noise's t and ε̄.
 //
 // One invocation per four elements of an item: one Philox block makes four normals. The block's address
