@@ -1,4 +1,4 @@
-//! Excerpts of sources in the pages of `docs/lab` are the sources as they are. An excerpt is a fenced block after
+//! Excerpts of sources in the pages of `docs/lab` and `docs/kernels` are the sources as they are. An excerpt is a fenced block after
 //!
 //!     <!-- excerpt: FILE FIRST .. LAST -->
 //!
@@ -61,7 +61,8 @@ fn excerpts_are_the_sources() {
     let update = std::env::var_os("INKWASH_UPDATE_EXCERPTS").is_some();
     let read = |file: &str| std::fs::read_to_string(root().join(file)).map_err(|e| format!("{file}: {e}"));
     let (mut count, mut stale) = (0, Vec::new());
-    for entry in std::fs::read_dir(root().join("docs/lab")).unwrap() {
+    let pages = ["docs/lab", "docs/kernels"].map(|folder| std::fs::read_dir(root().join(folder)).unwrap());
+    for entry in pages.into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|e| e != "md") {
             continue;
