@@ -4,12 +4,13 @@
 //     record:     log[row] ← (loss, norm, factor, finite, scale of the loss)
 
 #import lib/index
+#import lib/vector4
 #import lib/step
 #import lib/clipping
 #import lib/loss_scale
 
 struct AccumulateParams {
-    count: u32, // elements bound
+    count: u32, // Vectors bound
 }
 
 struct RecordParams {
@@ -26,8 +27,8 @@ struct LogRow {
 
 @group(0) @binding(0) var<uniform> accumulate_params: AccumulateParams;
 @group(0) @binding(0) var<uniform> record_params: RecordParams;
-@group(0) @binding(1) var<storage, read_write> sum: array<f32>; // (count)
-@group(0) @binding(2) var<storage, read> x: array<f32>;         // (count)
+@group(0) @binding(1) var<storage, read_write> sum: array<Vector>; // (count)
+@group(0) @binding(2) var<storage, read> x: array<Vector>;         // (count)
 @group(0) @binding(3) var<storage, read> step: Step;
 @group(0) @binding(4) var<storage, read_write> log_rows: array<LogRow>; // (rows)
 @group(0) @binding(5) var<storage, read> loss: array<f32>;      // (1)
@@ -39,11 +40,11 @@ fn accumulate(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
               @builtin(local_invocation_index) lane: u32) {
     let i = invocation_index(group, groups, lane, 64u);
     if i < accumulate_params.count {
-        if step.micro == 0u {
-            sum[i] = x[i];
-        } else {
-            sum[i] += x[i];
+        var value = x[i];
+        if step.micro > 0u {
+            value += sum[i];
         }
+        sum[i] = value;
     }
 }
 

@@ -14,6 +14,8 @@
 
 #import lib/index
 #import lib/in4
+#import lib/vector4
+#import lib/softmax
 
 const INVOCATIONS: u32 = 8u;
 const ROWS: u32 = 8u;
@@ -32,6 +34,7 @@ struct Params {
 }
 
 struct SoftmaxParams { // softmax
+    vectors: u32, // of a row
     length: u32,
     first: u32,
     sequences: u32,
@@ -51,6 +54,7 @@ struct SoftmaxParams { // softmax
 @group(0) @binding(10) var<storage, read> m: array<f32>; // [sequences][T][T]
 @group(0) @binding(11) var<storage, read> x: array<StoredIn>; // (batch, T, heads, d)
 @group(0) @binding(12) var<storage, read_write> y: array<StoredIn>; // (batch, T, heads, d)
+@group(0) @binding(13) var<storage, read_write> rows: array<Vector>; // p in softmax
 
 struct Tile {
     sequence: u32, // from 0: its place in scratch memory
@@ -115,6 +119,10 @@ fn scores(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
     }
 }
 
+fn score(at: u32) -> Vector {
+    return rows[at];
+}
+
 @compute @workgroup_size(INVOCATIONS)
 fn softmax(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
@@ -122,21 +130,13 @@ fn softmax(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     if row >= softmax_params.sequences * softmax_params.length {
         return;
     }
-    let first = row * softmax_params.length;
-    var largest = p[first];
-    for (var u = 1u; u < softmax_params.length; u++) {
-        largest = max(largest, p[first + u]);
+    let first = row * softmax_params.vectors;
+    let measured = measure_row(first, softmax_params.vectors);
+    let share = 1.0 / measured.sum;
+    for (var u = first; u < first + softmax_params.vectors; u++) {
+        rows[u] = share * exp(rows[u] - Vector(measured.largest));
     }
-    var sum = 0.0;
-    for (var u = 0u; u < softmax_params.length; u++) {
-        let value = exp(p[first + u] - largest);
-        p[first + u] = value;
-        sum += value;
-    }
-    for (var u = 0u; u < softmax_params.length; u++) {
-        p[first + u] /= sum;
-    }
-    statistic[softmax_params.first * softmax_params.length + row] = largest + log(sum);
+    statistic[softmax_params.first * softmax_params.length + row] = measured.largest + log(measured.sum);
 }
 
 @compute @workgroup_size(INVOCATIONS)

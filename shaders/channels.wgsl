@@ -3,13 +3,15 @@
 //   spread_pixels: y[n,p,c] = e[n,c]
 //   concat: y[r,:] = a[r,:] then b[r,:]               slice_channels: y[r,c] = x[r, start + c]
 //
-// sum_pixels: one workgroup per image and COLUMNS Vectors of channels; each of its ROWS takes every
+// sum_pixels: one workgroup per image and COLUMNS * EACH Vectors of channels; each of its ROWS takes every
 // ROWS-th pixel. The others: one invocation per run of PIXELS pixels of one Vector of y.
 
 #import lib/index
 #import lib/vector4
 #import lib/pixel_run
 #import lib/column_sum
+
+const LOADS: u32 = 4u; // pixels in one turn of the loop of sum_pixels
 
 struct Params {
     pixels: u32,  // of one image
@@ -71,18 +73,30 @@ fn sum_pixels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
               @builtin(local_invocation_index) lane: u32) {
     let index = workgroup_index(group, groups);
     if index >= params.count { return; }
-    let blocks = (params.vectors + COLUMNS - 1u) / COLUMNS;
+    let blocks = (params.vectors + COLUMNS * EACH - 1u) / (COLUMNS * EACH);
     let image = index / blocks;
-    let vector = (index % blocks) * COLUMNS + lane % COLUMNS;
-    var sum = Vector();
-    if vector < params.vectors {
-        for (var p = lane / COLUMNS; p < params.pixels; p += ROWS) {
-            sum += Vector(x[(image * params.pixels + p) * params.vectors + vector]);
+    let vector = (index % blocks) * COLUMNS * EACH + lane % COLUMNS;
+    // Past the last Vector, that one again.
+    let first = image * params.pixels * params.vectors + min(vector, params.vectors - 1u);
+    var sums: array<Vector, EACH>;
+    var p = lane / COLUMNS;
+    for (; p + (LOADS - 1u) * ROWS < params.pixels; p += LOADS * ROWS) {
+        for (var i = 0u; i < LOADS; i++) {
+            for (var e = 0u; e < EACH; e++) {
+                sums[e] += Vector(x[first + (p + i * ROWS) * params.vectors + e * COLUMNS]);
+            }
         }
     }
-    sum = column_sum(sum, lane);
-    if lane < COLUMNS && vector < params.vectors {
-        y[image * params.vectors + vector] = Stored(sum);
+    for (; p < params.pixels; p += ROWS) {
+        for (var e = 0u; e < EACH; e++) {
+            sums[e] += Vector(x[first + p * params.vectors + e * COLUMNS]);
+        }
+    }
+    for (var e = 0u; e < EACH; e++) {
+        let sum = column_sum(sums[e], lane);
+        if lane < COLUMNS && vector < params.vectors {
+            y[image * params.vectors + vector + e * COLUMNS] = Stored(sum);
+        }
     }
 }
 

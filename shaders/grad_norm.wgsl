@@ -7,6 +7,7 @@
 // one workgroup sums the partials. Whether a number is finite is read off its exponent bits: compilers may assume that NaN never happens.
 
 #import lib/index
+#import lib/vector4
 #import lib/reduce
 #import lib/hyper
 #import lib/clipping
@@ -15,7 +16,7 @@
 const CHUNK: u32 = 4096u; // elements of a partial sum
 
 struct PartialParams {
-    count: u32,  // elements bound
+    count: u32,  // Vectors bound
     groups: u32, // partial sums of this launch
     first: u32,  // of them, among those of all launches
 }
@@ -26,7 +27,7 @@ struct FinishParams {
 
 @group(0) @binding(0) var<uniform> partial_params: PartialParams;
 @group(0) @binding(0) var<uniform> finish_params: FinishParams;
-@group(0) @binding(1) var<storage, read> gradient: array<f32>;          // (count)
+@group(0) @binding(1) var<storage, read> gradient: array<Vector>;       // (count)
 @group(0) @binding(2) var<storage, read_write> partial: array<f32>;     // (groups) of all launches
 @group(0) @binding(3) var<storage, read> hyper: Hyper;
 @group(0) @binding(4) var<storage, read_write> clipping: Clipping;
@@ -40,14 +41,12 @@ fn is_finite(x: f32) -> bool {
 fn norm_partial(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
     let chunk = workgroup_index(group, groups);
-    var sum = 0.0;
-    for (var k = lane; k < CHUNK; k += LANES) {
-        let i = chunk * CHUNK + k;
-        if i < partial_params.count {
-            sum += gradient[i] * gradient[i];
-        }
+    let first = chunk * (CHUNK / WIDTH);
+    var squares = Vector();
+    for (var i = first + lane; i < min(first + CHUNK / WIDTH, partial_params.count); i += LANES) {
+        squares += gradient[i] * gradient[i];
     }
-    let total = workgroup_sum(sum, lane);
+    let total = workgroup_sum(horizontal_sum(squares), lane);
     if lane == 0u && chunk < partial_params.groups {
         partial[partial_params.first + chunk] = total;
     }

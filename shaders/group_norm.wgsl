@@ -9,9 +9,9 @@
 // lib/unmodulated has scale = shift = 0; a variant puts lib/modulated in its place.
 //
 //   measure                one workgroup of LANES per image and group
-//   measure_and_normalize  the same with normalize, where there are many: one workgroup per COLUMNS of them, each of LANES = ROWS
-//   sum_pixels             one workgroup per COLUMNS Vectors of channels of an image, whose ROWS share the pixels
-//   normalize, backward    one invocation per run of PIXELS pixels of one Vector of channels; in backward, behind the
+//   measure_and_normalize  the same with normalize, where there are many: one workgroup per COLUMNS * EACH of them, LANES = ROWS
+//   sum_pixels             one workgroup per COLUMNS * EACH Vectors of channels of an image, whose ROWS share the pixels
+//   normalize, backward    one invocation per run of PIXELS pixels of one Vector of channels; in backward of EACH, and behind the
 //                          workgroups of dγ and dβ, each of COLUMNS Vectors, whose ROWS share the images
 //   backward_scale_shift   one invocation per run of PIXELS images of one Vector
 // Four channels make a Vector only if four divides the channels of a group, so it lies in one group.
@@ -32,6 +32,7 @@ alias StoredOut = Stored;
 
 const SILU: bool = true;
 
+const SIDE: u32 = 8u; // Vectors side by side, of which an invocation of backward takes EACH, as far apart
 const SIDE_BY_SIDE: bool = false; // whether a workgroup has several groups of channels: measure_and_normalize
 
 struct Params {
@@ -132,41 +133,60 @@ fn part_of(lane: u32, width: u32) -> Part {
     return Part(columns, rows, lane % columns, select(measure_params.pixels, row, row < rows));
 }
 
-// Mean and 1 / sqrt(var + ε) of the group of `width` Vectors whose first one is `start`. Every number is read once: the mean and
-// the squares of a block are computed in registers, then joined to those before it. All are taken less the first number, so that
-// the means are as small as the deviations and their rounding errors too.
-fn group_statistics(start: u32, width: u32, lane: u32, invocation: u32) -> vec2<f32> {
+// Mean and 1 / sqrt(var + ε) of the group of `width` Vectors whose first one is `start`, and of EACH - 1 more, COLUMNS apart. Every
+// number is read once: the mean and the squares of a block are computed in registers, then joined to those before it. All are taken
+// less the first number, so that the means are as small as the deviations and their rounding errors too.
+fn group_statistics(start: u32, width: u32, lane: u32, invocation: u32) -> array<vec2<f32>, EACH> {
     let vectors = measure_params.vectors;
     let part = part_of(lane, width);
-    let reference = Vector(horizontal_sum(Vector(x[start])) / f32(WIDTH));
-    var moments = Moments();
+    var reference: array<Vector, EACH>;
+    var moments: array<Moments, EACH>;
+    for (var e = 0u; e < EACH; e++) {
+        reference[e] = Vector(horizontal_sum(Vector(x[start + e * COLUMNS * width])) / f32(WIDTH));
+        moments[e] = Moments();
+    }
     for (var v = part.column; v < width; v += part.columns) {
         var p = part.row;
         for (; p + (BLOCK - 1u) * part.rows < measure_params.pixels; p += BLOCK * part.rows) {
-            var block: array<Vector, BLOCK>;
-            var sum = Vector();
+            var block: array<Vector, BLOCK * EACH>;
             for (var i = 0u; i < BLOCK; i++) {
-                block[i] = Vector(x[start + (p + i * part.rows) * vectors + v]) - reference;
-                sum += block[i];
+                let at = start + (p + i * part.rows) * vectors + v;
+                for (var e = 0u; e < EACH; e++) {
+                    block[i * EACH + e] = Vector(x[at + e * COLUMNS * width]) - reference[e];
+                }
             }
-            let mean = sum / f32(BLOCK);
-            var squares = Vector();
-            for (var i = 0u; i < BLOCK; i++) {
-                let d = block[i] - mean;
-                squares += d * d;
+            for (var e = 0u; e < EACH; e++) {
+                var sum = Vector();
+                for (var i = 0u; i < BLOCK; i++) {
+                    sum += block[i * EACH + e];
+                }
+                let mean = sum / f32(BLOCK);
+                var squares = Vector();
+                for (var i = 0u; i < BLOCK; i++) {
+                    let d = block[i * EACH + e] - mean;
+                    squares += d * d;
+                }
+                moments[e] = joined(moments[e], Moments(f32(BLOCK), mean, squares));
             }
-            moments = joined(moments, Moments(f32(BLOCK), mean, squares));
         }
         for (; p < measure_params.pixels; p += part.rows) {
-            let value = Vector(x[start + p * vectors + v]) - reference;
-            moments = joined(moments, Moments(1.0, value, Vector()));
+            for (var e = 0u; e < EACH; e++) {
+                let value = Vector(x[start + p * vectors + v + e * COLUMNS * width]) - reference[e];
+                moments[e] = joined(moments[e], Moments(1.0, value, Vector()));
+            }
         }
     }
     let size = f32(measure_params.pixels * width * WIDTH);
-    let mean = group_sum(moments.count * moments.mean, invocation) / size;
-    let d = moments.mean - Vector(mean);
-    let variance = group_sum(moments.squares + moments.count * d * d, invocation) / size;
-    return vec2<f32>(horizontal_sum(reference) / f32(WIDTH) + mean, 1.0 / sqrt(variance + measure_params.epsilon));
+    var found: array<vec2<f32>, EACH>;
+    for (var e = 0u; e < EACH; e++) {
+        let m = moments[e];
+        let mean = group_sum(m.count * m.mean, invocation) / size;
+        let d = m.mean - Vector(mean);
+        let variance = group_sum(m.squares + m.count * d * d, invocation) / size;
+        let rstd = 1.0 / sqrt(variance + measure_params.epsilon);
+        found[e] = vec2<f32>(horizontal_sum(reference[e]) / f32(WIDTH) + mean, rstd);
+    }
+    return found;
 }
 
 // The sum over the invocations of a group; all of the workgroup must call it.
@@ -191,7 +211,7 @@ fn measure(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let width = measure_params.vectors / measure_params.groups;
     let statistics = group_statistics(group_start(index, width), width, lane, lane);
     if lane == 0u {
-        statistics_out[index] = statistics;
+        statistics_out[index] = statistics[0];
     }
 }
 
@@ -221,7 +241,7 @@ fn normalize(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
 @compute @workgroup_size(COLUMNS, ROWS)
 fn measure_and_normalize(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) invocation: u32) {
-    let first = workgroup_index(group, groups) * COLUMNS;
+    let first = workgroup_index(group, groups) * COLUMNS * EACH;
     if first >= measure_params.count { return; }
     // Past the last group, that one again: all of a workgroup must come to the sum.
     let index = min(first + invocation % COLUMNS, measure_params.count - 1u);
@@ -231,15 +251,25 @@ fn measure_and_normalize(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
     let start = group_start(index, width);
     let s = group_statistics(start, width, lane, invocation);
     if lane == 0u {
-        statistics_out[index] = s;
+        for (var e = 0u; e < EACH; e++) {
+            statistics_out[index + e * COLUMNS] = s[e];
+        }
     }
     let part = part_of(lane, width);
     for (var v = part.column; v < width; v += part.columns) {
-        let affine = affine_of(index / measure_params.groups, index % measure_params.groups * width + v, vectors);
-        let slope = s.y * affine.factor;
+        var slope: array<Vector, EACH>;
+        var offset: array<Vector, EACH>;
+        for (var e = 0u; e < EACH; e++) {
+            let vector = (index % measure_params.groups + e * COLUMNS) * width + v;
+            let affine = affine_of(index / measure_params.groups, vector, vectors);
+            slope[e] = s[e].y * affine.factor;
+            offset[e] = affine.offset;
+        }
         for (var p = part.row; p < measure_params.pixels; p += part.rows) {
-            let k = start + p * vectors + v;
-            y[k] = Stored(activated((Vector(x[k]) - Vector(s.x)) * slope + affine.offset));
+            for (var e = 0u; e < EACH; e++) {
+                let k = start + p * vectors + v + e * COLUMNS * width;
+                y[k] = Stored(activated((Vector(x[k]) - Vector(s[e].x)) * slope[e] + offset[e]));
+            }
         }
     }
 }
@@ -269,8 +299,8 @@ struct Column {
 }
 
 fn column_of(index: u32, vectors: u32, lane: u32) -> Column {
-    let blocks = (vectors + COLUMNS - 1u) / COLUMNS;
-    return Column(index / blocks, (index % blocks) * COLUMNS + lane % COLUMNS, lane / COLUMNS);
+    let blocks = (vectors + COLUMNS * EACH - 1u) / (COLUMNS * EACH);
+    return Column(index / blocks, (index % blocks) * COLUMNS * EACH + lane % COLUMNS, lane / COLUMNS);
 }
 
 @compute @workgroup_size(COLUMNS, ROWS)
@@ -279,31 +309,39 @@ fn sum_pixels(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     let index = workgroup_index(group, groups);
     if index >= params.count { return; }
     let column = column_of(index, params.vectors, lane);
-    var a = Vector();
-    var b = Vector();
-    var affine: Affine;
-    var s: vec2<f32>;
-    if column.vector < params.vectors {
-        affine = affine_of(column.image, column.vector, params.vectors);
-        s = statistics[group_of(column.image, column.vector)];
-        for (var p = column.row; p < params.pixels; p += ROWS) {
-            let k = (column.image * params.pixels + p) * params.vectors + column.vector;
-            let xh = (Vector(x[k]) - Vector(s.x)) * s.y;
-            let dv = gradient_of_v(k, xh, affine);
-            a += dv;
-            b += dv * xh;
+    let vectors = params.vectors;
+    // Past the last Vector, that one again.
+    let vector = min(column.vector, vectors - 1u);
+    var affine: array<Affine, EACH>;
+    var s: array<vec2<f32>, EACH>;
+    for (var e = 0u; e < EACH; e++) {
+        affine[e] = affine_of(column.image, vector + e * COLUMNS, vectors);
+        s[e] = statistics[group_of(column.image, vector + e * COLUMNS)];
+    }
+    let first = column.image * params.pixels * vectors + vector;
+    var sums_a: array<Vector, EACH>;
+    var sums_b: array<Vector, EACH>;
+    for (var p = column.row; p < params.pixels; p += ROWS) {
+        for (var e = 0u; e < EACH; e++) {
+            let k = first + p * vectors + e * COLUMNS;
+            let xh = (Vector(x[k]) - Vector(s[e].x)) * s[e].y;
+            let dv = gradient_of_v(k, xh, affine[e]);
+            sums_a[e] += dv;
+            sums_b[e] += dv * xh;
         }
     }
-    a = column_sum(a, lane);
-    b = column_sum(b, lane);
-    if column.row == 0u && column.vector < params.vectors {
-        let at = column.image * SUMS * params.vectors + column.vector;
-        sums_out[at + A * params.vectors] = a;
-        sums_out[at + B * params.vectors] = b;
-        sums_out[at + MEAN * params.vectors] = Vector(s.x);
-        sums_out[at + RSTD * params.vectors] = Vector(s.y);
-        sums_out[at + FACTOR * params.vectors] = affine.factor;
-        sums_out[at + OFFSET * params.vectors] = affine.offset;
+    for (var e = 0u; e < EACH; e++) {
+        let a = column_sum(sums_a[e], lane);
+        let b = column_sum(sums_b[e], lane);
+        if column.row == 0u && column.vector < vectors {
+            let at = column.image * SUMS * vectors + vector + e * COLUMNS;
+            sums_out[at + A * vectors] = a;
+            sums_out[at + B * vectors] = b;
+            sums_out[at + MEAN * vectors] = Vector(s[e].x);
+            sums_out[at + RSTD * vectors] = Vector(s[e].y);
+            sums_out[at + FACTOR * vectors] = affine[e].factor;
+            sums_out[at + OFFSET * vectors] = affine[e].offset;
+        }
     }
 }
 
@@ -355,16 +393,28 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     }
     let i = (index - backward_params.parameter_groups) * RUN_INVOCATIONS + lane;
     if i >= backward_params.count { return; }
-    let run = pixel_run(i, backward_params.pixels, vectors);
-    let row = run.image * SUMS * vectors + run.vector;
-    let s_mean = sums[row + MEAN * vectors];
-    let rstd = sums[row + RSTD * vectors];
-    let affine = Affine(sums[row + FACTOR * vectors], sums[row + OFFSET * vectors]);
-    let mean = group_means(run.image, run.vector);
-    for (var k = run.first; k < run.end; k += vectors) {
-        let xh = (Vector(x[k]) - s_mean) * rstd;
-        let g = gradient_of_v(k, xh, affine) * affine.factor;
-        y[k] = Stored(plus_added(rstd * (g - Vector(mean.x) - xh * mean.y), k, 0u));
+    let pixels = backward_params.pixels;
+    let run = pixel_run(i, pixels, vectors / EACH);
+    let vector = run.vector / SIDE * (SIDE * EACH) + run.vector % SIDE;
+    var s_mean: array<Vector, EACH>;
+    var rstd: array<Vector, EACH>;
+    var affine: array<Affine, EACH>;
+    var mean: array<vec2<f32>, EACH>;
+    for (var e = 0u; e < EACH; e++) {
+        let row = run.image * SUMS * vectors + vector + e * SIDE;
+        s_mean[e] = sums[row + MEAN * vectors];
+        rstd[e] = sums[row + RSTD * vectors];
+        affine[e] = Affine(sums[row + FACTOR * vectors], sums[row + OFFSET * vectors]);
+        mean[e] = group_means(run.image, vector + e * SIDE);
+    }
+    let first = run.image * pixels * vectors + vector;
+    for (var p = run.pixel; p < min(run.pixel + PIXELS, pixels); p++) {
+        for (var e = 0u; e < EACH; e++) {
+            let k = first + p * vectors + e * SIDE;
+            let xh = (Vector(x[k]) - s_mean[e]) * rstd[e];
+            let g = gradient_of_v(k, xh, affine[e]) * affine[e].factor;
+            y[k] = Stored(plus_added(rstd[e] * (g - Vector(mean[e].x) - xh * mean[e].y), k, 0u));
+        }
     }
 }
 

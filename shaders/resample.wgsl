@@ -20,11 +20,23 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<Stored>;       // (N, H, W, C); dy (N, 2H, 2W, C) in the gradient
 @group(0) @binding(2) var<storage, read_write> y: array<Stored>; // (N, 2H, 2W, C); dx (N, H, W, C) in the gradient
 
-// Vector 0 of the upper left of a small pixel's four: its row is pixel - w of the small image, twice as
-// far down and twice as wide, its column 2w.
-fn upper_left(pixel: u32) -> u32 {
-    let w = pixel % params.width;
-    return (4u * (pixel - w) + 2u * w) * params.vectors;
+// Where a run is, on both sides. A division for each pixel would take as long as its stores on a CPU driver.
+struct Place {
+    column: u32, // of the small image
+    corner: u32, // the Vector at the upper left of the pixel's four
+}
+
+// A small pixel is twice as far down and right on the large side: rows are pixel - column, twice as wide.
+fn place_of(run: PixelRun) -> Place {
+    let column = run.pixel % params.width;
+    return Place(column, (4u * (run.pixel - column) + 2u * column) * params.vectors + run.vector);
+}
+
+fn next(place: Place) -> Place {
+    let column = place.column + 1u;
+    let ends = column == params.width; // and the row below was written with this one
+    let step = select(2u, 2u + 2u * params.width, ends);
+    return Place(select(column, 0u, ends), place.corner + step * params.vectors);
 }
 
 @compute @workgroup_size(RUN_INVOCATIONS)
@@ -34,13 +46,15 @@ fn upsample(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     if i >= params.count { return; }
     let run = pixel_run(i, params.pixels, params.vectors);
     let below = 2u * params.width * params.vectors;
-    for (var p = run.pixel; p < min(run.pixel + PIXELS, params.pixels); p++) {
-        let value = x[p * params.vectors + run.vector];
-        let corner = upper_left(p) + run.vector;
+    var place = place_of(run);
+    for (var k = run.first; k < run.end; k += params.vectors) {
+        let value = x[k];
+        let corner = place.corner;
         y[corner] = value;
         y[corner + params.vectors] = value;
         y[corner + below] = value;
         y[corner + below + params.vectors] = value;
+        place = next(place);
     }
 }
 
@@ -51,10 +65,12 @@ fn upsample_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     if i >= params.count { return; }
     let run = pixel_run(i, params.pixels, params.vectors);
     let below = 2u * params.width * params.vectors;
-    for (var p = run.pixel; p < min(run.pixel + PIXELS, params.pixels); p++) {
-        let corner = upper_left(p) + run.vector;
+    var place = place_of(run);
+    for (var k = run.first; k < run.end; k += params.vectors) {
+        let corner = place.corner;
         let upper = Vector(x[corner]) + Vector(x[corner + params.vectors]);
         let lower = Vector(x[corner + below]) + Vector(x[corner + below + params.vectors]);
-        y[p * params.vectors + run.vector] = Stored(upper + lower);
+        y[k] = Stored(upper + lower);
+        place = next(place);
     }
 }

@@ -12,6 +12,7 @@
 #import lib/column_sum
 
 const INVOCATIONS: u32 = COLUMNS * ROWS;
+const LOADS: u32 = 8u; // in one turn of the loop of sum_rows
 
 struct Params {
     rows: u32,
@@ -42,8 +43,15 @@ fn sum_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     if inside {
         let first = i / params.vectors * params.rows_per_split;
         let end = min(first + params.rows_per_split, params.rows);
-        for (var row = first + lane / COLUMNS; row < end; row += ROWS) {
-            sum += Vector(x[row * params.vectors + i % params.vectors]);
+        let column = i % params.vectors;
+        var row = first + lane / COLUMNS;
+        for (; row + (LOADS - 1u) * ROWS < end; row += LOADS * ROWS) {
+            for (var k = 0u; k < LOADS; k++) {
+                sum += Vector(x[(row + k * ROWS) * params.vectors + column]);
+            }
+        }
+        for (; row < end; row += ROWS) {
+            sum += Vector(x[row * params.vectors + column]);
         }
     }
     sum = column_sum(sum, lane);

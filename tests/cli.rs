@@ -87,6 +87,7 @@ fn help() {
         ("help_bench", &["bench", "--help"]),
         ("help_bench_step", &["bench", "step", "--help"]),
         ("help_bench_op", &["bench", "op", "--help"]),
+        ("help_bench_memory", &["bench", "memory", "--help"]),
         ("help_bench_device", &["bench", "device", "--help"]),
         ("help_shaders_show", &["shaders", "show", "--help"]),
         ("help_demo", &["demo", "--help"]),
@@ -603,6 +604,40 @@ fn every_operator_can_be_timed() {
         let of_pass = json.as_object().unwrap().keys().filter(|key| key.starts_with(pass));
         assert!(of_pass.count() >= 2 && json[pass]["median_s"].as_f64().unwrap() > 0.0, "{json}");
     }
+}
+
+/// Every operator that memory bounds has a row: in words, in JSON, and one alone.
+#[test]
+fn operators_that_memory_bounds_are_held_against_a_copy() {
+    if common::open_device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bench = |arguments: &[&str]| {
+        let small = ["--mebibytes", "1", "--warmup", "0", "--runs", "1"];
+        stdout(inkwash(folder.path()), &[&["bench", "memory"], arguments, &small].concat())
+    };
+    let words = bench(&["gradient_norm"]);
+    assert!(
+        words.lines().count() == 1 && words.contains(" GB/s ") && words.contains(" % of a copy"),
+        "{words}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&bench(&["--json"])).unwrap();
+    let rows = json["operators"].as_array().unwrap();
+    for op in ["group_norm", "add", "silu_backward", "adamw", "concat", "sum_rows", "attention, softmax"] {
+        let row = rows.iter().find(|row| row["operator"] == op).unwrap_or_else(|| panic!("{op}: {json}"));
+        assert!(row["bytes"].as_u64().unwrap() >= 1 << 20, "{row}");
+        assert!(row["share_of_copy"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    // Two tensors of 1 MiB are read, and one is written.
+    let add = rows.iter().find(|row| row["operator"] == "add").unwrap();
+    assert_eq!(add["bytes"], 3 << 20);
+    refused(
+        inkwash(folder.path()),
+        folder.path(),
+        &["bench", "memory", "conv2d"],
+        &["`conv2d`", "memory bounds"],
+    );
 }
 
 /// Mesa's Wayland library complains of a missing `XDG_RUNTIME_DIR` on standard error, where it looks like ours.

@@ -7,7 +7,7 @@ fn sigmoid(x: Vector) -> Vector {
 }
 
 fn silu(x: Vector) -> Vector {
-    return x * sigmoid(x);
+    return x / (Vector(1.0) + exp(-x));
 }
 
 // silu'(x) = σ(x) (1 + x (1 - σ(x)))

@@ -5,6 +5,7 @@
 
 const COLUMNS: u32 = 8u;
 const ROWS: u32 = 32u; // a power of two
+const EACH: u32 = 1u; // columns that an invocation may take, COLUMNS apart, so that a CPU reads whole rows
 
 var<workgroup> row_sums: array<Vector, ROWS * COLUMNS>;
 

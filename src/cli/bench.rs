@@ -2,7 +2,7 @@
 
 use super::operator::OperatorArgs;
 use super::{DeviceArgs, Failure};
-use crate::bench::{Repeats, Start, bench_step, op_speeds, start};
+use crate::bench::{Repeats, Start, Traffic, bench_step, memory_speeds, op_speeds, start};
 use crate::diffusion::Preset;
 use crate::io::atomic::write_atomic;
 use crate::nn::{PictureSize, Precision};
@@ -57,6 +57,23 @@ enum What {
         json: bool,
         #[command(flatten)]
         operator: OperatorArgs,
+    },
+    /// Operators that memory bounds, each in turns with a copy: bytes per second, and the share of the copy's
+    Memory {
+        /// Only operators whose name contains this
+        #[arg(default_value = "")]
+        op: String,
+        /// MiB of an activation, and of what is copied; past the caches of the device
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
+        mebibytes: u16,
+        /// Type in which activations are stored
+        #[arg(long, value_enum, default_value_t = Precision::F32)]
+        precision: Precision,
+        #[command(flatten)]
+        repeats: RepeatArgs,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// What multiply-adds, copies, workgroup memory, subgroups and matrix units reach on this device
     Device {
@@ -131,6 +148,18 @@ fn starts() -> Result<[Start; 2], Failure> {
         Ok(serde_json::from_slice(&std::fs::read(&file)?)?)
     };
     Ok([start()?, start()?])
+}
+
+fn print_traffic(row: &Traffic) {
+    println!(
+        "{:<32} {:>7.1} MB {:>9.3} ms {:>8.2} GB/s {:>5.0} % of a copy   {}",
+        row.operator,
+        row.bytes as f64 * 1e-6,
+        row.median_s * 1e3,
+        row.bytes_per_s * 1e-9,
+        row.share_of_copy * 100.0,
+        row.inputs
+    );
 }
 
 pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
@@ -215,6 +244,31 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
                 table.insert("device".into(), device.info.name.clone().into());
                 table.insert("driver".into(), device.info.driver.clone().into());
                 println!("{}", serde_json::to_string_pretty(&table)?);
+            }
+        }
+        What::Memory { op, mebibytes, precision, repeats, json } => {
+            let device = device.open()?;
+            let dtype = precision.dtype();
+            if !device.caps.stores(dtype) {
+                return Err("this device cannot store f16: leave out --precision f16".into());
+            }
+            let mut rows = Vec::new();
+            let mut tell = |row: Traffic| {
+                if !json {
+                    print_traffic(&row);
+                }
+                rows.push(row);
+            };
+            memory_speeds(&device, ((*mebibytes).into(), dtype), op, (*repeats).into(), &mut tell)?;
+            if rows.is_empty() {
+                return Err(format!("no operator that memory bounds has `{op}` in its name").into());
+            }
+            if *json {
+                let value = json!({
+                    "device": device.info.name, "backend": device.info.backend, "driver": device.info.driver,
+                    "operators": rows,
+                });
+                println!("{}", serde_json::to_string_pretty(&value)?);
             }
         }
         What::Device { json } => {

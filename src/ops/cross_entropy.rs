@@ -1,6 +1,6 @@
 //! The cross-entropy of a softmax (`shaders/cross_entropy.wgsl`).
 
-use super::{Case, Fill};
+use super::{Case, Fill, vector_width};
 use crate::ensure_shape;
 use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Op, Operand, Program, ShapeError};
 use crate::shader::Source;
@@ -37,9 +37,11 @@ fn softmax(row: &[f64]) -> (Vec<f64>, f64) {
 
 fn dispatch(entry: &'static str, x: &[Spec]) -> Dispatch {
     let (items, classes) = (x[0].shape[0], x[0].shape[1]);
+    let (width, variant) = vector_width(&[classes]);
     Dispatch::new(&SHADER, entry)
+        .variant(variant)
         .param("items", items)
-        .param("classes", classes)
+        .param("vectors", classes / width)
         .param("factor", 1.0 / items as f32)
 }
 
@@ -129,7 +131,7 @@ impl Op for SoftmaxCrossEntropyBackward {
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (items, classes) in [(1, 1), (1, 2), (5, 7), (67, 10), (3, 1000), (300, 41)] {
+    for (items, classes) in [(1, 1), (1, 2), (5, 7), (67, 10), (67, 16), (3, 1000), (300, 41)] {
         let (x, labels) = (Spec::f32([items, classes]), Spec::u32([items]));
         let name = format!("{items} of {classes} classes");
         // The first past the last class counts as the last.

@@ -8,7 +8,7 @@ use super::noise::{STEP_WORDS, StepWords, expect_step, step_fill};
 use super::words::words;
 use super::{Case, Fill, expect_f32, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Aliasing, Candidate, Caps, Cost, Dispatch, Op, Operand, Program, ShapeError};
+use crate::graph::{Aliasing, Candidate, Caps, Cost, Dispatch, Kernels, Op, Operand, Program, ShapeError};
 use crate::shader::{Extension, Source};
 use crate::tensor::{Array, DType, Shape, Spec};
 
@@ -111,32 +111,42 @@ impl Op for GradientNorm {
     }
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
-        let mut first = 0;
-        let mut dispatches = Vec::new();
-        for range in ranges(x[0].shape.elements(), caps) {
-            let groups = range.len().div_ceil(NORM_CHUNK);
+        caps.both(|caps| -> Program {
+            // A subgroup of a CPU driver needs no barrier to add its sums.
+            let subgroup = caps.subgroup().filter(|_| caps.kernels == Kernels::Registers);
+            let mut first = 0;
+            let mut dispatches = Vec::new();
+            for range in ranges(x[0].shape.elements(), caps) {
+                let groups = range.len().div_ceil(NORM_CHUNK);
+                let (width, mut variant) = vector_width(&[range.len()]);
+                if let Some(lanes) = subgroup {
+                    variant = variant.enable(Extension::Subgroups).link("lib/reduce", "lib/reduce_subgroup");
+                    variant = variant.with("LANES", format!("{lanes}u"));
+                }
+                dispatches.push(
+                    Dispatch::new(&GRAD_NORM, "norm_partial")
+                        .arithmetic(range.len())
+                        .variant(variant)
+                        .param("count", range.len() / width)
+                        .param("groups", groups)
+                        .param("first", first)
+                        .bind_range("gradient", Operand::Input(0), range)
+                        .bind("partial", Operand::Scratch(0))
+                        .workgroups(groups),
+                );
+                first += groups;
+            }
             dispatches.push(
-                Dispatch::new(&GRAD_NORM, "norm_partial")
-                    .arithmetic(range.len())
-                    .param("count", range.len())
-                    .param("groups", groups)
-                    .param("first", first)
-                    .bind_range("gradient", Operand::Input(0), range)
+                Dispatch::new(&GRAD_NORM, "norm_finish")
+                    .arithmetic(0)
+                    .param("groups", first)
                     .bind("partial", Operand::Scratch(0))
-                    .workgroups(groups),
+                    .bind("hyper", Operand::Input(1))
+                    .bind("loss_scale", Operand::Input(2))
+                    .bind("clipping", Operand::Output(0)),
             );
-            first += groups;
-        }
-        dispatches.push(
-            Dispatch::new(&GRAD_NORM, "norm_finish")
-                .arithmetic(0)
-                .param("groups", first)
-                .bind("partial", Operand::Scratch(0))
-                .bind("hyper", Operand::Input(1))
-                .bind("loss_scale", Operand::Input(2))
-                .bind("clipping", Operand::Output(0)),
-        );
-        Program { scratch: vec![Spec::f32([first])], dispatches }.into()
+            Program { scratch: vec![Spec::f32([first])], dispatches }
+        })
     }
 }
 
@@ -344,10 +354,12 @@ impl Op for Accumulate {
         let dispatches = ranges(x[0].shape.elements(), caps)
             .into_iter()
             .map(|range| {
+                let (width, variant) = vector_width(&[range.len()]);
                 Dispatch::new(&ACCUMULATE, "accumulate")
                     .arithmetic(range.len())
-                    .param("count", range.len())
-                    .linear(range.len(), 64)
+                    .variant(variant)
+                    .param("count", range.len() / width)
+                    .linear(range.len() / width, 64)
                     .bind_range("sum", Operand::Output(0), range.clone())
                     .bind_range("x", Operand::Input(1), range)
                     .bind("step", Operand::Input(2))
@@ -426,7 +438,7 @@ pub fn cases() -> Vec<Case> {
     let loss_scale = |scale| -> Fill { LossScale { scale, ..LossScale::NONE }.words().into() };
     let step = Spec::u32([STEP_WORDS]);
     let mut cases = Vec::new();
-    for count in [1, 63, 4097, 70_001] {
+    for count in [1, 63, 4097, 8200, 70_001] {
         let flat = Spec::f32([count]);
         for (name, max_norm, scale) in
             [("clipped", 1.0, 1.0), ("not clipped", 0.0, 1.0), ("scaled and clipped", 1e-3, 256.0)]

@@ -3,21 +3,28 @@
 use super::channels::{Extent, RUN_INVOCATIONS, run_variant};
 use super::{Case, expect_float, stored, vector_width};
 use crate::ensure_shape;
-use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Op, Operand, ShapeError};
+use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, Operand, ShapeError};
 use crate::shader::Source;
 use crate::tensor::{Array, Shape, Spec};
 
 static SHADER: Source = crate::wgsl!("resample");
 
-/// Pixels of the small image per invocation: with four of the large one to each, enough for a CPU driver.
-const RUN_PIXELS: usize = 2;
+/// Pixels of the small image per invocation, with four of the large one to each. On a CPU driver the divisions that an invocation
+/// begins with cost as much as half a pixel.
+fn run_pixels(caps: &Caps) -> usize {
+    match caps.kernels {
+        Kernels::Registers => 8,
+        Kernels::Workgroup => 2,
+    }
+}
 
-fn launch(entry: &'static str, small: &Spec) -> Dispatch {
+fn launch(entry: &'static str, small: &Spec, caps: &Caps) -> Dispatch {
     let extent = Extent::rows(&small.shape);
     let (width, variant) = vector_width(&[extent.channels]);
-    let runs = extent.runs_of(RUN_PIXELS, width);
+    let pixels = run_pixels(caps);
+    let runs = extent.runs_of(pixels, width);
     Dispatch::new(&SHADER, entry)
-        .variant(run_variant(stored(variant, small.dtype), RUN_PIXELS))
+        .variant(run_variant(stored(variant, small.dtype), pixels))
         .bind("x", Operand::Input(0))
         .bind("y", Operand::Output(0))
         .param("pixels", extent.pixels)
@@ -68,8 +75,8 @@ impl Op for UpsampleNearest {
         Cost::of_traffic(x, y)
     }
 
-    fn candidates(&self, x: &[Spec], _y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
-        launch("upsample", &x[0]).into()
+    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| launch("upsample", &x[0], caps).into())
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {
@@ -114,8 +121,8 @@ impl Op for UpsampleNearestBackward {
         Cost::elementwise(x, y, 3)
     }
 
-    fn candidates(&self, _x: &[Spec], y: &[Spec], _caps: &Caps) -> Vec<Candidate> {
-        launch("upsample_backward", &y[0]).into()
+    fn candidates(&self, _x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+        caps.both(|caps| launch("upsample_backward", &y[0], caps).into())
     }
 }
 

@@ -127,6 +127,7 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/reduce"),
     wgsl!("lib/reduce_subgroup"),
     wgsl!("lib/scaled_sum"),
+    wgsl!("lib/softmax"),
     wgsl!("lib/softmax_gradient"),
     wgsl!("lib/softmax_weight"),
     wgsl!("lib/step"),

@@ -4,7 +4,7 @@
 use super::streaming::row_products;
 use super::{Sizes, WeightedSum};
 use crate::graph::{Dispatch, Operand, Program};
-use crate::ops::stored;
+use crate::ops::{stored, vector_width};
 use crate::shader::{Source, Variant};
 use crate::tensor::{DType, Spec};
 use std::ops::Range;
@@ -50,9 +50,11 @@ fn matrix(sizes: Sizes, entry: &'static str, dtype: DType, sequences: &Range<usi
 
 /// The launch that turns scores into weights, a row per invocation.
 fn softmax(sizes: Sizes, sequences: &Range<usize>) -> Dispatch {
+    let (width, variant) = vector_width(&[sizes.length]);
     Dispatch::new(&SHADER, "softmax")
         .arithmetic(0)
-        .variant(Variant::base().with("INVOCATIONS", format!("{INVOCATIONS}u")))
+        .variant(variant.with("INVOCATIONS", format!("{INVOCATIONS}u")))
+        .param("vectors", sizes.length / width)
         .param("length", sizes.length)
         .param("first", sequences.start)
         .param("sequences", sequences.len())
@@ -76,7 +78,7 @@ pub(super) fn forward(sizes: Sizes, dtype: DType) -> Program {
     let launches = |s: &Range<usize>| {
         [
             matrix(sizes, "scores", dtype, s).bind("q", q).bind("k", k).bind("p", p),
-            softmax(sizes, s).bind("p", p).bind("statistic", log_sum_exp),
+            softmax(sizes, s).bind("rows", p).bind("statistic", log_sum_exp),
             weighted_sum(sizes, dtype, s, WeightedSum { factor: 1.0, m: p, transposed: false, x: v, y: o }),
         ]
     };

@@ -6,7 +6,7 @@ use super::launch::Launch;
 use super::reference::Reference;
 use super::{GroupNorm, expect_shape};
 use crate::ensure_shape;
-use crate::graph::{Candidate, Caps, Cost, Op, Operand, Program, ShapeError};
+use crate::graph::{Candidate, Caps, Cost, Kernels, Op, Operand, Program, ShapeError};
 use crate::ops::addend::Addend;
 use crate::ops::channels::{Extent, RUN_PIXELS};
 use crate::ops::elementwise::silu_derivative;
@@ -96,9 +96,14 @@ impl Op for GroupNormSums {
 pub struct GroupNormBackward(pub GroupNorm);
 
 impl GroupNormBackward {
-    /// Pixels of a run, each of which takes two loads, where the means of its group take three for each Vector of the group.
-    fn run_pixels(&self, vectors: usize) -> usize {
-        RUN_PIXELS.max((2 * vectors / self.0.groups).next_power_of_two())
+    /// Pixels of a run, each of which takes two loads, where the means of its group take three for each Vector of the group. On a
+    /// CPU driver the divisions and loads that a run begins with cost as much as six pixels.
+    fn run_pixels(&self, vectors: usize, caps: &Caps) -> usize {
+        let least = match caps.kernels {
+            Kernels::Registers => 4 * RUN_PIXELS,
+            Kernels::Workgroup => RUN_PIXELS,
+        };
+        least.max((2 * vectors / self.0.groups).next_power_of_two())
     }
 }
 
@@ -162,7 +167,7 @@ impl Op for GroupNormBackward {
             let launch = Launch::new(&self.0, Extent::of(&x[0].shape), x[0].dtype, caps);
             let vectors = launch.extent.channels / launch.width;
             let dispatch = launch
-                .over_runs_and_parameters("backward", self.run_pixels(vectors))
+                .over_runs_and_parameters("backward", self.run_pixels(vectors, caps))
                 .bind("x", Operand::Input(0))
                 .bind("dy", Operand::Input(1))
                 .bind("sums", Operand::Input(2))

@@ -2,12 +2,17 @@
 
 use super::GroupNorm;
 use crate::graph::{Caps, Dispatch, Kernels, Operand};
-use crate::ops::channels::{Extent, RUN_INVOCATIONS, RUN_PIXELS, column_workgroup, run_variant, sharers};
+use crate::ops::channels::{
+    Extent, RUN_INVOCATIONS, RUN_PIXELS, column_workgroup, columns_each, run_variant, sharers,
+};
 use crate::ops::{stored, vector_width};
 use crate::shader::{Extension, Source, Variant};
 use crate::tensor::DType;
 
 static SHADER: Source = crate::wgsl!("group_norm");
+
+/// Vectors side by side that invocations of `backward` take: `SIDE` of the shader, a SIMD register of a CPU driver.
+const SIDE: usize = 8;
 
 /// How the kernels see the shapes, and the type in which activations and the modulation are stored.
 pub(super) struct Launch<'a> {
@@ -94,28 +99,32 @@ impl<'a> Launch<'a> {
         self.on_pixels(entry, variant.with("LANES", format!("{lanes}u")), count).workgroups(count)
     }
 
-    /// One workgroup of `lanes` invocations for each of so many groups side by side.
+    /// One workgroup for so many groups side by side, and perhaps more of them, of `lanes` invocations for each.
     pub fn over_whole_groups(&self, entry: &'static str, groups: usize, lanes: usize) -> Dispatch {
         let count = self.extent.images * self.norm.groups;
+        let each = columns_each(self.extent.images, self.norm.groups, groups, self.caps);
         let variant = self
             .transformed()
+            .with("EACH", format!("{each}u"))
             .with("SIDE_BY_SIDE", true)
             .with("COLUMNS", format!("{groups}u"))
             .with("ROWS", format!("{lanes}u"))
             .with("LANES", format!("{lanes}u"));
-        self.on_pixels(entry, variant, count).workgroups(count.div_ceil(groups))
+        self.on_pixels(entry, variant, count).workgroups(count.div_ceil(groups * each))
     }
 
     /// One workgroup per block of channels of each of the images, whose rows share the pixels.
     pub fn over_pixels(&self, entry: &'static str) -> Dispatch {
         let Extent { images, pixels, .. } = self.extent;
-        let (variant, blocks) = column_workgroup(self.transformed(), pixels, self.vectors(), self.caps);
+        let (variant, blocks) =
+            column_workgroup(self.transformed(), images, pixels, self.vectors(), self.caps);
         self.on_pixels(entry, variant, images * blocks).workgroups(images * blocks)
     }
 
-    /// One invocation per run of so many pixels, behind workgroups of several Vectors of channels, whose rows share the images.
+    /// One invocation per run of so many pixels, of one Vector or on a CPU driver up to 4, behind workgroups of several Vectors of channels, whose rows share the images.
     pub fn over_runs_and_parameters(&self, entry: &'static str, pixels: usize) -> Dispatch {
-        let runs = self.extent.runs_of(pixels, self.width);
+        let each = columns_each(self.extent.images, self.vectors(), SIDE, self.caps);
+        let runs = self.extent.runs_of(pixels, each * self.width);
         // One row, and with it no barrier, for CPU drivers, unless the sum is longer than their loops.
         let rows = match self.caps.kernels {
             Kernels::Registers => sharers(self.extent.images, 1).min(RUN_INVOCATIONS),
@@ -124,6 +133,7 @@ impl<'a> Launch<'a> {
         let columns = RUN_INVOCATIONS / rows;
         let parameter_groups = self.vectors().div_ceil(columns);
         let variant = run_variant(self.transformed(), pixels)
+            .with("EACH", format!("{each}u"))
             .with("COLUMNS", format!("{columns}u"))
             .with("ROWS", format!("{rows}u"));
         Dispatch::new(&SHADER, entry)

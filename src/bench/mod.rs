@@ -1,5 +1,9 @@
 //! Speed: a training step, a sampler step, single operators; medians over runs that are each waited for.
 
+mod memory;
+
+pub use memory::{Traffic, memory_speeds};
+
 use crate::diffusion::{Sampler, Trajectory, UNet};
 use crate::gpu::{Blocking as _, Device, Executable, GpuError, RunError};
 use crate::graph::{Candidate, Choices};
@@ -29,8 +33,13 @@ impl Times {
             run()?;
             times.push(start.elapsed().as_secs_f64());
         }
+        Ok(Self::new(times))
+    }
+
+    /// These times, in any order; at least one.
+    fn new(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
-        Ok(Self(times))
+        Self(times)
     }
 
     /// The middle one, or the mean of the two in the middle.
