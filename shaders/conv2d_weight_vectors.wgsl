@@ -96,7 +96,8 @@ fn a_lines(split: u32, m: u32, k: u32) -> Lines {
     let row = min(m, params.rows - 4u);
     let position = row / params.channels;
     let tap = vec2<u32>(position / params.kernel, position % params.kernel) - params.padding;
-    return Lines(k, (tap.x * params.width + tap.y) * (params.channels / 4u) + row % params.channels / 4u, tap);
+    let at = (tap.x * params.width + tap.y) * (params.channels / 4u) + row % params.channels / 4u;
+    return Lines(k, at, tap);
 }
 
 fn a_places(lines: Lines, depth: Depth) -> Places {

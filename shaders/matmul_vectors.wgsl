@@ -68,7 +68,7 @@ fn lines_of_one_k(start: u32, stride: u32, k: u32) -> Lines {
     return Lines(k * (stride / 4u) + start / 4u + TWO * (stride / 4u), k);
 }
 
-// TILE_K divides a depth that lies side by side.
+// Whether every stage lies inside the depth: TILE_K divides one that lies side by side.
 const INSIDE: bool = WHOLE_STAGES || A_ALONG_K || B_ALONG_K;
 
 fn places_along_k(lines: Lines, layer: u32, depth: Depth) -> Places {
@@ -76,7 +76,8 @@ fn places_along_k(lines: Lines, layer: u32, depth: Depth) -> Places {
 }
 
 fn places_of_one_k(lines: Lines, stride: u32, depth: Depth) -> Places {
-    return places(lines.at + depth.k * (stride / 4u), vec2<bool>(INSIDE) | (depth.k + lines.k + TWO < vec2<u32>(depth.end)));
+    let inside = vec2<bool>(INSIDE) | (depth.k + lines.k + TWO < vec2<u32>(depth.end));
+    return places(lines.at + depth.k * (stride / 4u), inside);
 }
 
 const A_HAS_ZEROS: bool = !INSIDE;

@@ -7,8 +7,8 @@
 // lib/a_along_k or lib/a_along_m says along which axis the numbers of a vec4 of A lie, lib/b_along_n or lib/b_along_k that of B.
 // The two vec4 of an invocation are of neighbours along the other axis.
 //
-// The importing file binds a: array<Left> and b: array<StoredOut>, has in its Params, as plain u32, rows (m), columns (n, which four divides) and
-// splits, and defines
+// The importing file binds a: array<Left> and b: array<StoredOut>, has in its Params, as plain u32, rows (m), columns (n, which four
+// divides) and splits, and defines
 //   struct Depth                                           where a stage begins along k
 //   fn stages(split: u32) -> u32                           the stages of a split
 //   fn first_depth(split: u32, of_a: Lines, of_b: Lines) -> Depth
