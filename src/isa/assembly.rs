@@ -118,7 +118,8 @@ struct Loop {
 }
 
 /// Blocks stand in the order of the source's structure, so that a jump to the same or an earlier block leads back to the header
-/// of its loop; the body is all from which that jump is reached without passing the header.
+/// of its loop; the body is all behind the header from which that jump is reached. A loop that was turned round is entered at the
+/// test at its end, so that what lies before it reaches the jump too.
 fn loops(blocks: &[Block<'_>]) -> Vec<Loop> {
     let mut before: Vec<Vec<usize>> = vec![Vec::new(); blocks.len()];
     for (i, block) in blocks.iter().enumerate() {
@@ -135,7 +136,7 @@ fn loops(blocks: &[Block<'_>]) -> Vec<Loop> {
         let mut body = BTreeSet::from([header]);
         while let Some(i) = open.pop() {
             if body.insert(i) {
-                open.extend(&before[i]);
+                open.extend(before[i].iter().filter(|&&i| i > header));
             }
         }
         loops.push(Loop { header, body });
@@ -200,6 +201,25 @@ BB6:
         let rest = ASSEMBLY.replace("fmac", "add").replace("fmaak", "add");
         assert_eq!(hottest_loop(&rest), None);
         assert_eq!(hottest_loop(""), None);
+    }
+
+    /// As Mesa 26.1 compiles some: the jump into the loop goes to its last block.
+    #[test]
+    fn a_loop_that_was_turned_round_begins_behind_the_jump_into_it() {
+        let turned = "BB0:
+\tv_mul_f32_e32 v1, v2, v3               ; 10020201
+\ts_branch BB2                           ; bfa00000
+BB1:
+\tv_fmac_f32_e32 v1, v2, v3              ; 10020201
+\ts_add_u32 s20, s20, -1                 ; 80148014
+BB2:
+\ts_cmp_eq_i32 s20, 0                    ; bf008014
+\ts_cbranch_scc0 BB1                     ; bfa1085d
+BB3:
+\ts_endpgm                               ; bfb00000
+";
+        let mix = hottest_loop(turned).expect("there is an FMA in a loop");
+        assert_eq!(mix, Mix { fma: 1, scalar: 3, ..Mix::default() });
     }
 
     #[test]
