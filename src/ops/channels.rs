@@ -73,6 +73,11 @@ pub(super) fn columns_each(images: usize, all: usize, columns: usize, caps: &Cap
     }
 }
 
+/// The variant of a kernel whose invocations take so many columns each.
+pub(super) fn each_variant(variant: Variant, each: usize) -> Variant {
+    if each > 1 { variant.with("EACH", format!("{each}u")) } else { variant }
+}
+
 /// The shape of the workgroups that sum down columns of Vectors (`lib/column_sum`) with so many rows in each image, and
 /// the number of workgroups for one row. A GPU wants 256 invocations for each 8 Vectors (128 neighbouring
 /// bytes); a CPU driver one SIMD register of 8 invocations, with a single row if it can.
@@ -90,7 +95,7 @@ pub(super) fn column_workgroup(
     };
     let each = columns_each(images, vectors, columns, caps);
     let variant = variant.with("COLUMNS", format!("{columns}u")).with("ROWS", format!("{rows}u"));
-    (variant.with("EACH", format!("{each}u")), vectors.div_ceil(columns * each))
+    (each_variant(variant, each), vectors.div_ceil(columns * each))
 }
 
 /// A launch over runs of pixels of y.
@@ -454,6 +459,11 @@ pub fn cases() -> Vec<Case> {
     let (x, e) = (Spec::f32([many, 1, 65]), Spec::f32([many, 65]));
     cases.push(Case::new(name, AddChannels, &[x, e]).large());
     cases.push(Case::new(name, SumPixels, &[Spec::f32([many, 2, 1])]).large());
+    // Two and four Vectors to each invocation of a CPU driver.
+    for channels in [64, 128] {
+        let x = Spec::f32([17, 3, 3, channels]);
+        cases.extend(Case::new(x.shape.to_string(), SumPixels, &[x]).large().and_in_f16(&[0]));
+    }
     let long = Spec::f32([1, 256, 257, 32]);
     cases.push(Case::new("past 65535 pixels", SumPixels, &[long]).large());
     cases

@@ -6,7 +6,7 @@ use super::loss_scale::LossScale;
 use super::memory::ranges;
 use super::noise::{STEP_WORDS, StepWords, expect_step, step_fill};
 use super::words::words;
-use super::{Case, Fill, expect_f32, vector_width};
+use super::{Case, Fill, expect_f32, reducing, vector_width};
 use crate::ensure_shape;
 use crate::graph::{Aliasing, Candidate, Caps, Cost, Dispatch, Kernels, Op, Operand, Program, ShapeError};
 use crate::shader::{Extension, Source};
@@ -112,17 +112,15 @@ impl Op for GradientNorm {
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         caps.both(|caps| -> Program {
-            // A subgroup of a CPU driver needs no barrier to add its sums.
-            let subgroup = caps.subgroup().filter(|_| caps.kernels == Kernels::Registers);
             let mut first = 0;
             let mut dispatches = Vec::new();
             for range in ranges(x[0].shape.elements(), caps) {
                 let groups = range.len().div_ceil(NORM_CHUNK);
-                let (width, mut variant) = vector_width(&[range.len()]);
-                if let Some(lanes) = subgroup {
-                    variant = variant.enable(Extension::Subgroups).link("lib/reduce", "lib/reduce_subgroup");
-                    variant = variant.with("LANES", format!("{lanes}u"));
-                }
+                let (width, variant) = vector_width(&[range.len()]);
+                let variant = match caps.kernels {
+                    Kernels::Registers => reducing(variant, 8, caps),
+                    Kernels::Workgroup => variant,
+                };
                 dispatches.push(
                     Dispatch::new(&GRAD_NORM, "norm_partial")
                         .arithmetic(range.len())

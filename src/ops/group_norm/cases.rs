@@ -59,6 +59,14 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
+    // Two and four Vectors, and groups, to each invocation of a CPU driver.
+    for (axes, groups) in [([17, 3, 5, 64], 16), ([17, 3, 5, 128], 32)] {
+        let norm = GroupNorm { groups, eps: 1e-5, silu: true, scale_shift: true };
+        for dtype in [DType::F32, DType::F16] {
+            let name = format!("{}, {groups} groups, {}", Shape::new(axes), dtype.name());
+            cases.extend(norm.cases(&name, &axes, dtype).into_iter().map(Case::large));
+        }
+    }
     let axes = [512, 16, 16, 8];
     let forward = norm.cases(&format!("{}, mean 100", Shape::new(axes)), &axes, DType::F32).swap_remove(0);
     cases.push(forward.fill(0, Fill::Uniform(98.0, 102.0)).tolerance(tolerance).large());

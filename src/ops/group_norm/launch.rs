@@ -3,10 +3,10 @@
 use super::GroupNorm;
 use crate::graph::{Caps, Dispatch, Kernels, Operand};
 use crate::ops::channels::{
-    Extent, RUN_INVOCATIONS, RUN_PIXELS, column_workgroup, columns_each, run_variant, sharers,
+    Extent, RUN_INVOCATIONS, RUN_PIXELS, column_workgroup, columns_each, each_variant, run_variant, sharers,
 };
-use crate::ops::{stored, vector_width};
-use crate::shader::{Extension, Source, Variant};
+use crate::ops::{reducing, stored, vector_width};
+use crate::shader::{Source, Variant};
 use crate::tensor::DType;
 
 static SHADER: Source = crate::wgsl!("group_norm");
@@ -83,29 +83,17 @@ impl<'a> Launch<'a> {
         self.on_images(entry, run_variant(self.stored(), RUN_PIXELS), runs).linear(runs, RUN_INVOCATIONS)
     }
 
-    /// One workgroup of `lanes` per group of each of the images; on a CPU driver a subgroup, if all have one size and so many.
-    ///
-    /// Barriers were half of it: of a training step of tiny-gray at batch 16 on llvmpipe, the 21 launches of `measure` took 8.3 ms
-    /// with a tree in memory, and take 4.4.
+    /// One workgroup of `lanes` per group of each of the images.
     pub fn over_groups(&self, entry: &'static str, variant: Variant, lanes: usize) -> Dispatch {
         let count = self.extent.images * self.norm.groups;
-        let registers = self.caps.kernels == Kernels::Registers;
-        let subgroup = self.caps.subgroup().filter(|&size| registers && lanes <= size);
-        let variant = match subgroup {
-            Some(_) => variant.enable(Extension::Subgroups).link("lib/reduce", "lib/reduce_subgroup"),
-            None => variant,
-        };
-        let lanes = subgroup.unwrap_or(lanes);
-        self.on_pixels(entry, variant.with("LANES", format!("{lanes}u")), count).workgroups(count)
+        self.on_pixels(entry, reducing(variant, lanes, self.caps), count).workgroups(count)
     }
 
     /// One workgroup for so many groups side by side, and perhaps more of them, of `lanes` invocations for each.
     pub fn over_whole_groups(&self, entry: &'static str, groups: usize, lanes: usize) -> Dispatch {
         let count = self.extent.images * self.norm.groups;
         let each = columns_each(self.extent.images, self.norm.groups, groups, self.caps);
-        let variant = self
-            .transformed()
-            .with("EACH", format!("{each}u"))
+        let variant = each_variant(self.transformed(), each)
             .with("SIDE_BY_SIDE", true)
             .with("COLUMNS", format!("{groups}u"))
             .with("ROWS", format!("{lanes}u"))
@@ -132,8 +120,7 @@ impl<'a> Launch<'a> {
         };
         let columns = RUN_INVOCATIONS / rows;
         let parameter_groups = self.vectors().div_ceil(columns);
-        let variant = run_variant(self.transformed(), pixels)
-            .with("EACH", format!("{each}u"))
+        let variant = run_variant(each_variant(self.transformed(), each), pixels)
             .with("COLUMNS", format!("{columns}u"))
             .with("ROWS", format!("{rows}u"));
         Dispatch::new(&SHADER, entry)
