@@ -4,9 +4,9 @@
 //                      rows p = (batch, oy, ox), depth (ky, kx, ci)
 //   1 backward_input   dx[q,ci] = Σ_{ky,kx,co} dy[(q + pad - k) / s, co] w[k,ci,co], where s divides it
 //                      rows q = (batch, iy, ix), depth (ky, kx, co)
-// y and dx may have a further tensor added to them. A linear layer is the convolution of one picture, one pixel high, by one tap.
+// y and dx may have a further tensor added to them.
 //
-// A stage is DEPTH channels of one tap, so DEPTH divides the channels of a. An invocation stages A of one pixel: it is divided into
+// A stage is TILE_K channels of one tap, so TILE_K divides the channels of a. An invocation stages A of one pixel: it is divided into
 // row and column once, and where the tap falls is found out when the tap changes.
 
 #import lib/index
@@ -72,9 +72,9 @@ fn cursor(first: vec3<u32>, lane: u32) -> Cursor {
     at.x = pixel % width;
     at.a_part = lane % ROW_LANES * 4u;
     if PASS == 0u {
-        let n = first.y + lane % (SIDE / 4u) * 4u;
+        let n = first.y + lane % (TILE_N / 4u) * 4u;
         at.b_inside = n < params.columns;
-        at.b_at = lane / (SIDE / 4u) * params.columns + n / 4u;
+        at.b_at = lane / (TILE_N / 4u) * params.columns + n / 4u;
     } else {
         let n = first.y + lane / ROW_LANES;
         at.b_inside = n < params.columns;
@@ -85,9 +85,9 @@ fn cursor(first: vec3<u32>, lane: u32) -> Cursor {
 }
 
 fn next_stage(at: ptr<function, Cursor>) {
-    (*at).channel += DEPTH / 4u;
+    (*at).channel += TILE_K / 4u;
     // Forward, k is a row of w and goes through all taps alike.
-    (*at).b_at += select(DEPTH / 4u, DEPTH * (params.columns / 4u), PASS == 0u);
+    (*at).b_at += select(TILE_K / 4u, TILE_K * (params.columns / 4u), PASS == 0u);
     if 4u * (*at).channel >= params.channels {
         (*at).channel = 0u;
         if PASS == 1u {

@@ -1,6 +1,6 @@
 // The gradient of a convolution's weight from f16 tensors, as a product of matrices on matrix units (lib/gemm_matrix):
 //   dw[k,ci,co] = Σ_p x[s p + k - pad, ci] dy[p,co]      rows (ky, kx, ci), depth p = (batch, oy, ox)
-// and perhaps db[co] = Σ_p dy[p,co]. Gradients are f32. A linear layer is the convolution of one picture, one pixel high, by one tap.
+// and perhaps db[co] = Σ_p dy[p,co]. Gradients are f32.
 //
 // An invocation stages four neighbouring channels of one tap from four neighbouring pixels: the first of them is divided into row
 // and column once a stage, and the others are counted on from it.
@@ -38,12 +38,12 @@ fn find_pixel(at: ptr<function, Cursor>) {
 }
 
 fn cursor(first: vec3<u32>, lane: u32) -> Cursor {
-    let m = first.x + lane % (SIDE / 4u) * 4u;
-    let n = first.y + lane % (SIDE / 4u) * 4u;
+    let m = first.x + lane % (TILE_M / 4u) * 4u;
+    let n = first.y + lane % (TILE_N / 4u) * 4u;
     let position = m / params.channels;
     var at: Cursor;
     at.end = min(first.z + params.split_depth, params.depth);
-    at.first = first.z + lane / (SIDE / 4u) * 4u;
+    at.first = first.z + lane / (TILE_N / 4u) * 4u;
     at.ky = position / params.kernel;
     at.kx = position % params.kernel;
     at.a_inside = m < params.rows;
@@ -55,7 +55,7 @@ fn cursor(first: vec3<u32>, lane: u32) -> Cursor {
 }
 
 fn next_stage(at: ptr<function, Cursor>) {
-    (*at).first += DEPTH;
+    (*at).first += TILE_K;
     find_pixel(at);
 }
 

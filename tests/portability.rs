@@ -350,11 +350,11 @@ fn kernels_of_matrix_units_translate_to_vulkan_and_metal() {
         .into_iter()
         .filter(|kernel| kernel.variant.extensions().any(|e| e == Extension::CooperativeMatrix))
         .collect();
-    for tile in ["8u", "16u"] {
-        for shader in ["conv2d_matrix", "conv2d_weight_matrix"] {
-            let of_tile = |k: &&Kernel| k.variant.values().any(|value| value == ("TILE", tile));
+    for shader in ["attention_tiled_matrix", "conv2d_matrix", "conv2d_weight_matrix", "matmul_matrix"] {
+        for larger in [false, true] {
+            let of_tile = |k: &&Kernel| k.variant.links().any(|(_, to)| to == "lib/matrix16") == larger;
             let found = on_matrix_units.iter().filter(|k| k.source.name == shader).find(of_tile);
-            assert!(found.is_some(), "no case launches {shader} with TILE={tile}");
+            assert!(found.is_some(), "no case launches {shader} with tiles of 16: {larger}");
         }
     }
     let mut spirv = Vec::new();

@@ -1,6 +1,6 @@
 // Product of matrices, C[m,n] = Σ_k A[m,k] B[k,n], of f16 factors on matrix units: products are exact, sums f32.
 //
-// One workgroup computes SIDE x SIDE sums over one range of k (a split). It stages DEPTH columns of A and rows of B at a time, both
+// One workgroup computes TILE_M x TILE_N sums over one range of k (a split). It stages TILE_K columns of A and rows of B at a time, both
 // with k side by side, and its subgroups multiply them: each keeps a unit of 2 x 4 tiles of TILE x TILE sums, and eight units
 // make up the workgroup's, 4 x 2 of them. Sums leave through workgroup memory, a tile of each unit at a time, since WGSL gives no
 // access to an element of a matrix.
@@ -17,38 +17,36 @@
 // The importing file defines what A, B and C are:
 //   struct Cursor                        what an invocation knows of the vectors that it stages
 //   fn cursor(first: vec3<u32>, lane: u32) -> Cursor     at the stage with this m, n, k first
-//   fn next_stage(at: ptr<function, Cursor>)             DEPTH further along k
+//   fn next_stage(at: ptr<function, Cursor>)             TILE_K further along k
 //   fn load_a(at: ptr<function, Cursor>, i: u32) -> vec4<f16>      its i-th of four vectors, in turn; zero past the end
 //   fn load_b(at: ptr<function, Cursor>, i: u32) -> vec4<f16>
 //   fn store_c(split: u32, m: u32, n: u32, value: vec4<f32>)       of columns n, ..., n + 3
 //   fn store_column_sums(split: u32, n: u32, value: vec4<f32>)     likewise
 // Where k is side by side in memory too (A_ALONG_K, B_ALONG_K), the four vectors of an invocation are 16 neighbours in k, of row
 // or column `lane / ROW_LANES`, from `lane % ROW_LANES * 16` on. Otherwise the i-th is four neighbours in m or n, from
-// `lane % (SIDE / 4) * 4` on, at the k of `lane / (SIDE / 4) * 4 + i`.
+// `lane % (TILE_M / 4) * 4` on, at the k of `lane / (TILE_M / 4) * 4 + i`.
 // It imports lib/out4 before this file, and may put lib/bias_gradient in the place of lib/no_bias_gradient: then the workgroups of
 // the first rows of C also sum the columns of B, as they stage them, into db[split,n]; that is for B not along k.
 // Its Params have, as plain u32: rows (m), columns (n), depth (k), splits, split_depth (k per split). Four divides columns.
 
 #import lib/no_bias_gradient
+#import lib/matrix8
 
-const TILE: u32 = 8u; // rows, columns and depth of a tile: 8 or 16
-alias TileA = coop_mat8x8<f16, A>;
-alias TileB = coop_mat8x8<f16, B>;
-alias TileC = coop_mat8x8<f32, C>;
 const INVOCATIONS: u32 = 64u;
 const A_ALONG_K: bool = true;
 const B_ALONG_K: bool = true;
 
 const UNITS: u32 = 8u;
-const SIDE: u32 = 8u * TILE;
-const DEPTH: u32 = 16u * INVOCATIONS / SIDE; // four vectors of A and of B for each invocation; a multiple of 16
-const ROW_LANES: u32 = DEPTH / 16u;
+const TILE_M: u32 = 64u; // 8 TILE
+const TILE_N: u32 = 64u; // 8 TILE
+const TILE_K: u32 = 16u; // 16 INVOCATIONS / TILE_M: four vectors of A and of B for each invocation; a multiple of 16
+const ROW_LANES: u32 = TILE_K / 16u;
 // 16 bytes of padding, which leave tiles aligned and spread their rows over the banks.
-const PITCH: u32 = DEPTH + 8u;
+const PITCH: u32 = TILE_K + 8u;
 
 // Of scalars: matrices loaded through pointers to vec4<f16> break the MSL that naga writes.
-var<workgroup> a_tile: array<f16, SIDE * PITCH>; // [SIDE][PITCH], k side by side
-var<workgroup> b_tile: array<f16, SIDE * PITCH>; // [SIDE][PITCH], k side by side
+var<workgroup> a_tile: array<f16, TILE_M * PITCH>; // [TILE_M][PITCH], k side by side
+var<workgroup> b_tile: array<f16, TILE_N * PITCH>; // [TILE_N][PITCH], k side by side
 // [UNITS][TILE][TILE]; or sums of four columns of B by each invocation, [INVOCATIONS][4]
 var<workgroup> c_tile: array<f32, max(UNITS * TILE * TILE, 4u * INVOCATIONS)>;
 
@@ -57,7 +55,7 @@ fn staged_at(lane: u32, along_k: bool) -> u32 {
     if along_k {
         return lane / ROW_LANES * PITCH + lane % ROW_LANES * 16u;
     }
-    return lane % (SIDE / 4u) * 4u * PITCH + lane / (SIDE / 4u) * 4u;
+    return lane % (TILE_M / 4u) * 4u * PITCH + lane / (TILE_M / 4u) * 4u;
 }
 
 // The i-th of its vectors.
@@ -110,14 +108,14 @@ fn store_tiles(sums: TileC, i: u32, j: u32, place: Place) {
 
 // `group` counts tiles of C within a split, then splits. Every invocation of the workgroup must call it.
 fn gemm_matrix(group: u32, lane: u32, subgroup: u32, subgroups: u32) {
-    let tiles_n = (params.columns + SIDE - 1u) / SIDE;
-    let tiles = (params.rows + SIDE - 1u) / SIDE * tiles_n;
+    let tiles_n = (params.columns + TILE_N - 1u) / TILE_N;
+    let tiles = (params.rows + TILE_M - 1u) / TILE_M * tiles_n;
     let split = group / tiles;
-    let first_m = group % tiles / tiles_n * SIDE;
-    let first_n = group % tiles % tiles_n * SIDE;
+    let first_m = group % tiles / tiles_n * TILE_M;
+    let first_n = group % tiles % tiles_n * TILE_N;
     // Workgroups past the last split have no stages.
     let first_k = min(split * params.split_depth, params.depth);
-    let stages = (min(first_k + params.split_depth, params.depth) - first_k + DEPTH - 1u) / DEPTH;
+    let stages = (min(first_k + params.split_depth, params.depth) - first_k + TILE_K - 1u) / TILE_K;
     let a_to = staged_at(lane, A_ALONG_K);
     let b_to = staged_at(lane, B_ALONG_K);
     for (var first_unit = 0u; first_unit < UNITS; first_unit += subgroups) {
@@ -125,7 +123,7 @@ fn gemm_matrix(group: u32, lane: u32, subgroup: u32, subgroups: u32) {
         let unit = first_unit + subgroup;
         let unit_m = unit / 2u * (2u * TILE) * PITCH;
         let unit_n = unit % 2u * (4u * TILE) * PITCH;
-        let first_product = select(DEPTH, 0u, subgroup < units);
+        let first_product = select(TILE_K, 0u, subgroup < units);
 
         var c00 = TileC();
         var c01 = TileC();
@@ -173,7 +171,7 @@ fn gemm_matrix(group: u32, lane: u32, subgroup: u32, subgroups: u32) {
                 b2 = load_b(&at, 2u);
                 b3 = load_b(&at, 3u);
             }
-            for (var k = first_product; k < DEPTH; k += TILE) {
+            for (var k = first_product; k < TILE_K; k += TILE) {
                 // Each place by a name: naga 30 fails to write sums that stand within the call.
                 let m0 = unit_m + k;
                 let m1 = m0 + TILE * PITCH;
@@ -215,9 +213,9 @@ fn gemm_matrix(group: u32, lane: u32, subgroup: u32, subgroups: u32) {
             c_tile[4u * lane + 3u] = column_sums.w;
             workgroupBarrier();
             let n = first_n + 4u * lane;
-            if lane < SIDE / 4u && n < params.columns && split < params.splits {
+            if lane < TILE_N / 4u && n < params.columns && split < params.splits {
                 var total = vec4<f32>();
-                for (var i = 4u * lane; i < 4u * INVOCATIONS; i += SIDE) {
+                for (var i = 4u * lane; i < 4u * INVOCATIONS; i += TILE_N) {
                     total += vec4<f32>(c_tile[i], c_tile[i + 1u], c_tile[i + 2u], c_tile[i + 3u]);
                 }
                 store_column_sums(split, n, total);

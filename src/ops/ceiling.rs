@@ -1,5 +1,6 @@
 //! The simplest kernels there are, to measure what a device reaches (`shaders/ceiling*.wgsl`).
 
+use super::gemm_matrix::with_tiles;
 use super::{Case, Fill, expect_f32, expect_float, stored};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Dispatch, MAX_GROUPS, Op, Operand, ShapeError};
@@ -325,14 +326,7 @@ impl Op for MatrixCeiling {
         if !caps.features.multiplies_f16(side) {
             return Vec::new();
         }
-        let matrix = |element: &str, role: &str| format!("coop_mat{side}x{side}<{element}, {role}>");
-        let variant = [Extension::F16, Extension::Subgroups, Extension::CooperativeMatrix]
-            .into_iter()
-            .fold(Variant::base(), Variant::enable)
-            .with("SIDE", format!("{side}u"))
-            .with("Left", matrix("f16", "A"))
-            .with("Right", matrix("f16", "B"))
-            .with("Sum", matrix("f32", "C"));
+        let variant = with_tiles(Variant::base(), side);
         Dispatch::new(&MATRIX, "matrix_ceiling")
             .variant(variant)
             .bind("x", Operand::Input(0))

@@ -1,7 +1,7 @@
 //! Products of f16 matrices on matrix units (`shaders/lib/gemm_matrix.wgsl`): the forms of the kernel that a device has.
 
-use super::gemm::Splits;
-use crate::graph::{Caps, Dispatch};
+use super::gemm::{Gemm, Splits};
+use crate::graph::{Candidate, Caps, Dispatch, Program};
 use crate::shader::{Extension, Source, Variant};
 use crate::tensor::DType;
 
@@ -23,19 +23,12 @@ pub(super) struct MatrixTile {
     invocations: usize,
 }
 
-/// The sizes of a product, and how its factors lie in memory.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct MatrixProduct {
-    /// Rows of A and C.
-    pub rows: usize,
-    /// Columns of B and C, a multiple of four.
-    pub columns: usize,
-    /// Columns of A and rows of B.
-    pub depth: usize,
-    /// Whether neighbours of A in memory are neighbours along the depth (else along the rows).
-    pub a_along_depth: bool,
-    /// Whether neighbours of B in memory are neighbours along the depth (else along the columns).
-    pub b_along_depth: bool,
+/// A variant that multiplies tiles of so many rows and columns on matrix units: 8, or 16.
+pub(super) fn with_tiles(variant: Variant, side: usize) -> Variant {
+    let variant = [Extension::F16, Extension::Subgroups, Extension::CooperativeMatrix]
+        .into_iter()
+        .fold(variant, Variant::enable);
+    if side == 16 { variant.link("lib/matrix8", "lib/matrix16") } else { variant }
 }
 
 impl MatrixTile {
@@ -45,6 +38,25 @@ impl MatrixTile {
             return Vec::new();
         }
         [16, 8].into_iter().filter_map(|tile| Self::of(caps, tile)).collect()
+    }
+
+    /// A candidate for each form that suits a product of factors of this type.
+    pub fn candidates<P: Into<Program>>(
+        caps: &Caps,
+        dtype: DType,
+        product: &Gemm,
+        program: impl Fn(Self) -> P,
+    ) -> Vec<Candidate> {
+        let forms = Self::all(caps, dtype).into_iter().filter(|form| form.suits(product));
+        forms.map(|form| Candidate::new(form.algorithm(), program(form))).collect()
+    }
+
+    /// Four divides what lies side by side along rows and columns, and the depth of a stage what lies side by side along the depth.
+    fn suits(self, product: &Gemm) -> bool {
+        let along_depth = product.a_along_depth || !product.b_along_columns;
+        product.column_run.is_multiple_of(4)
+            && (product.a_along_depth || product.rows.is_multiple_of(4))
+            && (!along_depth || product.depth_run.is_multiple_of(self.depth()))
     }
 
     /// One subgroup for each unit, if all have the largest size: smaller ones leave some idle. Where the device does not launch so
@@ -67,12 +79,12 @@ impl MatrixTile {
         if self.tile == 16 { "cooperative 16" } else { "cooperative 8" }
     }
 
-    /// Rows and columns of a workgroup's sums: `SIDE` of the shader.
+    /// Rows and columns of a workgroup's sums: `TILE_M` and `TILE_N` of the shader.
     fn side(self) -> usize {
         UNITS * self.tile
     }
 
-    /// Depth that is staged at once: `DEPTH` of the shader.
+    /// Depth that is staged at once: `TILE_K` of the shader.
     pub fn depth(self) -> usize {
         STAGED * self.invocations / self.side()
     }
@@ -83,13 +95,13 @@ impl MatrixTile {
         2 * staged * DType::F16.bytes() + sums * DType::F32.bytes()
     }
 
-    fn tiles(self, product: &MatrixProduct) -> usize {
+    fn tiles(self, product: &Gemm) -> usize {
         product.rows.div_ceil(self.side()) * product.columns.div_ceil(self.side())
     }
 
     /// Splits of the depth for products with few results, such as the gradients of weights.
-    pub fn splits(self, product: &MatrixProduct) -> Splits {
-        let &MatrixProduct { rows, columns, depth, .. } = product;
+    pub fn splits(self, product: &Gemm) -> Splits {
+        let &Gemm { rows, columns, depth, .. } = product;
         Splits::busy(depth, rows * columns, self.tiles(product), self.depth())
     }
 
@@ -99,20 +111,17 @@ impl MatrixTile {
         shader: &'static Source,
         entry: &'static str,
         variant: Variant,
-        product: &MatrixProduct,
+        product: &Gemm,
         splits: Splits,
     ) -> Dispatch {
-        let matrix = |element: &str, role: &str| format!("coop_mat{0}x{0}<{element}, {role}>", self.tile);
-        let variant = [Extension::Subgroups, Extension::CooperativeMatrix]
-            .into_iter()
-            .fold(variant.enable(Extension::F16), Variant::enable)
-            .with("TILE", format!("{}u", self.tile))
-            .with("TileA", matrix("f16", "A"))
-            .with("TileB", matrix("f16", "B"))
-            .with("TileC", matrix("f32", "C"))
-            .with("INVOCATIONS", format!("{}u", self.invocations))
+        let number = |n: usize| format!("{n}u");
+        let variant = with_tiles(variant, self.tile)
+            .with("INVOCATIONS", number(self.invocations))
+            .with("TILE_M", number(self.side()))
+            .with("TILE_N", number(self.side()))
+            .with("TILE_K", number(self.depth()))
             .with("A_ALONG_K", product.a_along_depth)
-            .with("B_ALONG_K", product.b_along_depth);
+            .with("B_ALONG_K", !product.b_along_columns);
         Dispatch::new(shader, entry)
             .variant(variant)
             .param("rows", product.rows)

@@ -114,6 +114,8 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/index"),
     wgsl!("lib/linear_params"),
     wgsl!("lib/loss_scale"),
+    wgsl!("lib/matrix16"),
+    wgsl!("lib/matrix8"),
     wgsl!("lib/modulated"),
     wgsl!("lib/no_added"),
     wgsl!("lib/no_bias"),

@@ -1,5 +1,6 @@
 //! The gradients of attention.
 
+use super::tiled::Products;
 use super::{Sizes, check, dot, registers, streaming, tiled};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Kernels, Op, ShapeError};
@@ -67,13 +68,13 @@ impl Op for AttentionBackward {
     }
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
-        caps.both(|caps| {
-            let (sizes, dtype) = (Sizes::of(&x[0].shape, self.heads), x[0].dtype);
-            match caps.kernels {
-                _ if streaming::suits_backward(sizes, caps) => streaming::backward(sizes, dtype, caps),
-                Kernels::Registers => registers::backward(sizes, dtype),
-                Kernels::Workgroup => tiled::backward(sizes, dtype),
-            }
-        })
+        let (sizes, dtype) = (Sizes::of(&x[0].shape, self.heads), x[0].dtype);
+        let mut candidates = caps.both(|caps| match caps.kernels {
+            _ if streaming::suits_backward(sizes, caps) => streaming::backward(sizes, dtype, caps),
+            Kernels::Registers => registers::backward(sizes, dtype),
+            Kernels::Workgroup => tiled::backward(Products::tiled(sizes, dtype)),
+        });
+        candidates.extend(tiled::on_matrix_units(sizes, dtype, caps, tiled::backward));
+        candidates
     }
 }

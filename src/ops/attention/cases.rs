@@ -45,6 +45,9 @@ pub fn cases() -> Vec<Case> {
     case(32, 70, 8, 68, true);
     case(48, 112, 4, 80, true);
     case(1, 1025, 1, 4, true);
+    // On matrix units too, whose stages divide these; rows and columns of tiles are cut.
+    case(2, 48, 3, 32, false);
+    case(1, 96, 2, 80, true);
     // Matrices of more than one part of scratch memory, one in each.
     case(2, 2049, 1, 17, true);
     cases

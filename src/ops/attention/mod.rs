@@ -17,6 +17,7 @@ use crate::ensure_shape;
 use crate::graph::{Backward, Candidate, Caps, Cost, GraphError, Kernels, Op, Operand, ShapeError};
 use crate::tensor::{Array, Shape, Spec};
 use std::ops::Range;
+use tiled::Products;
 
 /// Scratch elements for matrices of weights: 32 MiB, unless a single one is larger.
 const MATRIX_ELEMENTS: usize = 1 << 23;
@@ -152,14 +153,14 @@ impl Op for Attention {
     }
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
-        caps.both(|caps| {
-            let (sizes, dtype) = (Sizes::of(&x[0].shape, self.heads), x[0].dtype);
-            match caps.kernels {
-                _ if streaming::suits_forward(sizes, caps) => streaming::forward(sizes, dtype, caps),
-                Kernels::Registers => registers::forward(sizes, dtype),
-                Kernels::Workgroup => tiled::forward(sizes, dtype),
-            }
-        })
+        let (sizes, dtype) = (Sizes::of(&x[0].shape, self.heads), x[0].dtype);
+        let mut candidates = caps.both(|caps| match caps.kernels {
+            _ if streaming::suits_forward(sizes, caps) => streaming::forward(sizes, dtype, caps),
+            Kernels::Registers => registers::forward(sizes, dtype),
+            Kernels::Workgroup => tiled::forward(Products::tiled(sizes, dtype)),
+        });
+        candidates.extend(tiled::on_matrix_units(sizes, dtype, caps, tiled::forward));
+        candidates
     }
 
     fn backward(&self, g: &mut Backward) -> Result<(), GraphError> {

@@ -1,7 +1,6 @@
 //! The gradients of a convolution.
 
-use super::matrix::Convolution;
-use super::{Conv2d, Extent, narrow, registers, subgroup, tiled};
+use super::{Conv2d, Extent, matrix, narrow, registers, subgroup, tiled};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Kernels, Op, ShapeError};
 use crate::ops::addend::Addend;
@@ -84,7 +83,7 @@ impl Op for Conv2dBackwardInput {
             };
             Addend::bind(dispatch, name, x, 2, &y[0]).into()
         });
-        candidates.extend(Convolution::new(&self.conv, e).backward_input(x, &y[0], caps));
+        candidates.extend(matrix::backward_input(&self.conv, &e, x, &y[0], caps));
         candidates
     }
 
@@ -160,7 +159,7 @@ impl Op for Conv2dBackwardWeight {
             }
             (Kernels::Workgroup, _) => tiled::backward_weight(&self.conv, &e, dtype, self.bias),
         });
-        candidates.extend(Convolution::new(&self.conv, e).backward_weight(x, self.bias, caps));
+        candidates.extend(matrix::backward_weight(&self.conv, &e, x, self.bias, caps));
         candidates
     }
 }

@@ -5,7 +5,7 @@
 
 mod backward;
 mod cases;
-pub(super) mod matrix;
+mod matrix;
 mod narrow;
 mod registers;
 mod subgroup;
@@ -19,7 +19,6 @@ use super::{SumRows, expect_activations};
 use crate::ensure_shape;
 use crate::graph::{Backward, Candidate, Caps, Cost, Dispatch, GraphError, Kernels, Op, ShapeError};
 use crate::tensor::{Array, Shape, Spec};
-use matrix::Convolution;
 
 /// Zeros around a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +228,7 @@ impl Op for Conv2d {
             };
             Addend::bind(dispatch, "added", x, 3, &y[0]).into()
         });
-        candidates.extend(Convolution::new(self, e).forward(x, &y[0], caps));
+        candidates.extend(matrix::forward(self, &e, x, &y[0], caps));
         candidates
     }
 

@@ -27,6 +27,45 @@ fn depth_run(conv: &Conv2d, channels: usize) -> usize {
     if conv.kernel <= BITS { channels } else { 1 }
 }
 
+/// y as a product of pixels and taps.
+pub(super) fn forward_gemm(conv: &Conv2d, e: &Extent) -> Gemm {
+    Gemm {
+        rows: e.batch * e.out_height * e.out_width,
+        columns: e.out_channels,
+        depth: conv.kernel * conv.kernel * e.in_channels,
+        column_run: e.out_channels,
+        depth_run: depth_run(conv, e.in_channels),
+        a_along_depth: true,
+        b_along_columns: true,
+    }
+}
+
+/// dx as a product of pixels and taps.
+pub(super) fn backward_input_gemm(conv: &Conv2d, e: &Extent) -> Gemm {
+    Gemm {
+        rows: e.batch * e.height * e.width,
+        columns: e.in_channels,
+        depth: conv.kernel * conv.kernel * e.out_channels,
+        column_run: e.in_channels,
+        depth_run: depth_run(conv, e.out_channels),
+        a_along_depth: true,
+        b_along_columns: false,
+    }
+}
+
+/// dw as a product of taps and pixels.
+pub(super) fn backward_weight_gemm(conv: &Conv2d, e: &Extent) -> Gemm {
+    Gemm {
+        rows: conv.kernel * conv.kernel * e.in_channels,
+        columns: e.out_channels,
+        depth: e.batch * e.out_height * e.out_width,
+        column_run: e.out_channels,
+        depth_run: 1,
+        a_along_depth: false,
+        b_along_columns: true,
+    }
+}
+
 /// A launch without its operands, which are stored in the type `dtype`; gradients of weights, and their splits, are f32.
 fn launch(conv: &Conv2d, e: &Extent, dtype: DType, pass: Pass, gemm: Gemm, tiling: Tiling) -> Dispatch {
     let of_pass = || {
@@ -48,15 +87,7 @@ fn launch(conv: &Conv2d, e: &Extent, dtype: DType, pass: Pass, gemm: Gemm, tilin
 
 /// y from x = input 0, w = input 1, b = input 2.
 pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
-    let gemm = Gemm {
-        rows: e.batch * e.out_height * e.out_width,
-        columns: e.out_channels,
-        depth: conv.kernel * conv.kernel * e.in_channels,
-        column_run: e.out_channels,
-        depth_run: depth_run(conv, e.in_channels),
-        a_along_depth: true,
-        b_along_columns: true,
-    };
+    let gemm = forward_gemm(conv, e);
     launch(conv, e, dtype, Pass::Forward, gemm, gemm.whole())
         .bind("a", Operand::Input(0))
         .bind("b", Operand::Input(1))
@@ -66,15 +97,7 @@ pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
 
 /// dx from dy = input 0, w = input 1.
 pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
-    let mut gemm = Gemm {
-        rows: e.batch * e.height * e.width,
-        columns: e.in_channels,
-        depth: conv.kernel * conv.kernel * e.out_channels,
-        column_run: e.in_channels,
-        depth_run: depth_run(conv, e.out_channels),
-        a_along_depth: true,
-        b_along_columns: false,
-    };
+    let mut gemm = backward_input_gemm(conv, e);
     let mut tiling = gemm.whole();
     if gemm.in_vectors() {
         // One phase of pixels for each split.
@@ -89,15 +112,7 @@ pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatc
 
 /// dw, and db if asked, from x = input 0, dy = input 1. The sum over pixels is split, and a second launch adds the splits.
 pub(super) fn backward_weight(conv: &Conv2d, e: &Extent, dtype: DType, bias: bool) -> Program {
-    let gemm = Gemm {
-        rows: conv.kernel * conv.kernel * e.in_channels,
-        columns: e.out_channels,
-        depth: e.batch * e.out_height * e.out_width,
-        column_run: e.out_channels,
-        depth_run: 1,
-        a_along_depth: false,
-        b_along_columns: true,
-    };
+    let gemm = backward_weight_gemm(conv, e);
     let tiling = gemm.split();
     tiling.splits.program(&weight_results(gemm.rows * gemm.columns, bias, gemm.columns), |to| {
         let dispatch = launch(conv, e, dtype, Pass::BackwardWeight, gemm, tiling)

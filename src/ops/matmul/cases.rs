@@ -75,6 +75,9 @@ pub fn cases() -> Vec<Case> {
         (2, vec![1, 1], 4, 5),
         (3, vec![70], 48, 20),
         (5, vec![3, 9], 20, 16),
+        // On matrix units too, whose stages divide these: rows and columns cut, and layers that end within a tile of columns.
+        (3, vec![70], 32, 80),
+        (2, vec![5, 27], 96, 32),
     ] {
         let name = format!("{count} of {rows:?} rows, {inputs} to {outputs}");
         let parameters = Spec::f32([count * (inputs + 1) * outputs]);

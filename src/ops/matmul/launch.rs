@@ -2,7 +2,6 @@
 //! `shaders/matmul_vectors.wgsl` where they can be staged four numbers at a time, else `shaders/matmul_tiled.wgsl`.
 
 use crate::graph::{Caps, Dispatch, Kernels, Operand, Program};
-use crate::ops::conv2d::matrix::Convolution;
 use crate::ops::gemm::{Gemm, Splits, Tiling, weight_results, with_bias_gradient};
 use crate::ops::stored;
 use crate::shader::{Source, Variant};
@@ -39,14 +38,64 @@ pub(super) enum BiasGradient {
     Behind,
 }
 
+impl BiasGradient {
+    /// Has a gradient of weights that is written to these operands give that of the bias too.
+    pub(super) fn into_results(self, mut dispatch: Dispatch, to: &[Operand]) -> Dispatch {
+        if self == Self::Behind {
+            dispatch.variant = dispatch.variant.link("lib/no_bias_gradient", "lib/bias_behind_weight");
+        }
+        with_bias_gradient(dispatch, self == Self::Beside, to)
+    }
+}
+
+/// A pass as a product c = a b of matrices that are reached by strides (`shaders/lib/linear_params.wgsl`).
+pub(super) struct Product {
+    /// Its sizes.
+    pub gemm: Gemm,
+    /// Elements from row to row and from column to column of a and of b, and from row to row of c.
+    strides: [usize; 5],
+    /// Elements from layer to layer in a, b and c.
+    layers: [usize; 3],
+    /// What goes through several layers.
+    layered: Option<&'static str>,
+    /// Outputs of a layer.
+    outputs: usize,
+}
+
+impl Product {
+    /// A launch of `matmul_vectors.wgsl` or `matmul_tiled.wgsl`; `types` are those of the factors and of the result.
+    fn tiled(&self, types: [DType; 2], (tiling, c_split): (Tiling, usize), bias_start: usize) -> Dispatch {
+        let shader = if self.gemm.in_vectors() { &VECTORS } else { &ELEMENTS };
+        let dispatch = self.gemm.dispatch(shader, "product", Variant::base(), types, tiling);
+        self.with_strides(dispatch, c_split, bias_start)
+    }
+
+    /// The launch of a product of these sizes, with its strides: c has `c_split` elements of a split, and the first bias is the
+    /// element `bias_start`.
+    pub fn with_strides(&self, mut dispatch: Dispatch, c_split: usize, bias_start: usize) -> Dispatch {
+        if let Some(axis) = self.layered {
+            dispatch.variant = dispatch.variant.with(axis, true);
+        }
+        let [a_row, a_column, b_row, b_column, c_row] = self.strides;
+        let [a_layer, b_layer, c_layer] = self.layers;
+        dispatch
+            .param("a_row", a_row)
+            .param("a_column", a_column)
+            .param("b_row", b_row)
+            .param("b_column", b_column)
+            .param("c_row", c_row)
+            .param("c_split", c_split)
+            .param("outputs", self.outputs)
+            .param("a_layer", a_layer)
+            .param("b_layer", b_layer)
+            .param("c_layer", c_layer)
+            .param("bias_start", bias_start)
+    }
+}
+
 impl Sizes {
     pub fn of(rows: &Shape, weight: &Shape) -> Self {
         Self { rows: rows.rows(), inputs: weight[0], outputs: weight[1], layers: 1 }
-    }
-
-    /// The product as a convolution: on matrix units they are one.
-    pub fn convolution(self) -> Convolution {
-        Convolution::linear(self.rows, self.inputs, self.outputs)
     }
 
     /// Every product of the three passes has as many terms: 2 m K N operations.
@@ -106,30 +155,78 @@ impl Sizes {
         [8, 4, 2].into_iter().find(|r| self.rows.div_ceil(*r) * column_tiles >= BUSY_INVOCATIONS).unwrap_or(1)
     }
 
-    /// A launch of `matmul_vectors.wgsl` or `matmul_tiled.wgsl`; `types` are those of the factors and of the result. Of several layers, `layers` are the
-    /// elements from one to the next in a, b and c.
-    fn tiled(
-        self,
-        gemm: Gemm,
-        types: [DType; 2],
-        [a_row, a_column, b_row, b_column, c_row]: [usize; 5],
-        layers: [usize; 3],
-        (tiling, c_split): (Tiling, usize),
-        bias_start: usize,
-    ) -> Dispatch {
-        let shader = if gemm.in_vectors() { &VECTORS } else { &ELEMENTS };
-        gemm.dispatch(shader, "product", Variant::base(), types, tiling)
-            .param("a_row", a_row)
-            .param("a_column", a_column)
-            .param("b_row", b_row)
-            .param("b_column", b_column)
-            .param("c_row", c_row)
-            .param("c_split", c_split)
-            .param("outputs", self.outputs)
-            .param("a_layer", layers[0])
-            .param("b_layer", layers[1])
-            .param("c_layer", layers[2])
-            .param("bias_start", bias_start)
+    /// y = x w.
+    pub(super) fn forward_product(self) -> Product {
+        let Self { rows, inputs, outputs, layers } = self;
+        let gemm = Gemm {
+            rows,
+            columns: layers * outputs,
+            depth: inputs,
+            column_run: outputs,
+            depth_run: inputs,
+            a_along_depth: true,
+            b_along_columns: true,
+        };
+        Product {
+            gemm,
+            strides: [inputs, 1, outputs, 1, outputs],
+            layers: [0, self.stride(), rows * outputs],
+            layered: (layers > 1).then_some("LAYERED_COLUMNS"),
+            outputs,
+        }
+    }
+
+    /// dx = dy wᵀ.
+    pub(super) fn backward_input_product(self) -> Product {
+        let Self { rows, inputs, outputs, layers } = self;
+        let gemm = Gemm {
+            rows,
+            columns: inputs,
+            depth: layers * outputs,
+            column_run: inputs,
+            depth_run: outputs,
+            a_along_depth: true,
+            b_along_columns: false,
+        };
+        Product {
+            gemm,
+            strides: [outputs, 1, 1, outputs, inputs],
+            layers: [rows * outputs, self.stride(), 0],
+            layered: (layers > 1).then_some("LAYERED_DEPTH"),
+            outputs,
+        }
+    }
+
+    /// dw = xᵀ dy.
+    pub(super) fn backward_weight_product(self) -> Product {
+        let Self { rows, inputs, outputs, layers } = self;
+        let gemm = Gemm {
+            rows: inputs,
+            columns: layers * outputs,
+            depth: rows,
+            column_run: outputs,
+            depth_run: 1,
+            a_along_depth: false,
+            b_along_columns: true,
+        };
+        Product {
+            gemm,
+            strides: [1, inputs, outputs, 1, outputs],
+            layers: [0, rows * outputs, self.stride()],
+            layered: (layers > 1).then_some("LAYERED_COLUMNS"),
+            outputs,
+        }
+    }
+
+    /// The elements of dw, and db if it is given beside; and where in a layer its bias begins.
+    pub(super) fn weight_results(self, bias: BiasGradient) -> (Vec<usize>, usize) {
+        match bias {
+            BiasGradient::Behind => (vec![self.layers * self.stride()], self.inputs * self.outputs),
+            beside => {
+                let weight = self.inputs * self.outputs;
+                (weight_results(weight, beside == BiasGradient::Beside, self.outputs), 0)
+            }
+        }
     }
 
     /// The variant whose depth or columns go through several layers.
@@ -145,15 +242,14 @@ impl Sizes {
         if let Some(lanes) = self.sharing(caps) {
             return self.shared_forward(dtype, lanes, (bias, bias_start));
         }
-        let Self { rows, inputs, outputs, layers } = self;
-        let all = layers * outputs;
+        let all = self.layers * self.outputs;
         match caps.kernels {
             Kernels::Registers => {
                 let width = self.widths().1;
                 let columns = vectors_per_tile(all / width, width);
                 let column_tiles = (all / width).div_ceil(columns);
                 let tile_rows = self.tile_rows(column_tiles);
-                let invocations = rows.div_ceil(tile_rows) * column_tiles;
+                let invocations = self.rows.div_ceil(tile_rows) * column_tiles;
                 self.registers("forward", dtype, (tile_rows, columns), invocations, bias_start)
                     .bind("x", Operand::Input(0))
                     .bind("w", Operand::Input(1))
@@ -161,19 +257,9 @@ impl Sizes {
                     .bind("y", Operand::Output(0))
             }
             Kernels::Workgroup => {
-                let gemm = Gemm {
-                    rows,
-                    columns: all,
-                    depth: inputs,
-                    column_run: outputs,
-                    depth_run: inputs,
-                    a_along_depth: true,
-                    b_along_columns: true,
-                };
-                let layer = [0, self.stride(), rows * outputs];
-                let strides = [inputs, 1, outputs, 1, outputs];
-                let dispatch = self.tiled(gemm, [dtype; 2], strides, layer, (gemm.whole(), 0), bias_start);
-                self.layered(dispatch, "LAYERED_COLUMNS")
+                let product = self.forward_product();
+                product
+                    .tiled([dtype; 2], (product.gemm.whole(), 0), bias_start)
                     .bind("a", Operand::Input(0))
                     .bind("b", Operand::Input(1))
                     .bind("bias", Operand::Input(bias))
@@ -187,13 +273,12 @@ impl Sizes {
         if let Some(lanes) = self.sharing(caps) {
             return (self.shared_backward_input(dtype, lanes), "added");
         }
-        let Self { rows, inputs, outputs, layers } = self;
         match caps.kernels {
             Kernels::Registers => {
-                let columns = vectors_per_tile(inputs, 1);
-                let column_tiles = inputs.div_ceil(columns);
+                let columns = vectors_per_tile(self.inputs, 1);
+                let column_tiles = self.inputs.div_ceil(columns);
                 let tile_rows = self.tile_rows(column_tiles);
-                let invocations = rows.div_ceil(tile_rows) * column_tiles;
+                let invocations = self.rows.div_ceil(tile_rows) * column_tiles;
                 let dispatch = self
                     .registers("backward_input", dtype, (tile_rows, columns), invocations, 0)
                     .bind("dy", Operand::Input(0))
@@ -202,21 +287,10 @@ impl Sizes {
                 (dispatch, "added_elements")
             }
             Kernels::Workgroup => {
-                let depth = layers * outputs;
-                let gemm = Gemm {
-                    rows,
-                    columns: inputs,
-                    depth,
-                    column_run: inputs,
-                    depth_run: outputs,
-                    a_along_depth: true,
-                    b_along_columns: false,
-                };
-                let (strides, layer) = ([outputs, 1, 1, outputs, inputs], [rows * outputs, self.stride(), 0]);
-                let mut dispatch = self.tiled(gemm, [dtype; 2], strides, layer, (gemm.whole(), 0), 0);
+                let product = self.backward_input_product();
+                let mut dispatch = product.tiled([dtype; 2], (product.gemm.whole(), 0), 0);
                 dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
-                let dispatch = self
-                    .layered(dispatch, "LAYERED_DEPTH")
+                let dispatch = dispatch
                     .bind("a", Operand::Input(0))
                     .bind("b", Operand::Input(1))
                     .bind("c", Operand::Output(0));
@@ -229,17 +303,8 @@ impl Sizes {
     /// second launch adds the splits.
     pub fn backward_weight(self, dtype: DType, caps: &Caps, bias: BiasGradient) -> Program {
         let Self { rows, inputs, outputs, layers } = self;
-        let all = layers * outputs;
-        let (results, bias_start) = match bias {
-            BiasGradient::Behind => (vec![layers * self.stride()], inputs * outputs),
-            beside => (weight_results(inputs * outputs, beside == BiasGradient::Beside, outputs), 0),
-        };
-        let with_bias = |mut dispatch: Dispatch, to: &[Operand]| {
-            if bias == BiasGradient::Behind {
-                dispatch.variant = dispatch.variant.link("lib/no_bias_gradient", "lib/bias_behind_weight");
-            }
-            with_bias_gradient(dispatch, bias == BiasGradient::Beside, to)
-        };
+        let (results, bias_start) = self.weight_results(bias);
+        let with_bias = |dispatch, to: &[Operand]| bias.into_results(dispatch, to);
         if let Some(lanes) = self.sharing(caps) {
             let (splits, dispatch) = self.shared_backward_weight(dtype, lanes, results[0], bias_start);
             return splits.program(&results, |to| {
@@ -251,7 +316,7 @@ impl Sizes {
         match caps.kernels {
             Kernels::Registers => {
                 let (input_width, output_width) = self.widths();
-                let (inputs, columns_all) = (inputs / input_width, all / output_width);
+                let (inputs, columns_all) = (inputs / input_width, layers * outputs / output_width);
                 let tile_rows = vectors_per_tile(inputs, input_width);
                 let columns = vectors_per_tile(columns_all, output_width);
                 let tiles = inputs.div_ceil(tile_rows) * columns_all.div_ceil(columns);
@@ -272,28 +337,13 @@ impl Sizes {
                 })
             }
             Kernels::Workgroup => {
-                let gemm = Gemm {
-                    rows: inputs,
-                    columns: all,
-                    depth: rows,
-                    column_run: outputs,
-                    depth_run: 1,
-                    a_along_depth: false,
-                    b_along_columns: true,
-                };
-                let tiling = gemm.split();
+                let product = self.backward_weight_product();
+                let tiling = product.gemm.split();
                 tiling.splits.program(&results, |to| {
-                    let types = [dtype, DType::F32];
-                    let strides = [1, inputs, outputs, 1, outputs];
-                    let layer = [0, rows * outputs, self.stride()];
-                    let mut dispatch =
-                        self.tiled(gemm, types, strides, layer, (tiling, results[0]), bias_start);
+                    let mut dispatch = product.tiled([dtype, DType::F32], (tiling, results[0]), bias_start);
                     dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
-                    let dispatch = self
-                        .layered(dispatch, "LAYERED_COLUMNS")
-                        .bind("a", Operand::Input(0))
-                        .bind("b", Operand::Input(1))
-                        .bind("c", to[0]);
+                    let dispatch =
+                        dispatch.bind("a", Operand::Input(0)).bind("b", Operand::Input(1)).bind("c", to[0]);
                     with_bias(dispatch, to)
                 })
             }

@@ -2,7 +2,7 @@
 //! bias behind them, one layer behind the other. Of weights in f16 the biases are those of another tensor, laid out alike in f32.
 
 use super::launch::{BiasGradient, Sizes};
-use super::{Linear, MatmulBackwardInput, MatmulBackwardWeight};
+use super::{Linear, MatmulBackwardInput, MatmulBackwardWeight, matrix};
 use crate::ensure_shape;
 use crate::graph::{Candidate, Caps, Cost, Joined, LinearPart, Op, ShapeError};
 use crate::ops::addend::Addend;
@@ -103,9 +103,12 @@ impl Op for LinearLayers {
         Cost { other_flops: additions, ..Cost::matrix(&read, y, flops) }
     }
 
-    fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
+    fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let Ok(s) = self.sizes(&[&x[0].shape, &x[1].shape]) else { return Vec::new() };
-        caps.both(|caps| s.forward(x[0].dtype, caps, (x.len() - 1, s.inputs * s.outputs)).into())
+        let bias = (x.len() - 1, s.inputs * s.outputs);
+        let mut candidates = caps.both(|caps| s.forward(x[0].dtype, caps, bias).into());
+        candidates.extend(matrix::forward(s, x, &y[0], bias, caps));
+        candidates
     }
 }
 
@@ -166,10 +169,12 @@ impl Op for LinearLayersBackwardInput {
 
     fn candidates(&self, x: &[Spec], y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let Ok(s) = self.sizes(&[&x[0].shape, &x[1].shape]) else { return Vec::new() };
-        caps.both(|caps| {
+        let mut candidates = caps.both(|caps| {
             let (dispatch, name) = s.backward_input(x[0].dtype, caps);
             Addend::bind(dispatch, name, x, 2, &y[0]).into()
-        })
+        });
+        candidates.extend(matrix::backward_input(s, x, &y[0], caps));
+        candidates
     }
 
     fn takes_addend(&self, x: &[Spec], y: &Spec, addend: &Spec) -> bool {
@@ -222,6 +227,8 @@ impl Op for LinearLayersBackwardWeight {
 
     fn candidates(&self, x: &[Spec], _y: &[Spec], caps: &Caps) -> Vec<Candidate> {
         let s = self.sizes(&x[0].shape, &x[1].shape);
-        caps.both(|caps| s.backward_weight(x[0].dtype, caps, BiasGradient::Behind))
+        let mut candidates = caps.both(|caps| s.backward_weight(x[0].dtype, caps, BiasGradient::Behind));
+        candidates.extend(matrix::backward_weight(s, x, BiasGradient::Behind, caps));
+        candidates
     }
 }

@@ -3,6 +3,7 @@
 mod cases;
 mod launch;
 mod layers;
+mod matrix;
 mod subgroup;
 
 pub(super) use cases::cases;
@@ -77,7 +78,7 @@ impl Op for Linear {
             let dispatch = sizes.forward(x[0].dtype, caps, (2, 0));
             Addend::bind(dispatch, "added", x, 3, &y[0]).into()
         });
-        candidates.extend(sizes.convolution().forward(x, &y[0], caps));
+        candidates.extend(matrix::forward(sizes, x, &y[0], (2, 0), caps));
         candidates
     }
 
@@ -168,7 +169,7 @@ impl Op for MatmulBackwardInput {
             let (dispatch, name) = sizes.backward_input(x[0].dtype, caps);
             Addend::bind(dispatch, name, x, 2, &y[0]).into()
         });
-        candidates.extend(sizes.convolution().backward_input(x, &y[0], caps));
+        candidates.extend(matrix::backward_input(sizes, x, &y[0], caps));
         candidates
     }
 
@@ -243,7 +244,7 @@ impl Op for MatmulBackwardWeight {
         let bias = if self.bias { BiasGradient::Beside } else { BiasGradient::None };
         let sizes = Sizes::of(&x[0].shape, &y[0].shape);
         let mut candidates = caps.both(|caps| -> Program { sizes.backward_weight(x[0].dtype, caps, bias) });
-        candidates.extend(sizes.convolution().backward_weight(x, self.bias, caps));
+        candidates.extend(matrix::backward_weight(sizes, x, bias, caps));
         candidates
     }
 }
