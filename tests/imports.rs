@@ -42,7 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tune",
         ],
     ),
-    ("estimate", &["shader", "graph", "io", "train"]),
+    ("estimate", &["tensor", "shader", "isa", "graph", "io", "train"]),
     ("verify", &["tensor", "graph", "ops", "gpu", "nn", "diffusion", "io", "model", "sample", "train"]),
     ("check", &["tensor", "rng", "graph", "ops", "gpu"]),
     (

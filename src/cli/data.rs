@@ -150,7 +150,7 @@ fn would_train(
     let (training, held_out) = split_data(config, data.clone())?;
     let config = config.with_network(&training.class_names);
     check_labels(&config, &training)?;
-    plan(&config, device)?;
+    plan(&config, None, device)?;
     Ok((training.len(), held_out.len()))
 }
 

@@ -127,12 +127,7 @@ fn dry_run(config: &TrainConfig, args: &TrainArgs, device: &DeviceArgs) -> Resul
     // Only the number of classes depends on the pictures.
     let class_names = if config.learns_classes() { open_data(config)?.0.class_names } else { Vec::new() };
     let config = config.with_network(&class_names);
-    let planned = |config: &TrainConfig| -> Result<RunPlan, Failure> {
-        Ok(match gpu {
-            Some(gpu) => RunPlan::new(config, &gpu.caps(kernels(device)))?,
-            None => plan(config, device)?,
-        })
-    };
+    let planned = |config: &TrainConfig| plan(config, gpu.as_ref(), device);
     let plan = planned(&config)?;
     let estimate = Estimate::new(&config, &plan, gpu)?;
     if args.json {
@@ -155,15 +150,14 @@ fn dry_run(config: &TrainConfig, args: &TrainArgs, device: &DeviceArgs) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// The kernels that were asked for, or those of GPUs.
-fn kernels(device: &DeviceArgs) -> Kernels {
-    device.kernels().unwrap_or(Kernels::Workgroup)
-}
-
-/// The plan of a run, with the network in full, for a device of WebGPU's default limits.
-pub(super) fn plan(config: &TrainConfig, device: &DeviceArgs) -> Result<RunPlan, Failure> {
+/// The plan of a run, with the network in full: on a GPU that is named, or for a device of WebGPU's default limits.
+pub(super) fn plan(config: &TrainConfig, gpu: Option<&Gpu>, device: &DeviceArgs) -> Result<RunPlan, Failure> {
+    let kernels = device.kernels().unwrap_or(Kernels::Workgroup);
+    if let Some(gpu) = gpu {
+        return Ok(estimate::plan(config, gpu, kernels)?);
+    }
     // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
-    let base = Caps::webgpu(kernels(device));
+    let base = Caps::webgpu(kernels);
     let base = if config.precision == Precision::F16 { base.with_f16() } else { base };
     let limits = Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..base.limits };
     Ok(match RunPlan::new(config, &base) {

@@ -1,5 +1,7 @@
-//! What compilers made of the kernels: `instruction_mix.csv`, recorded with RADV, Mesa's compiler for AMD's GPUs.
+//! What compilers made of the kernels: `instruction_mix.csv`, recorded with RADV, Mesa's compiler for AMD's GPUs; and
+//! `matrix_mix.csv`, of the kernels on matrix units, with a later version that knows them.
 
+use crate::isa::Mix;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -13,18 +15,9 @@ pub struct InstructionMix {
     pub spills: u32,
     /// Bytes of scratch memory of an invocation.
     pub scratch: u32,
-    /// Products by matrix units.
-    pub matrix: u32,
-    /// Multiply-adds.
-    pub fma: u32,
-    /// Other vector instructions.
-    pub other: u32,
-    /// Scalar instructions, which a unit of their own executes.
-    pub scalar: u32,
-    /// Loads and stores of workgroup memory.
-    pub workgroup: u32,
-    /// Loads and stores of buffers and scratch memory.
-    pub memory: u32,
+    /// Instructions of the hottest loop.
+    #[serde(flatten)]
+    pub hottest: Mix,
 }
 
 /// By kernel (`shader:entry`) and variant, as plans print them.
@@ -37,7 +30,9 @@ impl InstructionMixes {
     /// What was recorded of this version's kernels.
     pub fn recorded() -> &'static Self {
         static RECORDED: LazyLock<InstructionMixes> = LazyLock::new(|| {
-            InstructionMixes::read(include_str!("instruction_mix.csv")).expect("a test reads this file")
+            let files = [include_str!("instruction_mix.csv"), include_str!("matrix_mix.csv")];
+            let read = |text| InstructionMixes::read(text).expect("a test reads these files").0;
+            InstructionMixes(files.into_iter().flat_map(read).collect())
         });
         &RECORDED
     }
@@ -59,8 +54,8 @@ impl InstructionMixes {
             else {
                 return None;
             };
-            let mix =
-                InstructionMix { registers, spills, scratch, matrix, fma, other, scalar, workgroup, memory };
+            let hottest = Mix { matrix, fma, other, scalar, workgroup, memory };
+            let mix = InstructionMix { registers, spills, scratch, hottest };
             Some((((*kernel).into(), (*variant).into()), mix))
         };
         let rows = lines.map(|line| row(line).ok_or_else(|| format!("not such a line: {line}")));
@@ -81,8 +76,8 @@ mod tests {
     fn lines_are_read_or_refused() {
         let text = format!("# how it was made\n{HEAD}\nconv:forward,PASS=0u TILE=8u,96,1,2,3,4,5,6,7,8\n");
         let mix = InstructionMixes::read(&text).unwrap().of("conv:forward", "PASS=0u TILE=8u").unwrap();
-        assert_eq!((mix.registers, mix.spills, mix.scratch, mix.matrix), (96, 1, 2, 3));
-        assert_eq!((mix.fma, mix.other, mix.scalar, mix.workgroup, mix.memory), (4, 5, 6, 7, 8));
+        assert_eq!((mix.registers, mix.spills, mix.scratch), (96, 1, 2));
+        assert_eq!(mix.hottest, Mix { matrix: 3, fma: 4, other: 5, scalar: 6, workgroup: 7, memory: 8 });
         assert!(InstructionMixes::read("kernel,variant\n").is_err());
         for line in ["a,b,1,2,3", "a,b,1,2,3,4,5,6,7,8,9,10", "a,b,1,2,3,4,5,6,7,8,-9", "a", ""] {
             let error = InstructionMixes::read(&format!("{HEAD}\n{line}\n")).unwrap_err();

@@ -12,14 +12,15 @@ pub mod report;
 mod tests;
 mod work;
 
-pub use gpu::{GPUS, Gpu, UnknownGpu};
+pub use gpu::{GPUS, Gpu, Tiles, UnknownGpu};
 pub use memory::{MemoryByLife, WorkingMemory};
 pub use mix::{InstructionMix, InstructionMixes};
 pub use model::Bound;
 pub use work::Work;
 
+use crate::graph::{Candidate, Caps, Choices, Kernels, Plan};
 use crate::shader::ShaderError;
-use crate::train::{RunPlan, TrainConfig};
+use crate::train::{RunPlan, TrainConfig, TrainError};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -165,6 +166,19 @@ impl Estimate {
     }
 }
 
+/// The plan of a run on a GPU, with matrix units wherever an operator has an algorithm that uses them.
+///
+/// # Errors
+/// As [`RunPlan::new`].
+pub fn plan(config: &TrainConfig, gpu: &Gpu, kernels: Kernels) -> Result<RunPlan, TrainError> {
+    let caps = gpu.caps(kernels);
+    let run = RunPlan::new(config, &caps)?;
+    let plans = [&run.plans.micro, &run.plans.update, &run.evaluation];
+    let plans: Vec<&Plan> = plans.into_iter().chain(&run.grids).collect();
+    let choices = Choices::of(&plans, &caps, Candidate::on_matrix_units);
+    if choices.is_empty() { Ok(run) } else { RunPlan::new(config, &Caps { choices: choices.into(), ..caps }) }
+}
+
 fn on_gpu(
     gpu: Gpu,
     totals: &Sums,
@@ -176,7 +190,9 @@ fn on_gpu(
     let step_seconds = totals.seconds.unwrap_or(0.0) + gap_seconds;
     let products = launches.iter().map(|launch| &launch.work).filter(|work| work.matrix_flops > 0);
     let mut unrecorded: Vec<String> = products
-        .filter(|work| mixes.of(&work.kernel, &work.variant).is_none_or(|mix| mix.fma == 0))
+        .filter(|work| {
+            mixes.of(&work.kernel, &work.variant).is_none_or(|mix| mix.hottest.fma + mix.hottest.matrix == 0)
+        })
         .map(kernel)
         .collect();
     unrecorded.sort();

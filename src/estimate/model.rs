@@ -2,13 +2,15 @@
 //! that was made by hand, row by row, of a training step of `cifar` at batch 128: `tests/cifar_128.csv` holds its launches, and the
 //! tests beside it the figures.
 
-use super::gpu::Gpu;
+use super::gpu::{Gpu, Tiles};
 use super::mix::InstructionMix;
 use super::work::Work;
+use crate::isa::Mix;
 use serde::Serialize;
 
 /// Products reach this part of the peak, times the part of multiply-adds in the time of their hottest loop: each vector instruction
-/// and each load or store takes one turn there, those of workgroup memory [`WORKGROUP_TURNS`].
+/// and each load or store takes one turn there, those of workgroup memory [`WORKGROUP_TURNS`], and products of matrix units as many
+/// as they need at their own peak.
 pub const ISSUE_SHARE: f64 = 0.7;
 /// Turns of a load or store of four numbers in workgroup memory, whose bandwidth is an eighth of what vector instructions read.
 pub const WORKGROUP_TURNS: f64 = 8.0;
@@ -53,17 +55,35 @@ impl Bound {
     }
 }
 
-/// The part of the peak that a product's instructions leave to it.
-pub fn peak_share(mix: Option<InstructionMix>) -> f64 {
-    let Some(mix) = mix.filter(|mix| mix.fma > 0) else { return UNKNOWN_SHARE };
-    let [fma, other, workgroup, memory] = [mix.fma, mix.other, mix.workgroup, mix.memory].map(f64::from);
-    ISSUE_SHARE * fma / (fma + other + WORKGROUP_TURNS * workgroup + memory)
+/// Turns that vector instructions would need at their peak for the operations of a matrix product; and those that matrix units
+/// need, which are faster.
+fn matrix_turns(gpu: &Gpu) -> Option<(f64, f64)> {
+    let (peak, tiles) = gpu.matrix_flops_per_s.zip(gpu.tiles)?;
+    let of_vectors = f64::from(Tiles::SIDE.pow(3) / tiles.subgroups.1);
+    Some((of_vectors, of_vectors * gpu.flops_per_s / (peak * tiles.share)))
+}
+
+/// Operations per second that a product's instructions allow: the peak outside matrix units times [`ISSUE_SHARE`], and times the
+/// turns that its operations would take there in all turns of its loop.
+pub fn product_flops_per_s(mix: Option<InstructionMix>, gpu: &Gpu) -> f64 {
+    let Some(Mix { matrix, fma, other, workgroup, memory, .. }) =
+        mix.map(|mix| mix.hottest).filter(|mix| mix.fma + mix.matrix > 0)
+    else {
+        return gpu.flops_per_s * UNKNOWN_SHARE;
+    };
+    let [matrix, fma, other, workgroup, memory] = [matrix, fma, other, workgroup, memory].map(f64::from);
+    let all = fma + other + WORKGROUP_TURNS * workgroup + memory;
+    let (useful, all) = match matrix_turns(gpu) {
+        Some((of_vectors, turns)) if matrix > 0.0 => (matrix * of_vectors, matrix * turns + all),
+        _ => (fma, all),
+    };
+    gpu.flops_per_s * ISSUE_SHARE * useful / all
 }
 
 /// Bytes of scratch memory that an invocation moves in a pass of the hottest loop: as many as it has loads and stores for, and at
 /// most all of it in and out.
 fn spilled_bytes(mix: InstructionMix) -> f64 {
-    (LOAD_BYTES * f64::from(mix.memory)).min(2.0 * f64::from(mix.scratch))
+    (LOAD_BYTES * f64::from(mix.hottest.memory)).min(2.0 * f64::from(mix.scratch))
 }
 
 /// The seconds of all calls of a launch without the gaps before them, and what bounds it.
@@ -75,12 +95,12 @@ pub fn seconds(work: &Work, mix: Option<InstructionMix>, gpu: &Gpu) -> (f64, Bou
     // Each unit runs at its own part of the peak: a launch of few workgroups leaves the others idle.
     let busy = (work.workgroups as f64 / f64::from(gpu.units)).min(1.0);
     let arithmetic = if is_product {
-        work.executed_flops as f64 / (gpu.flops_per_s * busy * peak_share(mix))
+        work.executed_flops as f64 / (busy * product_flops_per_s(mix, gpu))
     } else {
         work.other_flops as f64 / gpu.flops_per_s
     };
-    let spilled = mix.filter(|mix| is_product && mix.fma > 0).map_or(0.0, |mix| {
-        let passes = work.executed_flops as f64 / (2.0 * f64::from(mix.fma));
+    let spilled = mix.filter(|mix| is_product && mix.hottest.fma > 0).map_or(0.0, |mix| {
+        let passes = work.executed_flops as f64 / (2.0 * f64::from(mix.hottest.fma));
         passes * spilled_bytes(mix)
     });
     // A product's loads are staged far ahead of its sums.
@@ -98,7 +118,7 @@ pub fn seconds(work: &Work, mix: Option<InstructionMix>, gpu: &Gpu) -> (f64, Bou
 /// What the model takes for granted, a sentence each.
 pub fn assumptions(gpu: &Gpu) -> Vec<String> {
     let Gpu { name, flops_per_s, bytes_per_s, units, source, .. } = gpu;
-    vec![
+    let mut assumptions = vec![
         format!(
             "{name}: {:.1} TFLOP/s of f32 multiply-adds outside matrix units, {:.0} GB/s, {units} units ({source})",
             flops_per_s * 1e-12,
@@ -133,5 +153,17 @@ pub fn assumptions(gpu: &Gpu) -> Vec<String> {
         format!("a launch: {:.0} us at the least", LEAST_SECONDS * 1e6),
         format!("between two launches: {:.0} us", GAP_SECONDS * 1e6),
         "the host keeps ahead of the device, and making and uploading the batch takes no time of it".into(),
-    ]
+    ];
+    if let Some((peak, tiles)) = gpu.matrix_flops_per_s.zip(gpu.tiles) {
+        assumptions.push(format!(
+            "products of f16 tensors are computed on matrix units where they have such an algorithm, as where a trial on the device \
+             (--tune) finds it faster and right: {:.1} TFLOP/s of f16 with f32 sums, not sparse, of which products within a subgroup \
+             reach {}. Their loops are those that RADV of Mesa 26.1 makes for GFX1201, whose loads of tiles are as few as NVIDIA's \
+             (RDNA 3 has four times as many); a matrix product takes the turns that its operations need at that peak. Published \
+             kernels of this kind reach 123 to 198 TFLOP/s on an RTX 5090",
+            peak * 1e-12,
+            tiles.share
+        ));
+    }
+    assumptions
 }

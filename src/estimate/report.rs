@@ -25,7 +25,7 @@ pub fn text(estimate: &Estimate) -> String {
 /// A row for each sum, and one for all of them.
 fn table(heading: &str, sums: &[Sums], totals: &Sums, on: Option<&OnGpu>) -> String {
     let counted = ["launches", "GFLOP", "other GFLOP", "MB read", "MB written"];
-    let timed = ["ms", "share", "of peak", "of bandwidth"];
+    let timed = ["ms", "share", "of f32 peak", "of bandwidth"];
     let heads = match on {
         Some(_) => [&timed[..], &counted, &["bound", heading]].concat(),
         None => [&counted[..], &[heading]].concat(),

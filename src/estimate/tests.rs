@@ -4,6 +4,8 @@
 use super::*;
 use crate::diffusion::Preset;
 use crate::graph::{Caps, Cost, Kernels, Phase};
+use crate::isa::Mix;
+use crate::nn::Precision;
 use crate::train::NetworkKind;
 
 /// A training step of `cifar` at batch 128 as kernels were at commit 46ee620; identical launches of a row as calls of one.
@@ -168,12 +170,7 @@ fn a_launch_takes_the_longest_of_its_times() {
         registers: 64,
         spills: 0,
         scratch: 0,
-        matrix: 0,
-        fma: 70,
-        other: 10,
-        scalar: 9,
-        workgroup: 2,
-        memory: 4,
+        hottest: Mix { matrix: 0, fma: 70, other: 10, scalar: 9, workgroup: 2, memory: 4 },
     };
     let work = |matrix_flops: u64, moved_bytes: u64, workgroups: u64| Work {
         matrix_flops,
@@ -200,4 +197,49 @@ fn a_launch_takes_the_longest_of_its_times() {
         model::seconds(&work(140_000_000_000, 0, 100), Some(spilled), &gpu),
         (64e9 / 0.7e12, Bound::Spills),
     );
+}
+
+/// Matrix products take the turns of their own peak, and the other instructions theirs.
+#[test]
+fn matrix_units_wait_for_the_instructions_beside_them() {
+    let hottest = Mix { matrix: 16, fma: 8, other: 100, scalar: 50, workgroup: 16, memory: 8 };
+    let mix = Some(InstructionMix { registers: 96, spills: 0, scratch: 0, hottest });
+    // Of 16 x 16 x 16 by 32 lanes, 128 turns of multiply-adds; at twice their peak 64.
+    let gpu = Gpu::parse("RTX 4090").unwrap();
+    let expected = 82.6e12 * 0.7 * (16.0 * 128.0) / (16.0 * 64.0 + 8.0 + 100.0 + 128.0 + 8.0);
+    assert!((model::product_flops_per_s(mix, &gpu) / expected - 1.0).abs() < 1e-9);
+    // At 14.8 times their peak, of which 62.9 % are reached.
+    let gpu = Gpu::parse("H100").unwrap();
+    let turns = 16.0 * 128.0 * 66.9 / (989.4 * 0.629);
+    let expected = 66.9e12 * 0.7 * (16.0 * 128.0) / (turns + 244.0);
+    assert!((model::product_flops_per_s(mix, &gpu) / expected - 1.0).abs() < 1e-9);
+}
+
+/// Products of f16 are planned on matrix units where they have such an algorithm, and every kernel of them is recorded.
+#[test]
+fn steps_in_f16_are_planned_on_matrix_units() {
+    let config = |preset, precision| {
+        TrainConfig { preset, precision, batch: 32, ..TrainConfig::default() }.with_network(&[])
+    };
+    for (name, precision, has) in [
+        ("H100", Precision::F16, true),
+        ("RTX 4090", Precision::F16, true),
+        ("RX 9070 XT", Precision::F16, true),
+        ("H100", Precision::F32, false),
+        ("M1", Precision::F16, false),
+        ("Arc B580", Precision::F16, false),
+    ] {
+        let gpu = Gpu::parse(name).unwrap();
+        let config = config(Preset::Small32, precision);
+        let run = plan(&config, &gpu, Kernels::Workgroup).unwrap();
+        let estimate = Estimate::new(&config, &run, Some(gpu)).unwrap();
+        let on_matrix_units = |op: &str| {
+            estimate.launches.iter().any(|l| l.work.op == op && l.work.kernel.contains("_matrix:"))
+        };
+        for op in ["conv2d", "conv2d_backward_weight", "linear_layers", "linear_layers_backward_input"] {
+            assert_eq!(on_matrix_units(op), has, "{op} on {name} in {precision:?}");
+        }
+        let on = estimate.on.unwrap();
+        assert!(on.unrecorded.iter().all(|kernel| !kernel.contains("_matrix:")), "{:?}", on.unrecorded);
+    }
 }

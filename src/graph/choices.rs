@@ -1,6 +1,6 @@
 //! Which of an operator's algorithms is to be used, where somebody has measured it.
 
-use super::{Candidate, Op};
+use super::{Candidate, Caps, Op, Plan};
 use crate::tensor::Spec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,6 +12,21 @@ use std::collections::BTreeMap;
 pub struct Choices(BTreeMap<String, String>);
 
 impl Choices {
+    /// For the operators of these plans: the first algorithm that is wanted, where the capabilities have one.
+    pub fn of(plans: &[&Plan], caps: &Caps, mut wanted: impl FnMut(&Candidate) -> bool) -> Self {
+        let mut choices = Self::default();
+        for plan in plans {
+            for node in &plan.graph.nodes {
+                let (inputs, outputs) = plan.graph.node_specs(node);
+                let candidates = node.op.candidates(&inputs, &outputs, caps);
+                if let Some(candidate) = candidates.iter().find(|candidate| wanted(candidate)) {
+                    choices.insert(Self::key(&*node.op, &inputs), candidate.algorithm);
+                }
+            }
+        }
+        choices
+    }
+
     /// What stands for an operator on inputs of these types and shapes.
     pub fn key(op: &dyn Op, inputs: &[Spec]) -> String {
         format!("{op:?} of {inputs:?}")

@@ -1,7 +1,7 @@
 //! An operator as a list of facts, and what the facts are made of: costs, launches as pure data, algorithms.
 
 use super::{Backward, Caps, GraphError};
-use crate::shader::{Kernel, Source, Variant};
+use crate::shader::{Extension, Kernel, Source, Variant};
 use crate::tensor::{Array, Shape, Spec, Tolerance};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -251,6 +251,12 @@ impl Candidate {
     /// An algorithm of ordinary accuracy.
     pub fn new(algorithm: &'static str, program: impl Into<Program>) -> Self {
         Self { algorithm, program: program.into(), tolerance: Tolerance::default() }
+    }
+
+    /// Whether it multiplies on matrix units.
+    pub fn on_matrix_units(&self) -> bool {
+        let mut extensions = self.program.dispatches.iter().flat_map(|d| d.variant.extensions());
+        extensions.any(|extension| extension == Extension::CooperativeMatrix)
     }
 }
 

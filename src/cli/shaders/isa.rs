@@ -4,6 +4,7 @@ use super::{DeviceArgs, Failure, find, of_runs, used, variant};
 use crate::cli::operator::OperatorArgs;
 use crate::cli::train::plan;
 use crate::diffusion::Preset;
+use crate::estimate::Gpu;
 use crate::graph::{Caps, Kernels};
 use crate::isa::{Compiler, Executable, IsaError, Mix, Property};
 use crate::nn::Precision;
@@ -19,7 +20,7 @@ pub struct IsaArgs {
     #[arg(value_name = "NAME[:ENTRY]")]
     name: Option<String>,
     /// A variant of NAME of your own, as for `shaders show`; repeatable
-    #[arg(long, value_name = "NAME=VALUE", requires = "name", conflicts_with_all = ["preset", "batch", "precision", "op"])]
+    #[arg(long, value_name = "NAME=VALUE", requires = "name", conflicts_with_all = ["preset", "batch", "precision", "on", "op"])]
     variant: Vec<String>,
     /// Kernels of a run of this network: training, held-out loss, sampling; repeatable
     #[arg(long, value_enum, value_name = "PRESET")]
@@ -30,8 +31,11 @@ pub struct IsaArgs {
     /// Type in which activations and the weights of products are stored; several are joined by commas; f32 if left out
     #[arg(long, value_enum, value_name = "PRECISION", value_delimiter = ',')]
     precision: Vec<Precision>,
+    /// Kernels that `train --dry-run --on GPU` plans there, those of matrix units too
+    #[arg(long, value_name = "GPU")]
+    on: Option<String>,
     /// Kernels of this operator, as `doctor -v` names it
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["preset", "batch", "precision"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["preset", "batch", "precision", "on"])]
     op: Option<String>,
     /// Print one JSON object, with all that the driver tells
     #[arg(long)]
@@ -88,7 +92,8 @@ fn kernels(args: &IsaArgs, device: &DeviceArgs) -> Result<Vec<Kernel>, Failure> 
     let (file, entry) = name.split_once(':').map_or((name.as_str(), None), |(f, e)| (f, Some(e)));
     let source = find(file)?;
     // A file that is named alone is looked for in all that is ever launched.
-    let of_no_run = args.preset.is_empty() && args.batch.is_empty() && args.precision.is_empty();
+    let of_no_run =
+        args.preset.is_empty() && args.batch.is_empty() && args.precision.is_empty() && args.on.is_none();
     let anywhere = of_no_run && args.op.is_none();
     let mut kernels = if anywhere { used()? } else { chosen(args, device)? };
     kernels.retain(|kernel| kernel.source == source);
@@ -124,7 +129,8 @@ fn chosen(args: &IsaArgs, device: &DeviceArgs) -> Result<BTreeSet<Kernel>, Failu
     let batches = if args.batch.is_empty() { &[16] } else { args.batch.as_slice() };
     let presets = if args.preset.is_empty() { &Preset::ALL } else { args.preset.as_slice() };
     let precisions = if args.precision.is_empty() { &[Precision::F32] } else { args.precision.as_slice() };
-    of_runs(presets, batches, precisions, |config| plan(config, device))
+    let gpu = args.on.as_deref().map(Gpu::parse).transpose().map_err(|e| format!("--on {e}"))?;
+    of_runs(presets, batches, precisions, |config| plan(config, gpu.as_ref(), device))
 }
 
 /// What the driver makes of each, on all processors.
