@@ -8,14 +8,15 @@ mod common;
 use common::training::{bits, tiny, trainer};
 use inkwash::diffusion::{Sampler, Trajectory, UNet, UNetConfig};
 use inkwash::gpu::{Blocking as _, Device, Executable, Store};
-use inkwash::graph::{Caps, Graph, Kernels, Plan, ValueId, interpret};
+use inkwash::graph::{Candidate, Caps, Choices, Graph, Kernels, Plan, State, ValueId, interpret};
 use inkwash::nn::Precision;
 use inkwash::ops::{Add, LossScale};
 use inkwash::rng::{Philox, Stream};
 use inkwash::sample::{Drawing, PictureSampler};
+use inkwash::shader::Extension;
 use inkwash::tensor::{Array, Spec};
 use inkwash::train::{Diffusion, LogRow, NetworkKind, RunPlan, TrainConfig, Trainer};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// [`tiny`] in f16.
@@ -30,77 +31,145 @@ fn relative_l2(a: &[f64], b: &[f64]) -> f64 {
     (error / b.iter().copied().fold(0.0, square)).sqrt()
 }
 
-/// Prediction and gradients of a U-Net that stores in f16, by each kind of kernels, with fusions and without, against the
-/// interpreter, which rounds nothing.
-///
-/// A number stored as f16 is off by 2^-11 = 4.9e-4 at most, by a third of that in the mean square. A gradient here has passed
-/// through some hundred such roundings on its way, up to the prediction and back down, which add up like √100 at the most: 2e-3.
-/// 1e-2 leaves room for the cancellation in group norm; weights that were mixed up, or a sum kept in f16, are off by far more.
+/// A U-Net that stores in f16, its gradients, and what the interpreter, which rounds nothing, makes of both.
+struct Network {
+    unet: UNet,
+    graph: Graph,
+    weights: State,
+    initial: Vec<f32>,
+    inputs: Vec<(ValueId, Array)>,
+    prediction: ValueId,
+    gradients: ValueId,
+    exact: Vec<Array>,
+}
+
+impl Network {
+    fn new() -> Self {
+        // 128 channels in the lower level: where query, key and value, and time projections, are joined to one product.
+        let config = UNetConfig {
+            num_class_embeds: Some(3),
+            block_out_channels: vec![16, 128],
+            ..tiny().unet_config(0)
+        };
+        let unet = UNet::new(&config).unwrap().in_precision(Precision::F16);
+        let mut graph = Graph::new();
+        let weights = unet.parameters.state("weights");
+        let flat = graph.state(&weights);
+        let views = unet.parameters.views(&mut graph, flat).unwrap();
+        let x = graph.input("x", Spec::f32([2, 8, 8, 1]));
+        let t = graph.input("t", Spec::f32([2]));
+        let labels = graph.input("labels", Spec::u32([2]));
+        let prediction = unet.forward(&mut graph, &views, x, t, Some(labels)).unwrap();
+        assert_eq!(*graph.spec(prediction), Spec::f32([2, 8, 8, 1]));
+        graph.output("prediction", prediction);
+        let seed = graph.input("seed", graph.spec(prediction).clone());
+        let gradients = graph.backward(Add, &[(prediction, seed)], &views).unwrap();
+        let gradients: Vec<ValueId> = views.iter().map(|v| gradients[v]).collect();
+        assert!(gradients.iter().all(|&g| graph.spec(g).dtype.name() == "f32"));
+        let gradients = unet.parameters.pack(&mut graph, &gradients).unwrap();
+        graph.output("gradients", gradients);
+
+        let initial = unet.parameters.initial(1);
+        let mut rng = Philox::new(4, Stream::Cases, 0);
+        let mut normal = |value: ValueId| Array::from_fn(graph.shape(value), |_| rng.normal());
+        let inputs = vec![
+            (x, normal(x)),
+            (seed, normal(seed)),
+            (t, Array::new([2], vec![100.0, 700.0])),
+            (labels, Array::new([2], vec![2.0, 0.0])),
+        ];
+        let mut given: HashMap<ValueId, Array> = inputs.iter().cloned().collect();
+        given.insert(flat, Array::new([initial.len()], initial.iter().map(|&w| w.into()).collect()));
+        let exact = interpret(&graph, &given);
+        Self { unet, graph, weights, initial, inputs, prediction, gradients, exact }
+    }
+
+    /// Runs a plan of it so many times, which must give the same bits, and compares them with the interpreter's.
+    ///
+    /// A number stored as f16 is off by 2^-11 = 4.9e-4 at most, by a third of that in the mean square. A gradient here has passed
+    /// through some hundred such roundings on its way, up to the prediction and back down, which add up like √100 at the most:
+    /// 2e-3. 1e-2 leaves room for the cancellation in group norm; weights that were mixed up, or a sum kept in f16, are off by far
+    /// more.
+    fn check(&self, device: &Arc<Device>, plan: Plan, title: &str, runs: usize) {
+        let store = Store::new(device);
+        store.write(&self.weights, &self.initial).unwrap();
+        let executable = Executable::new(&store, plan).block_on().unwrap();
+        self.inputs.iter().for_each(|(value, numbers)| executable.write_values(*value, &numbers.data));
+        let run = || {
+            executable.run().block_on().unwrap();
+            [self.prediction, self.gradients].map(|value| executable.read_values(value).block_on().unwrap())
+        };
+        let [prediction, gradients] = run();
+        for number in 1..runs {
+            assert!(run() == [prediction.clone(), gradients.clone()], "{title}: run {number} has other bits");
+        }
+        let of_prediction = relative_l2(&prediction, &self.exact[self.prediction.0].data);
+        let expected = &self.exact[self.gradients.0].data;
+        let of_all = relative_l2(&gradients, expected);
+        println!("{title}: prediction {of_prediction:.1e}, gradients {of_all:.1e}");
+        assert!(of_prediction < 1e-2 && of_all < 1e-2);
+        let mut worst: f64 = 0.0;
+        // Each parameter, but for the biases of `to_k`, whose gradient is rounding: the softmax does not see them.
+        for p in self.unet.parameters.iter().filter(|p| !p.name.ends_with("to_k.bias")) {
+            let range = p.offset..p.offset + p.elements();
+            let error = relative_l2(&gradients[range.clone()], &expected[range]);
+            worst = worst.max(error);
+            assert!(error < 1e-2, "{title}: {} is off by {error:.1e}", p.name);
+        }
+        println!("the worst parameter: {worst:.1e}");
+    }
+}
+
+/// Prediction and gradients by each kind of kernels, with fusions and without.
 #[test]
 fn gradients_are_those_of_the_interpreter() {
     let Some(device) = common::open_device().filter(|device| device.caps.features.f16) else {
         common::skip("no device with f16");
         return;
     };
-    // 128 channels in the lower level: where query, key and value, and time projections, are joined to one product.
-    let config =
-        UNetConfig { num_class_embeds: Some(3), block_out_channels: vec![16, 128], ..tiny().unet_config(0) };
-    let unet = UNet::new(&config).unwrap().in_precision(Precision::F16);
-    let mut graph = Graph::new();
-    let weights = unet.parameters.state("weights");
-    let flat = graph.state(&weights);
-    let views = unet.parameters.views(&mut graph, flat).unwrap();
-    let x = graph.input("x", Spec::f32([2, 8, 8, 1]));
-    let t = graph.input("t", Spec::f32([2]));
-    let labels = graph.input("labels", Spec::u32([2]));
-    let prediction = unet.forward(&mut graph, &views, x, t, Some(labels)).unwrap();
-    assert_eq!(*graph.spec(prediction), Spec::f32([2, 8, 8, 1]));
-    graph.output("prediction", prediction);
-    let seed = graph.input("seed", graph.spec(prediction).clone());
-    let gradients = graph.backward(Add, &[(prediction, seed)], &views).unwrap();
-    let gradients: Vec<ValueId> = views.iter().map(|v| gradients[v]).collect();
-    assert!(gradients.iter().all(|&g| graph.spec(g).dtype.name() == "f32"));
-    let packed = unet.parameters.pack(&mut graph, &gradients).unwrap();
-    graph.output("gradients", packed);
-
-    let initial = unet.parameters.initial(1);
-    let mut rng = Philox::new(4, Stream::Cases, 0);
-    let mut normal = |value: ValueId| Array::from_fn(graph.shape(value), |_| rng.normal());
-    let inputs = [
-        (x, normal(x)),
-        (seed, normal(seed)),
-        (t, Array::new([2], vec![100.0, 700.0])),
-        (labels, Array::new([2], vec![2.0, 0.0])),
-    ];
-    let mut given: HashMap<ValueId, Array> = inputs.iter().cloned().collect();
-    given.insert(flat, Array::new([initial.len()], initial.iter().map(|&w| w.into()).collect()));
-    let exact = interpret(&graph, &given);
-
+    let network = Network::new();
     for caps in device.caps.variants() {
         for fusion in [true, false] {
-            let store = Store::new(&device);
-            store.write(&weights, &initial).unwrap();
-            let plan = Plan::new(graph.clone(), &caps.clone().with_fusion(fusion)).unwrap();
+            let plan = Plan::new(network.graph.clone(), &caps.clone().with_fusion(fusion)).unwrap();
             assert!(!fusion || plan.fusions.iter().all(|f| f.count > 2), "{:?}", plan.fusions);
-            let executable = Executable::new(&store, plan).block_on().unwrap();
-            inputs.iter().for_each(|(value, numbers)| executable.write_values(*value, &numbers.data));
-            executable.run().block_on().unwrap();
-            let read = |value: ValueId| executable.read_values(value).block_on().unwrap();
-            let (found, expected) = (read(packed), &exact[packed.0].data);
-            let of_prediction = relative_l2(&read(prediction), &exact[prediction.0].data);
-            let of_all = relative_l2(&found, expected);
-            println!("{caps}, fusion {fusion}: prediction {of_prediction:.1e}, gradients {of_all:.1e}");
-            assert!(of_prediction < 1e-2 && of_all < 1e-2);
-            let mut worst: f64 = 0.0;
-            // Each parameter, but for the biases of `to_k`, whose gradient is rounding: the softmax does not see them.
-            for p in unet.parameters.iter().filter(|p| !p.name.ends_with("to_k.bias")) {
-                let range = p.offset..p.offset + p.elements();
-                let error = relative_l2(&found[range.clone()], &expected[range]);
-                worst = worst.max(error);
-                assert!(error < 1e-2, "{caps}, fusion {fusion}: {} is off by {error:.1e}", p.name);
-            }
-            println!("the worst parameter: {worst:.1e}");
+            network.check(&device, plan, &format!("{caps}, fusion {fusion}"), 1);
         }
+    }
+}
+
+/// The same with matrix units wherever an operator has an algorithm that uses them, twenty times.
+#[test]
+fn gradients_on_matrix_units_are_those_of_the_interpreter() {
+    let Some(device) = common::open_device() else { return };
+    if ![8, 16].iter().any(|&side| device.caps.features.multiplies_f16(side)) {
+        common::skip("the device has no matrix units");
+        return;
+    }
+    let network = Network::new();
+    for fusion in [true, false] {
+        let mut caps = device.caps.clone().with_fusion(fusion);
+        let of_rule = Plan::new(network.graph.clone(), &caps).unwrap();
+        caps.choices = Choices::of(&[&of_rule], &caps, Candidate::on_matrix_units).into();
+        let plan = Plan::new(network.graph.clone(), &caps).unwrap();
+        let on_matrix_units: BTreeSet<&str> = plan
+            .launches
+            .iter()
+            .filter(|launch| launch.dispatch.variant.extensions().any(|e| e == Extension::CooperativeMatrix))
+            .map(|launch| plan.graph.nodes[launch.node].op.name())
+            .collect();
+        let mut expected = vec!["conv2d", "conv2d_backward_input", "conv2d_backward_weight", "linear"];
+        expected.extend(["linear_backward_input", "linear_backward_weight"]);
+        if fusion {
+            expected.extend([
+                "linear_layers",
+                "linear_layers_backward_input",
+                "linear_layers_backward_weight",
+            ]);
+        }
+        for op in expected {
+            assert!(on_matrix_units.contains(op), "{op} is none of {on_matrix_units:?}");
+        }
+        network.check(&device, plan, &format!("matrix units, fusion {fusion}"), 20);
     }
 }
 
