@@ -24,17 +24,25 @@ pub(super) fn measured_choices(
         );
         observe(&TrainEvent::Note { message: &message });
     })?;
-    if tuning.measured > 0 {
-        let Tuning { measured, changed, ref refused, seconds, .. } = tuning;
-        let mut message =
-            format!("{measured} operators were measured in {seconds:.1} s; {changed} get another algorithm");
-        if !refused.is_empty() {
-            let names: Vec<&str> = refused.iter().map(String::as_str).collect();
-            message += &format!(
-                ". Faster, but of other values on this device, and not used: {} (`inkwash doctor` shows more)",
-                names.join(", ")
-            );
-        }
+    let Tuning { checked, measured, changed, ref refused, seconds, .. } = tuning;
+    let mut parts = Vec::new();
+    if measured > 0 {
+        parts.push(format!("{measured} operators were measured; {changed} get another algorithm"));
+    }
+    if checked > 0 {
+        parts.push(format!(
+            "{checked} algorithms that were kept from an earlier run were compared with the ordinary ones"
+        ));
+    }
+    if !refused.is_empty() {
+        let names: Vec<&str> = refused.iter().map(String::as_str).collect();
+        parts.push(format!(
+            "faster, but of other values on this device, and not used: {} (`inkwash doctor` shows more)",
+            names.join(", ")
+        ));
+    }
+    if !parts.is_empty() {
+        let message = format!("{}; {seconds:.1} s", parts.join("; "));
         observe(&TrainEvent::Note { message: &message });
     }
     Ok(tuning.choices)
