@@ -65,7 +65,8 @@ enum Command {
 /// Which device runs the kernels.
 #[derive(Clone, Debug, Args)]
 struct DeviceArgs {
-    /// Adapter, by part of its name or by its number in `inkwash doctor`
+    /// Adapter, by part of its name or by its number in `inkwash doctor`; ranks of one machine (`mpirun`) take the next ones, or
+    /// those of a list as in 0,2
     #[arg(long, global = true, env = "INKWASH_DEVICE", value_name = "NAME|INDEX", help_heading = "Device")]
     device: Option<String>,
     /// Graphics interface: vulkan, metal, dx12 or gl
@@ -111,8 +112,14 @@ impl DeviceArgs {
     }
 
     fn open(&self) -> Result<Arc<Device>, GpuError> {
+        self.open_for(0)
+    }
+
+    /// The device of a process among those that share this machine.
+    fn open_for(&self, local_rank: usize) -> Result<Arc<Device>, GpuError> {
         Device::open(&Choice {
             device: self.device.clone(),
+            local_rank,
             backend: self.backend.clone(),
             kernels: self.kernels(),
             no_fusion: self.no_fusion,

@@ -2,17 +2,18 @@
 
 use super::configuration::{of_new_run, of_resumed_run};
 use super::progress::{Bar, TrainProgress, describe, describe_fusions};
-use super::{DeviceArgs, Failure, interruption};
+use super::{DeviceArgs, Failure, in_words, interruption, printable};
 use crate::estimate::{self, Estimate, Gpu};
 use crate::graph::{Caps, Kernels, Limits};
 use crate::nn::Precision;
-use crate::train::{Inherited, RunOptions, RunPlan, TrainConfig, TrainEvent, open_data, train};
+use crate::train::{Group, Inherited, RunOptions, RunPlan, TrainConfig, TrainEvent, open_data, train};
 use crate::tune::Effort;
 use clap::ArgMatches;
 use indicatif::HumanBytes;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
@@ -44,20 +45,52 @@ pub struct TrainArgs {
     /// With --dry-run: print one JSON object (docs/profiling.md)
     #[arg(long, requires = "dry_run")]
     json: bool,
+    /// Under mpirun: seconds after which a rank that is not heard of ends the job
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(2..=86_400))]
+    rank_timeout: u64,
+    /// Under a launcher of parallel jobs: train alone, not together with the other processes
+    #[arg(long)]
+    alone: bool,
     /// Print nothing but errors and warnings
     #[arg(long, short)]
     quiet: bool,
 }
 
+/// Joins the other ranks, if there are any, and trains. An error of one ends all.
 pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Result<ExitCode, Failure> {
+    let group = if args.alone || args.dry_run {
+        Group::alone()
+    } else {
+        Group::join(Duration::from_secs(args.rank_timeout))?
+    };
+    let ended = run_in(&group, args, matches, device);
+    match &ended {
+        Ok(_) => group.finish(),
+        Err(e) => group.fail(&printable(&in_words(&**e))),
+    }
+    ended
+}
+
+fn run_in(
+    group: &Group,
+    args: &TrainArgs,
+    matches: &ArgMatches,
+    device: &DeviceArgs,
+) -> Result<ExitCode, Failure> {
+    let quiet = args.quiet || !group.is_first();
     let (config, inherited) = match &args.resume {
-        Some(folder) => (of_resumed_run(folder, &args.config, matches)?, Inherited::default()),
+        Some(folder) => {
+            // The first rank's, for the others may not see the folder.
+            group.agree("set of flags", &toml::to_string(&args.config)?)?;
+            let config = group.share(|| of_resumed_run(folder, &args.config, matches))?;
+            (config, Inherited::default())
+        }
         None => of_new_run(args.file.as_deref(), &args.config, matches)?,
     };
-    for warning in &inherited.warnings {
+    for warning in inherited.warnings.iter().filter(|_| group.is_first()) {
         eprintln!("warning: {warning}");
     }
-    if !args.quiet && !args.json {
+    if !quiet && !args.json {
         inherited.notes.iter().for_each(|note| println!("note            {note}"));
     }
     let config = TrainConfig { fusion: config.fusion && !device.no_fusion, ..config };
@@ -71,9 +104,9 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         (None, None) => return Err("give --out DIR or --resume DIR".into()),
     };
     let interrupted = interruption("writing a checkpoint");
-    let mut progress = TrainProgress::new(args.quiet);
+    let mut progress = TrainProgress::new(quiet);
     let mut nothing_to_do = false;
-    let pictures = if args.quiet { Bar::hidden() } else { Bar::new(0, "picture") };
+    let pictures = if quiet { Bar::hidden() } else { Bar::new(0, "picture") };
     let data_progress = |done: usize, all: usize| {
         pictures.set_length(all as u64);
         pictures.set_position(done as u64);
@@ -84,10 +117,11 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         data_progress: &data_progress,
         tune: args.tune,
         cache: device.cache(),
+        group: group.clone(),
         ..RunOptions::new(&out)
     };
     train(
-        || device.open(),
+        || device.open_for(group.local_rank()),
         &config,
         &options,
         &interrupted,
@@ -101,17 +135,20 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
         },
     )?;
     if nothing_to_do {
-        if !args.quiet {
+        if !quiet {
             println!("to go on        inkwash train --resume {} --steps N", out.display());
         }
         return Ok(ExitCode::SUCCESS);
     }
     print!("{}", progress.skipped());
-    if interrupted.load(Ordering::Relaxed) {
+    if group.any(interrupted.load(Ordering::Relaxed)) {
+        if !group.is_first() {
+            return Ok(ExitCode::from(130));
+        }
         eprintln!("stopped early; go on with: inkwash train --resume {}", out.display());
         return Ok(ExitCode::from(130));
     }
-    if !args.quiet {
+    if !quiet {
         println!("run             {}", out.display());
         if config.network.draws_pictures() {
             println!("samples         {}", out.join("samples").display());

@@ -39,24 +39,26 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts at batch `first_batch`; a run resumed at batch k sees what the run before it would have.
+    /// Starts at batch `first_batch`, of which every `stride`-th follows; a run resumed at batch k sees what the run before it
+    /// would have.
     ///
     /// # Panics
     ///
-    /// If the data set is empty or `batch` is zero.
+    /// If the data set is empty or `batch` or `stride` is zero.
     pub fn new(
         dataset: Arc<Dataset>,
         batch: usize,
         seed: u64,
         augment: AugmentOptions,
         first_batch: u64,
+        stride: usize,
     ) -> Self {
         check(&dataset, batch);
         let (sender, receiver) = sync_channel(PREFETCH);
         let thread = thread::spawn(move || {
             let mut order = Order::new(dataset.len(), seed);
             // Sending fails once the loader is gone.
-            for k in first_batch.. {
+            for k in (first_batch..).step_by(stride) {
                 if sender.send(assemble(&dataset, batch, &mut order, augment, k)).is_err() {
                     break;
                 }
@@ -205,9 +207,9 @@ mod tests {
     #[test]
     fn a_resumed_loader_sees_the_same_batches() {
         let data = glyphs(23);
-        let mut straight = Loader::new(data.clone(), 5, 9, AUGMENT, 0);
+        let mut straight = Loader::new(data.clone(), 5, 9, AUGMENT, 0, 1);
         let all: Vec<Batch> = (0..12).map(|_| straight.next()).collect();
-        let mut resumed = Loader::new(data.clone(), 5, 9, AUGMENT, 7);
+        let mut resumed = Loader::new(data.clone(), 5, 9, AUGMENT, 7, 1);
         for (k, batch) in (0..).zip(&all) {
             assert_eq!(*batch, batch_at(&data, 5, 9, AUGMENT, k));
             if k >= 7 {
@@ -238,7 +240,7 @@ mod tests {
     fn plain_batches_are_the_pictures_and_flips_mirror_them() {
         let data = glyphs(40);
         let stride = 8 * 12 * 3;
-        let plain = batch_at(&data, 40, 2, AugmentOptions::default(), 0);
+        let plain = batch_at(&data, 40, 2, AugmentOptions::default(), 0, 1);
         let flip = AugmentOptions { flip: true, crop_padding: 0 };
         let flipped = batch_at(&data, 40, 2, flip, 0);
         assert_eq!((plain.images.len(), &plain.indices), (40 * stride, &flipped.indices));
@@ -271,7 +273,7 @@ mod tests {
     #[test]
     fn dropping_a_loader_ends_its_thread() {
         let data = glyphs(10);
-        drop(Loader::new(data.clone(), 4, 1, AUGMENT, 0));
+        drop(Loader::new(data.clone(), 4, 1, AUGMENT, 0, 1));
         // Drop joins, so the thread's share of the data set is gone.
         assert_eq!(Arc::strong_count(&data), 1);
     }

@@ -167,6 +167,16 @@ pub struct Dataset {
 }
 
 impl Dataset {
+    /// What tells two sets of pictures apart: how many there are, their size, and a checksum of pixels, labels and order.
+    pub fn fingerprint(&self) -> String {
+        let mut checksum = crc32fast::Hasher::new();
+        checksum.update(&self.pixels);
+        self.labels.iter().for_each(|label| checksum.update(&label.to_le_bytes()));
+        self.rows.iter().for_each(|&row| checksum.update(&(row as u64).to_le_bytes()));
+        let Self { height, width, channels, .. } = self;
+        format!("{} pictures {height}x{width}x{channels}, checksum {:08x}", self.len(), checksum.finalize())
+    }
+
     /// Opens `spec`: `builtin:glyphs`, or the path of
     ///
     /// - a folder or zip file of pictures (told by content), visited recursively in sorted order; where it has

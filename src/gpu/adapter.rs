@@ -53,6 +53,12 @@ fn rank(adapter: &wgpu::Adapter) -> u8 {
     }
 }
 
+/// How many of the adapters, the best of which come first, are of the first one's kind.
+pub(super) fn of_best_kind(found: &[wgpu::Adapter]) -> usize {
+    let best = found.first().map(rank);
+    found.iter().take_while(|adapter| Some(rank(adapter)) == best).count().max(1)
+}
+
 pub(super) async fn adapters(backend: Option<&str>) -> Result<Vec<wgpu::Adapter>, GpuError> {
     let found = adapters_of(backends(backend)?).await;
     // OpenGL only where there is nothing better: it has fewer limits, and asking for it makes some drivers

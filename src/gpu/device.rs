@@ -1,6 +1,6 @@
 //! An open device: its queue, its buffers, and how many submissions it is behind.
 
-use super::adapter::{Info, adapters, describe, plan_features, plan_limits, remedy};
+use super::adapter::{Info, adapters, describe, of_best_kind, plan_features, plan_limits, remedy};
 use super::error::Failure;
 use super::faults::{Call, Faults};
 use super::pace::Pace;
@@ -78,9 +78,11 @@ impl Device {
             return Err(GpuError::NoAdapter(remedy()));
         }
         let index = match &choice.device {
-            None => 0,
+            None => choice.local_rank % of_best_kind(&found),
             Some(wanted) => {
-                let by_index = wanted.parse::<usize>().ok().filter(|&i| i < found.len());
+                let numbers: Option<Vec<usize>> = wanted.split(',').map(|i| i.trim().parse().ok()).collect();
+                let by_index =
+                    numbers.map(|all| all[choice.local_rank % all.len()]).filter(|&i| i < found.len());
                 let by_name = || {
                     let wanted = wanted.to_lowercase();
                     found.iter().position(|a| a.get_info().name.to_lowercase().contains(&wanted))

@@ -36,8 +36,12 @@ use std::sync::Arc;
 /// Which device to use.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
-    /// Part of an adapter's name (any case), or its number in the list of `inkwash doctor`.
+    /// Part of an adapter's name (any case), or its number in the list of `inkwash doctor`; or several numbers with commas,
+    /// for processes that share a machine.
     pub device: Option<String>,
+    /// The number of this process among those that share a machine: each takes the next of the numbers, or of the adapters of
+    /// the best kind, and begins again at the first where there are fewer.
+    pub local_rank: usize,
     /// `vulkan`, `metal`, `dx12` or `gl`.
     pub backend: Option<String>,
     /// Overrides the algorithms that suit the device.

@@ -40,7 +40,8 @@ pub(super) fn train<T: Task>(
     let initial = task.network().parameters().initial(config.seed);
     let mut trainer = Trainer::new(&lab.device, task, config.step_options()).block_on()?;
     trainer.set_parameters(&initial)?;
-    let mut loader = Loader::new(pictures.clone(), config.batch, config.seed, AugmentOptions::default(), 0);
+    let mut loader =
+        Loader::new(pictures.clone(), config.batch, config.seed, AugmentOptions::default(), 0, 1);
     while trainer.next_step() < config.steps {
         let step = trainer.next_step();
         trainer.step(&config.hyper(step), || batch_of(loader.next(), step)).block_on()?;

@@ -1,6 +1,6 @@
 //! `checkpoints/step-NNNNNN.safetensors`: all that is needed to go on from a step.
 
-use super::{FolderError, ModelFolder, Pictures};
+use super::{FolderError, Group, ModelFolder, Pictures};
 use crate::io::tensor_file::{self, TensorFile};
 use crate::io::{FileError, shortened};
 use crate::model::{flat, tensors};
@@ -30,6 +30,27 @@ impl Checkpoint {
         let zeros = vec![0.0; weights.len()];
         let states = [weights.clone(), zeros.clone(), zeros, weights];
         Self { next_step: 0, steps_taken: 0, loss_scale: None, pictures: None, states }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Checkpoint {
+    /// Becomes that of the first rank, but for its pictures.
+    pub(super) fn share(&mut self, group: &Group) {
+        let (next_step, steps_taken) = (self.next_step, self.steps_taken);
+        let scale = self.loss_scale.map(|scale| scale.words().to_vec());
+        let numbers = group.share(|| Ok::<_, std::convert::Infallible>((next_step, steps_taken, scale)));
+        let Ok((next_step, steps_taken, scale)) = numbers;
+        (self.next_step, self.steps_taken) = (next_step, steps_taken);
+        self.loss_scale = scale.map(|words| LossScale::from_words(&words));
+        self.states.iter_mut().for_each(|state| group.share_numbers(state));
+    }
+
+    /// What tells two of them apart.
+    pub(super) fn fingerprint(&self) -> String {
+        let of = |state: &Vec<f32>| format!("{:08x}", crc32fast::hash(bytemuck::cast_slice(state)));
+        let states = self.states.each_ref().map(of).join(" ");
+        format!("{} numbers each, of checksums {states}, after step {}", self.states[0].len(), self.next_step)
     }
 }
 

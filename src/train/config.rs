@@ -1,6 +1,6 @@
 //! Everything that decides a training run: flags, configuration file and checkpoint are this one struct.
 
-use super::StepOptions;
+use super::{Group, StepOptions};
 use crate::classifier::ClassifierConfig;
 use crate::data::{ClassLabels, Damaged};
 use crate::diffusion::{
@@ -483,6 +483,7 @@ impl TrainConfig {
             optimizer: self.optimizer(),
             fusion: self.fusion,
             choices: Arc::default(),
+            group: Group::alone(),
         }
     }
 

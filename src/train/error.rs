@@ -1,6 +1,6 @@
 //! What ends a run that cannot go on.
 
-use super::FolderError;
+use super::{FolderError, GroupError};
 use crate::data::DataError;
 use crate::gpu::{GpuError, RunError};
 use crate::io::FileError;
@@ -28,6 +28,9 @@ pub enum TrainError {
     /// The run folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// The processes that train together.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// The output folder is taken.
     #[error(
         "{0} already holds files; choose another --out, or go on with the run in it by `inkwash train --resume {0}`"

@@ -83,12 +83,17 @@ impl<T: Task<Batch = PictureBatch>> Evaluation<T> {
     /// Measures. The noise is that of a seed of its own, the same at every call.
     pub(super) fn measure(&self, trainer: &Trainer<T>) -> Result<HeldOut, RunError> {
         let (batch, seed) = (trainer.options.batch, trainer.options.seed);
-        let (mut sum, mut right) = (0.0, None);
-        for (k, first) in (0u64..).zip((0..self.count).step_by(batch)) {
+        let group = &trainer.options.group;
+        // Losses and hits by batch; each rank measures some, and the others' are zero until they are summed.
+        let batches = self.count.div_ceil(batch);
+        let mut measured = vec![0.0; 2 * batches];
+        let ours = (0..batches).skip(group.rank()).step_by(group.size());
+        for k in ours {
+            let first = k * batch;
             let size = batch.min(self.count - first);
             let [whole, rest] = &self.parts;
             let Some(part) = (if size == batch { whole } else { rest }) else { continue };
-            let all = batch_at(&self.pictures, batch, seed, AugmentOptions::default(), k);
+            let all = batch_at(&self.pictures, batch, seed, AugmentOptions::default(), k as u64);
             let (mut images, mut labels) = (all.images, all.labels);
             images.truncate(images.len() / batch * size);
             labels.truncate(size);
@@ -100,18 +105,27 @@ impl<T: Task<Batch = PictureBatch>> Evaluation<T> {
                 part.executable.write_u32(step, &words.words());
             }
             part.executable.run().block_on()?;
-            // In batches, not in pictures: of whole batches this is their mean to the last bit.
-            sum += f64::from(part.executable.read(part.loss).block_on()?[0]) * (size as f64 / batch as f64);
+            measured[k] = part.executable.read(part.loss).block_on()?[0];
             if let Some(logits) = part.logits {
                 let scores = part.executable.read(logits).block_on()?;
                 let rows = scores.chunks_exact(scores.len() / size);
                 let hits = rows.zip(&items.1).filter(|(row, label)| best(row) == **label as usize).count();
-                *right.get_or_insert(0) += hits;
+                measured[batches + k] = hits as f32;
             }
         }
-        let batches = self.count as f64 / batch as f64;
-        let accuracy = right.map(|right| right as f64 / self.count as f64);
-        Ok(HeldOut { loss: sum / batches, accuracy })
+        group.sum(&mut measured);
+        let (losses, hits) = measured.split_at(batches);
+        let sizes = (0..batches).map(|k| batch.min(self.count - k * batch));
+        // In batches, not in pictures: of whole batches this is their mean to the last bit.
+        let sum: f64 = losses
+            .iter()
+            .zip(sizes)
+            .map(|(&loss, size)| f64::from(loss) * (size as f64 / batch as f64))
+            .sum();
+        let scores_classes = self.parts.iter().flatten().any(|part| part.logits.is_some());
+        let right: f64 = hits.iter().copied().map(f64::from).sum();
+        let accuracy = scores_classes.then(|| right / self.count as f64);
+        Ok(HeldOut { loss: sum / (self.count as f64 / batch as f64), accuracy })
     }
 
     /// Device bytes of its plans, without the states.

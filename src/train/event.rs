@@ -1,6 +1,6 @@
 //! What a run is asked beside its configuration, and what it tells.
 
-use super::{LogRow, RunPlan, TrainConfig};
+use super::{Group, LogRow, RunPlan, TrainConfig};
 use crate::data::{self, Report};
 use crate::gpu::Info;
 use crate::tune::Effort;
@@ -21,6 +21,8 @@ pub struct RunOptions<'a> {
     pub tune: Option<Effort>,
     /// The folder that keeps what was measured, if it is to be kept.
     pub cache: Option<PathBuf>,
+    /// The processes that train together. The first of them writes the folder and tells the events.
+    pub group: Group,
 }
 
 impl RunOptions<'_> {
@@ -33,6 +35,7 @@ impl RunOptions<'_> {
             data_progress: &|_, _| (),
             tune: None,
             cache: None,
+            group: Group::alone(),
         }
     }
 }

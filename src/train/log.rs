@@ -3,6 +3,7 @@
 use super::evaluation::HeldOut;
 use super::{LogRow, Pictures, Skipped};
 use crate::io::{FileError, JsonLines, jsonl};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ pub(super) struct Log {
 }
 
 /// What the log holds of the steps before.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Before {
     /// Whether the held-out pictures were measured after the last of them.
     pub held_out: bool,

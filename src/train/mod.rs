@@ -2,6 +2,8 @@
 //!
 //! The loop works on folders and waits for the device, so a browser, which has its own, does without it.
 
+#[cfg(not(target_arch = "wasm32"))]
+mod beginning;
 mod checkpoint;
 #[cfg(not(target_arch = "wasm32"))]
 mod choices;
@@ -20,6 +22,7 @@ mod event;
 mod folder;
 #[cfg(not(target_arch = "wasm32"))]
 mod grid;
+mod group;
 #[cfg(not(target_arch = "wasm32"))]
 mod init;
 #[cfg(not(target_arch = "wasm32"))]
@@ -29,6 +32,8 @@ mod loss_curve;
 #[cfg(not(target_arch = "wasm32"))]
 mod open_data;
 mod open_model;
+#[cfg(not(target_arch = "wasm32"))]
+mod output;
 mod pictures;
 #[cfg(not(target_arch = "wasm32"))]
 mod plan;
@@ -54,6 +59,7 @@ pub use event::{RunOptions, Skipped, TrainEvent};
 pub use folder::{FolderError, ModelFolder, built_in_model, open_classifier};
 #[cfg(not(target_arch = "wasm32"))]
 pub use grid::grid_columns;
+pub use group::{Group, GroupError};
 #[cfg(not(target_arch = "wasm32"))]
 pub use init::{Inherited, open_initial_model};
 #[cfg(feature = "charts")]

@@ -1,25 +1,27 @@
 //! The training loop: pictures in, run folder out, with interruption and resumption. It sends its events to an
 //! observer; nothing is printed here.
 
-use super::checkpoint::CheckpointFile;
+use super::beginning::Beginning;
 use super::choices::measured_choices;
 use super::divergence::{Skips, first_not_finite};
 use super::evaluation::Evaluation;
 use super::grid::GridSampler;
+use super::group::Group;
 use super::init::Initial;
-use super::log::{self, Log};
+use super::log::{self, Before, Log};
 use super::open_data::{check_labels, class_difference};
+use super::output::Output;
 use super::plan::{PictureTask, classification, diffusion};
-use super::run_folder::{Contents, DATA, Held};
+use super::run_folder::DATA;
 use super::warnings::{learning_rate_jump, other_pictures, other_shaders, warnings};
 use super::{
-    Checkpoint, FolderError, ModelFolder, NetworkKind, Pictures, RunOptions, RunPlan, Skipped, StepOptions,
-    TrainConfig, TrainError, TrainEvent, Trainer, open_data_reporting,
+    Checkpoint, ModelFolder, NetworkKind, Pictures, RunOptions, RunPlan, Skipped, StepOptions, TrainConfig,
+    TrainError, TrainEvent, Trainer, open_data_reporting,
 };
 use crate::data::{AugmentOptions, Dataset, Loader, Report, batch_at};
 use crate::gpu::{Blocking as _, Device, GpuError};
 use crate::graph::Caps;
-use crate::io::{FileError, write_json};
+use crate::io::write_json;
 use crate::shader::Folder;
 use crate::tune::Effort;
 use serde_json::json;
@@ -45,18 +47,26 @@ pub fn train(
     interrupted: &AtomicBool,
     mut observe: impl FnMut(&TrainEvent),
 ) -> Result<ModelFolder, TrainError> {
-    let observe = &mut observe;
-    config.validate()?;
-    let folder = ModelFolder::new(&options.out);
-    let beginning = if options.resume {
-        match Beginning::resumed(&folder, config, options.from_step, observe)? {
-            Some(beginning) => beginning,
-            None => return Ok(folder),
+    let group = &options.group;
+    let observe = &mut |event: &TrainEvent| {
+        if group.is_first() {
+            observe(event);
         }
-    } else {
-        Beginning::new(&folder, observe)?
     };
+    config.validate()?;
+    group.rounds(config.accumulate)?;
+    let folder = ModelFolder::new(&options.out);
+    let beginning = if !group.is_first() {
+        Some(Beginning::default())
+    } else if options.resume {
+        Beginning::resumed(&folder, config, options.from_step, observe)?
+    } else {
+        Some(Beginning::new(&folder, observe)?)
+    };
+    let is_done = group.share(|| Ok::<_, TrainError>(beginning.is_none()))?;
+    let Some(beginning) = beginning.filter(|_| !is_done) else { return Ok(folder) };
     let accepted = Accepted::new(folder, config, options, beginning, observe)?;
+    accepted.agree(group)?;
     match accepted.config.network {
         NetworkKind::Unet => {
             let task = diffusion(&accepted.config)?;
@@ -69,78 +79,7 @@ pub fn train(
     }
 }
 
-type Observer<'a> = dyn FnMut(&TrainEvent) + 'a;
-
-/// Where a run begins.
-struct Beginning {
-    /// Where it goes on.
-    checkpoint: Option<CheckpointFile>,
-    /// The configuration that the run had, if it is one that goes on.
-    had: Option<TrainConfig>,
-    /// None where nobody has trained yet.
-    held: Option<Held>,
-}
-
-impl Beginning {
-    /// A new run.
-    fn new(folder: &ModelFolder, observe: &mut Observer) -> Result<Self, TrainError> {
-        let held = match folder.contents()? {
-            Contents::Nothing => None,
-            Contents::Begun => {
-                let held = folder.hold_early()?;
-                let message = format!(
-                    "{} holds a run that ended before its first checkpoint; a new one takes its place",
-                    folder.path().display()
-                );
-                observe(&TrainEvent::Note { message: &message });
-                held
-            }
-            Contents::Other => return Err(TrainError::OutputTaken(folder.path().to_path_buf())),
-        };
-        Ok(Self { checkpoint: None, had: None, held })
-    }
-
-    /// A run that goes on; `None`, said, if there is nothing left to do for it.
-    fn resumed(
-        folder: &ModelFolder,
-        config: &TrainConfig,
-        from_step: Option<u32>,
-        observe: &mut Observer,
-    ) -> Result<Option<Self>, TrainError> {
-        if folder.contents()? == Contents::Nothing {
-            return Err(FolderError::NotARun { path: folder.path().to_path_buf() }.into());
-        }
-        let held = folder.hold_early()?;
-        let checkpoint = match folder.open_checkpoint(from_step) {
-            Ok(checkpoint) => Some(checkpoint),
-            Err(FolderError::NoCheckpoint { .. }) if folder.contents()? == Contents::Begun => None,
-            Err(e) => return Err(e.into()),
-        };
-        if let Some(checkpoint) = &checkpoint
-            && from_step.is_none()
-            && folder.is_done(config, checkpoint)?
-        {
-            folder.remove_abandoned();
-            observe(&TrainEvent::NothingToDo { step: checkpoint.next_step, steps: config.steps });
-            return Ok(None);
-        }
-        if checkpoint.is_none() {
-            let message = format!(
-                "{} holds a run that ended before its first checkpoint; it begins again at step 0",
-                folder.path().display()
-            );
-            observe(&TrainEvent::Note { message: &message });
-        }
-        // A folder that was put together by hand may have checkpoints alone.
-        let had = folder.path().join("config.toml").is_file().then(|| folder.config()).transpose()?;
-        Ok(Some(Self { checkpoint, had, held }))
-    }
-
-    /// Steps done.
-    fn step(&self) -> u32 {
-        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.next_step)
-    }
-}
+pub(super) type Observer<'a> = dyn FnMut(&TrainEvent) + 'a;
 
 /// A run whose configuration, folder and pictures are good.
 struct Accepted {
@@ -210,6 +149,13 @@ impl Accepted {
         Ok(Self { folder, config, beginning, training, held_out, pictures, report })
     }
 
+    /// Checks that all ranks train the same on the same pictures.
+    fn agree(&self, group: &Group) -> Result<(), TrainError> {
+        let text = toml::to_string(&self.config).map_err(|e| TrainError::Mismatch(e.to_string()))?;
+        group.agree("configuration", &text)?;
+        Ok(group.agree("set of pictures", &self.training.fingerprint())?)
+    }
+
     /// Allocates the states and plans, makes the run folder or goes on with it, and trains.
     fn run<T: PictureTask>(
         self,
@@ -222,26 +168,34 @@ impl Accepted {
         let Self { folder, config, beginning, training, held_out, pictures, report } = self;
         let Beginning { checkpoint, held, .. } = beginning;
         let parameters = task.network().parameters();
+        let group = &options.group;
         let goes_on = checkpoint.is_some();
-        let start = match checkpoint {
+        let mut start = match checkpoint {
             Some(file) => file.states(parameters)?,
-            None => {
+            None if group.is_first() => {
                 let Initial { weights, notes } = Initial::new(&config, parameters)?;
                 notes.iter().for_each(|message| observe(&TrainEvent::Note { message }));
                 Checkpoint::at_the_beginning(weights)
             }
+            None => Checkpoint::at_the_beginning(Vec::new()),
         };
+        start.share(group);
         let device = open_device()?;
         let shaders = device.shaders().map(Folder::checksums).unwrap_or_default();
         if goes_on && let Some(message) = other_shaders(&folder.shaders()?, &shaders) {
             observe(&TrainEvent::Warning { message: &message });
         }
-        let effort = options.tune.unwrap_or_else(|| Effort::of_device(&device));
-        let choices = Arc::new(if goes_on {
-            folder.choices()?
-        } else {
-            measured_choices(&device, &RunPlan::of(&task, &config, &device.caps)?, effort, options, observe)?
-        });
+        group.agree("set of shaders", &json!(shaders).to_string())?;
+        if let Some(message) = group.devices(&device.info.name) {
+            observe(&TrainEvent::Note { message: &message });
+        }
+        let choices = Arc::new(group.share(|| {
+            if goes_on {
+                return Ok(folder.choices()?);
+            }
+            let effort = options.tune.unwrap_or_else(|| Effort::of_device(&device));
+            measured_choices(&device, &RunPlan::of(&task, &config, &device.caps)?, effort, options, observe)
+        })?);
         let caps = Caps { choices: choices.clone(), ..device.caps.clone() };
         observe(&TrainEvent::Planned {
             device: &device.info,
@@ -252,64 +206,64 @@ impl Accepted {
         });
 
         // 1. The device.
-        let mut trainer =
-            Trainer::new(&device, task, StepOptions { choices: choices.clone(), ..config.step_options() })
-                .block_on()?;
+        let step_options =
+            StepOptions { choices: choices.clone(), group: group.clone(), ..config.step_options() };
+        let mut trainer = Trainer::new(&device, task, step_options).block_on()?;
         trainer.restore(&start)?;
         let step = trainer.next_step();
         let evaluation = Evaluation::new(&trainer, held_out)?;
-        let grids = T::grids(&trainer)?;
+        let grids = if group.is_first() { T::grids(&trainer)? } else { None };
         let allocated_bytes = trainer.allocated_bytes()
             + evaluation.as_ref().map_or(0, Evaluation::bytes)
             + grids.as_ref().map_or(0, GridSampler::bytes);
 
         // 2. The folder.
-        let held = if goes_on {
-            let held = held.map_or_else(|| folder.hold(), Ok)?;
-            folder.set_aside_after(step)?;
-            folder.go_on(&config)?;
-            folder.remove_old_checkpoints()?;
-            if folder.step_of_weights() != Some(step) {
-                folder.save_weights(trainer.task.network().parameters(), &start.states[3], step)?;
-            }
-            held
+        let (output, before) = if group.is_first() {
+            let held = if goes_on {
+                let held = held.map_or_else(|| folder.hold(), Ok)?;
+                folder.set_aside_after(step)?;
+                folder.go_on(&config)?;
+                folder.remove_old_checkpoints()?;
+                if folder.step_of_weights() != Some(step) {
+                    folder.save_weights(trainer.task.network().parameters(), &start.states[3], step)?;
+                }
+                held
+            } else {
+                let held = folder.begin(held, &config)?;
+                folder.keep_choices(&choices)?;
+                held
+            };
+            folder.keep_shaders(&shaders)?;
+            write_json(&folder.path().join(DATA), &json!(report))?;
+            let (log, before) = Log::open(folder.path().join(log::NAME), &pictures, step)?;
+            (Some(Output { folder: folder.clone(), pictures, log, grids, failed: None, _held: held }), before)
         } else {
-            let held = folder.begin(held, &config)?;
-            folder.keep_choices(&choices)?;
-            held
+            (None, Before::default())
         };
-        folder.keep_shaders(&shaders)?;
-        write_json(&folder.path().join(DATA), &json!(report))?;
-        let (log, before) = Log::open(folder.path().join(log::NAME), &pictures, step)?;
+        let before: Before = group.share(|| Ok::<_, TrainError>(before))?;
         let all = start.next_step - start.steps_taken;
         let by_scale = start.loss_scale.map_or(0, |scale| scale.skips as u32).min(all);
         let skips = Skips::before(Skipped { not_finite: all - by_scale, by_scale }, &before.steps);
 
         // 3. The steps.
-        let first_batch = u64::from(step) * u64::from(config.accumulate);
-        let mut loader =
-            Loader::new(training.clone(), config.batch, config.seed, augment(&config), first_batch);
+        let first_batch = u64::from(step) * u64::from(config.accumulate) + group.rank() as u64;
+        let (data, ranks) = (training.clone(), group.size());
+        let mut loader = Loader::new(data, config.batch, config.seed, augment(&config), first_batch, ranks);
         observe(&TrainEvent::Started { step, skipped: skips.total, steps: config.steps, allocated_bytes });
         let mut run = Run {
             clock: Clock { first_step: step, start: Instant::now(), paused: Duration::ZERO },
             measured: before.held_out,
-            failed: None,
-            _held: held,
             config,
             trainer,
             training,
-            pictures,
             evaluation,
-            grids,
-            folder,
-            log,
+            output,
             skips,
             observe,
         };
-        match run.finish(&mut loader, interrupted) {
-            Ok(()) => Ok(run.folder),
-            Err(source) => Err(TrainError::Stopped { source: Box::new(source), state: run.folder.state() }),
-        }
+        run.finish(&mut loader, interrupted)
+            .map(|()| folder.clone())
+            .map_err(|source| TrainError::Stopped { source: Box::new(source), state: folder.state() })
     }
 }
 
@@ -318,18 +272,13 @@ struct Run<'a, T: PictureTask> {
     config: TrainConfig,
     trainer: Trainer<T>,
     training: Arc<Dataset>,
-    pictures: Pictures,
     evaluation: Option<Evaluation<T>>,
-    grids: Option<GridSampler>,
-    folder: ModelFolder,
-    _held: Held,
-    log: Log,
+    /// Of the first rank.
+    output: Option<Output>,
     clock: Clock,
     skips: Skips,
     /// Whether the held-out pictures were measured at the step where the run goes on.
     measured: bool,
-    /// Pictures that could not be written: the first error, and how many.
-    failed: Option<(FileError, usize)>,
     observe: &'a mut Observer<'a>,
 }
 
@@ -338,16 +287,9 @@ impl<T: PictureTask> Run<'_, T> {
     fn finish(&mut self, loader: &mut Loader, interrupted: &AtomicBool) -> Result<(), TrainError> {
         self.make_up()?;
         self.steps(loader, interrupted)?;
-        #[cfg(feature = "charts")]
-        {
-            let [log, curve] =
-                [log::NAME, super::run_folder::LOSS_CURVE].map(|name| self.folder.path().join(name));
-            let drawn = super::loss_curve(&log, &curve, T::LOSS);
-            self.note_failure(drawn);
-        }
-        match self.failed.take() {
+        match &mut self.output {
             None => Ok(()),
-            Some((first, count)) => Err(TrainError::Pictures { first: Box::new(first), count }),
+            Some(output) => output.finish::<T>(self.observe),
         }
     }
 
@@ -358,8 +300,8 @@ impl<T: PictureTask> Run<'_, T> {
             if !self.measured {
                 self.evaluate(step)?;
             }
-            if !self.folder.grid_path(step).is_file() {
-                self.draw_grid(step)?;
+            if let Some(output) = self.output.as_mut().filter(|output| !output.has_grid(step)) {
+                output.draw_grid(step, self.observe)?;
             }
         }
         Ok(())
@@ -380,7 +322,7 @@ impl<T: PictureTask> Run<'_, T> {
                 })
                 .block_on()?;
             let step = self.trainer.next_step();
-            let stopped = interrupted.load(Ordering::Relaxed);
+            let stopped = self.trainer.options.group.any(interrupted.load(Ordering::Relaxed));
             let sample_due = self.is_due(sample_every, step);
             let checkpoint_due = self.is_due(checkpoint_every, step) || stopped;
             if self.trainer.log_is_full() || sample_due || checkpoint_due {
@@ -394,7 +336,9 @@ impl<T: PictureTask> Run<'_, T> {
             }
             if sample_due {
                 self.evaluate(step)?;
-                self.draw_grid(step)?;
+                if let Some(output) = &mut self.output {
+                    output.draw_grid(step, self.observe)?;
+                }
             }
             self.clock.paused += pause.elapsed();
             if stopped {
@@ -413,7 +357,9 @@ impl<T: PictureTask> Run<'_, T> {
         for row in &rows {
             self.skips.count(row);
             let learning_rate = self.config.learning_rate_at(row.step);
-            self.log.step(row, self.skips.total, learning_rate, images_per_s)?;
+            if let Some(output) = &mut self.output {
+                output.log.step(row, self.skips.total, learning_rate, images_per_s)?;
+            }
         }
         (self.observe)(&TrainEvent::Logged { rows: &rows, skipped: self.skips.total, images_per_s });
         if self.skips.are_too_many() { Err(self.diverged(step)?) } else { Ok(()) }
@@ -421,6 +367,10 @@ impl<T: PictureTask> Run<'_, T> {
 
     /// Why so many steps were skipped.
     fn diverged(&self, step: u32) -> Result<TrainError, TrainError> {
+        // The others wait for what the first rank says.
+        if self.output.is_none() {
+            self.trainer.options.group.wait();
+        }
         /// Steps that are taken once more, at most, to see where it begins: each reads every tensor of it.
         const TRIED: usize = 3;
         let TrainConfig { batch, seed, accumulate, learning_rate, clip_norm, .. } = self.config;
@@ -449,37 +399,22 @@ impl<T: PictureTask> Run<'_, T> {
     fn evaluate(&mut self, step: u32) -> Result<(), TrainError> {
         if let Some(evaluation) = &self.evaluation {
             let measured = evaluation.measure(&self.trainer)?;
-            self.log.held_out(step, measured)?;
+            if let Some(output) = &mut self.output {
+                output.log.held_out(step, measured)?;
+            }
             let (loss, accuracy) = (measured.loss, measured.accuracy);
             (self.observe)(&TrainEvent::HeldOut { step, loss, accuracy });
         }
         Ok(())
     }
 
-    fn draw_grid(&mut self, step: u32) -> Result<(), TrainError> {
-        let Some(grids) = &self.grids else { return Ok(()) };
-        match grids.save(&self.folder.grid_path(step)) {
-            Ok(()) => (self.observe)(&TrainEvent::GridSaved { step }),
-            Err(TrainError::File(e)) => self.note_failure(Err(e)),
-            Err(e) => return Err(e),
-        }
-        Ok(())
-    }
-
-    /// A picture that cannot be written is told at once and at the end. The training goes on.
-    fn note_failure(&mut self, drawn: Result<(), FileError>) {
-        let Err(e) = drawn else { return };
-        (self.observe)(&TrainEvent::Warning { message: e.to_string().trim_end_matches('.') });
-        let count = self.failed.as_ref().map_or(0, |(_, count)| *count) + 1;
-        self.failed = Some((self.failed.take().map_or(e, |(first, _)| first), count));
-    }
-
     fn save_checkpoint(&mut self, step: u32) -> Result<(), TrainError> {
-        self.log.sync()?;
-        let mut checkpoint = self.trainer.checkpoint().block_on()?;
-        checkpoint.pictures = Some(self.pictures.clone());
-        self.folder.save_checkpoint(self.trainer.task.network().parameters(), &checkpoint)?;
-        (self.observe)(&TrainEvent::CheckpointSaved { step });
+        let checkpoint = self.trainer.checkpoint().block_on()?;
+        self.trainer.options.group.agree("set of weights", &checkpoint.fingerprint())?;
+        if let Some(output) = &mut self.output {
+            output.save_checkpoint(self.trainer.task.network().parameters(), checkpoint)?;
+            (self.observe)(&TrainEvent::CheckpointSaved { step });
+        }
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! One training step as two graphs that share their states: one goes from a batch to gradients, once per
 //! micro-batch; the other from gradients to new weights. Every task is trained by them.
 
+use super::group::{Group, Round};
 use super::{Checkpoint, TrainStates};
 use crate::gpu::{Device, Executable, GpuError, RunError, Store};
 use crate::graph::{Caps, Choices, Graph, GraphError, Phase, Plan, State, ValueId};
@@ -55,12 +56,14 @@ pub trait Task {
 }
 
 /// Continues a loss to gradients, in the state `gradients`, with the loss in the state `loss`, both averaged over the
-/// micro-batches; the gradients are those of the scaled loss, where there is a scale.
+/// micro-batches; the gradients are those of the scaled loss, where there is a scale. Where the micro-batches are `shared` by a
+/// group, which sums them, the states hold one micro-batch's part of the average.
 pub fn gradient_graph<I>(
     loss: LossGraph<I>,
     parameters: &Parameters,
     states: &TrainStates,
     accumulate: u32,
+    shared: bool,
 ) -> Result<LossGraph<I>, GraphError> {
     let mut g = loss;
     let graph = &mut g.graph;
@@ -81,6 +84,10 @@ pub fn gradient_graph<I>(
     if accumulate == 1 {
         graph.persist(&states.gradients, packed);
         graph.persist(&states.loss, g.loss);
+    } else if shared {
+        graph.persist(&states.gradients, packed);
+        let scaled = graph.apply(Scale(share as f32), &[g.loss])?;
+        graph.persist(&states.loss, scaled);
     } else {
         // A state, which begins as zeros: in a slot, the gaps between parameters would hold what other tensors
         // left there, and the norm of the sum would count it.
@@ -195,6 +202,8 @@ pub struct StepOptions {
     pub fusion: bool,
     /// The algorithms of operators that were measured.
     pub choices: Arc<Choices>,
+    /// The processes that share the micro-batches of a step.
+    pub group: Group,
 }
 
 impl StepOptions {
@@ -245,7 +254,8 @@ impl TrainPlans {
         let parameters = task.network().parameters();
         let states = options.states(parameters);
         let loss = task.loss_graph(&states.weights(), options.batch)?;
-        let micro = gradient_graph(loss, parameters, &states, options.accumulate)?.graph;
+        let micro =
+            gradient_graph(loss, parameters, &states, options.accumulate, options.group.size() > 1)?.graph;
         let (update, _) = update_graph(&states, &options.optimizer)?;
         let caps = options.caps(caps);
         Ok(Self { micro: Plan::new(micro, &caps)?, update: Plan::new(update, &caps)? })
@@ -295,7 +305,7 @@ impl<T: Task> Trainer<T> {
         let states = options.states(parameters);
         let loss = task.loss_graph(&states.weights(), options.batch)?;
         let LossGraph { graph, step, inputs, .. } =
-            gradient_graph(loss, parameters, &states, options.accumulate)?;
+            gradient_graph(loss, parameters, &states, options.accumulate, options.group.size() > 1)?;
         let micro = Executable::new(&store, Plan::new(graph, store.caps())?).await?;
         let updater = Updater::new(&store, &states, &options.optimizer).await?;
         let copy = match &states.copy {
@@ -386,7 +396,7 @@ impl<T: Task> Trainer<T> {
         self.next_step
     }
 
-    /// Runs one optimizer step; `next_batch` is called for each micro-batch. Waits for no result, only for a device that is
+    /// Runs one optimizer step; `next_batch` is called for each micro-batch of this process. Waits for no result, only for a device that is
     /// more than a few steps behind.
     pub async fn step(
         &mut self,
@@ -408,14 +418,33 @@ impl<T: Task> Trainer<T> {
         }
         self.copy_is_old = false;
         let mut words = StepWords::default();
-        for micro in 0..self.options.accumulate {
+        let ranks = self.options.group.size() as u32;
+        let rounds = self.options.accumulate / ranks;
+        for round in 0..rounds {
+            let micro = round * ranks + self.options.group.rank() as u32;
             words = self.upload(self.next_step, micro, next_batch());
             run(&self.micro).await?;
+            if ranks > 1 {
+                self.sum_round(Round { first: round == 0, last: round + 1 == rounds }).await?;
+            }
         }
         self.updater.upload(hyper, &words);
         run(&self.updater.executable).await?;
         self.next_step += 1;
         self.unread += 1;
+        Ok(())
+    }
+
+    /// Sums the gradients and the loss of a micro-batch over the group, and puts the sums of the last round in their places.
+    async fn sum_round(&self, round: Round) -> Result<(), RunError> {
+        let mut sums = self.store.read(&self.states.gradients).await?;
+        sums.extend(self.store.read(&self.states.loss).await?);
+        self.options.group.sum_round(&mut sums, round);
+        if round.last {
+            let (gradients, loss) = sums.split_at(sums.len() - 1);
+            self.store.write(&self.states.gradients, gradients)?;
+            self.store.write(&self.states.loss, loss)?;
+        }
         Ok(())
     }
 

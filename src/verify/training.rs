@@ -13,7 +13,7 @@ use crate::nn::{Network, Weights};
 use crate::ops::{AdamW, Hyper, StepWords};
 use crate::tensor::Spec;
 use crate::train::{
-    EmaWarmup, LearningRate, LossGraph, StepOptions, Task, TrainConfig, TrainStates, Trainer, Updater,
+    EmaWarmup, Group, LearningRate, LossGraph, StepOptions, Task, TrainConfig, TrainStates, Trainer, Updater,
 };
 use std::sync::Arc;
 
@@ -167,6 +167,7 @@ pub(super) fn check(
         optimizer: setup.adamw(),
         fusion: true,
         choices: Arc::default(),
+        group: Group::alone(),
     };
     let mut trainer = Trainer::new(device, task, options).block_on()?;
     trainer.set_parameters(&model.weights)?;
