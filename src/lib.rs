@@ -16,7 +16,7 @@
 //! - [`train`]: tasks, the two graphs of a step, the loop, checkpoints. [`sample`]: the denoising loop.
 //! - [`check`]: proof of the operators. [`verify`]: proof of the whole against PyTorch's numbers. [`bench`](mod@bench): their speed.
 //!   [`profile`]: where the time of a step goes. [`isa`]: what a driver's compiler makes of a kernel. [`estimate`]: where the time
-//!   would go on a GPU that is not at hand.
+//!   would go on a GPU that is not at hand. [`scale`]: a step over several ranks, measured and modelled.
 //! - [`lab`]: the article's experiments (feature `charts`).
 //! - [`cli`]: one file per command (feature `cli`, which brings `charts` along). Only it prints, reads flags or catches
 //!   signals.
@@ -45,6 +45,8 @@ pub mod ops;
 pub mod profile;
 pub mod rng;
 pub mod sample;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod scale;
 pub mod shader;
 pub mod tensor;
 pub mod train;

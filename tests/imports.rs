@@ -63,6 +63,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("bench", &["tensor", "rng", "graph", "ops", "gpu", "diffusion", "sample", "train", "tune"]),
+    ("scale", &["graph", "gpu", "train", "bench"]),
     (
         "lab",
         &[
@@ -103,6 +104,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "check",
             "profile",
             "bench",
+            "scale",
             "lab",
             "tune",
         ],

@@ -10,7 +10,7 @@ use crate::graph::{Candidate, Choices};
 use crate::ops::Case;
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
-use crate::train::{Diffusion, RunPlan, StepOptions, TrainConfig, TrainError, TrainPlans, Trainer};
+use crate::train::{Diffusion, Group, RunPlan, StepOptions, TrainConfig, TrainError, TrainPlans, Trainer};
 use crate::tune::{Effort, OneOperator, tune};
 use cpu_time::ProcessTime;
 use serde::{Deserialize, Serialize};
@@ -256,7 +256,7 @@ where
     let mut since_last = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64();
     let device = open()?;
     let open_s = since_last();
-    let (mut trainer, pictures) = made_up_run(&device, config, Choices::default())?;
+    let (mut trainer, pictures) = made_up_run(&device, config, Choices::default(), &Group::alone())?;
     let prepare_s = since_last();
     let mut step = || -> Result<f64, TrainError> {
         let hyper = config.hyper(trainer.next_step());
@@ -268,15 +268,17 @@ where
 }
 
 /// A run with its initial weights, and a batch of made-up pictures.
-fn made_up_run(
+pub(crate) fn made_up_run(
     device: &Arc<Device>,
     config: &TrainConfig,
     choices: Choices,
+    group: &Group,
 ) -> Result<(Trainer<Diffusion>, Vec<f32>), TrainError> {
     let network = config.unet_config(0);
     let task = Diffusion::new(UNet::new(&network)?, config);
     let initial = task.unet.parameters.initial(config.seed);
-    let options = StepOptions { choices: Arc::new(choices), ..config.step_options() };
+    let (choices, group) = (Arc::new(choices), group.clone());
+    let options = StepOptions { choices, group, ..config.step_options() };
     let mut trainer = Trainer::new(device, task, options).block_on()?;
     trainer.set_parameters(&initial)?;
     let (height, width) = network.sample_size.get();
@@ -300,7 +302,7 @@ pub fn bench_step(
     let tuning = tune(device, &[&plan.micro, &plan.update], effort, None, &mut |_| ())?;
     drop(plan);
     let tuned = [tuning.measured, tuning.changed];
-    let (mut trainer, pictures) = made_up_run(device, config, tuning.choices)?;
+    let (mut trainer, pictures) = made_up_run(device, config, tuning.choices, &Group::alone())?;
     let parameters = trainer.task.unet.parameters.count();
     let plans = TrainPlans::new(&trainer.task, &trainer.options, &device.caps)?;
     let planned_device_bytes = plans.bytes();

@@ -1,7 +1,7 @@
 //! `inkwash bench`.
 
 use super::operator::OperatorArgs;
-use super::{DeviceArgs, Failure};
+use super::{DeviceArgs, Failure, scale};
 use crate::bench::{Repeats, Start, Traffic, bench_step, memory_speeds, op_speeds, start};
 use crate::diffusion::Preset;
 use crate::io::atomic::write_atomic;
@@ -74,6 +74,17 @@ enum What {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+    },
+    /// A training step over the ranks that mpirun has started, and by a model over up to 1024 (docs/scale.md)
+    Scale {
+        #[command(flatten)]
+        step: StepArgs,
+        /// Steps that are timed
+        #[arg(long, default_value_t = 10)]
+        runs: usize,
+        /// Microseconds that a message takes on the modelled networks, however short it is
+        #[arg(long, default_value_t = 5.0, value_name = "US")]
+        latency: f64,
     },
     /// What multiply-adds, copies, workgroup memory, subgroups and matrix units reach on this device
     Device {
@@ -271,6 +282,7 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
                 println!("{}", serde_json::to_string_pretty(&value)?);
             }
         }
+        What::Scale { step, runs, latency } => scale::run(&step.config()?, *runs, *latency, device)?,
         What::Device { json } => {
             let device = device.open()?;
             let c = Roofs::best(&device)?;

@@ -11,6 +11,7 @@ mod operator;
 mod profile;
 mod progress;
 mod sample;
+mod scale;
 mod shaders;
 mod train;
 mod verify;
@@ -216,6 +217,11 @@ fn in_words(e: &dyn std::error::Error) -> String {
         cause = e.source();
     }
     message
+}
+
+/// Prints what ranks say of each other.
+fn tell(line: &str) {
+    eprintln!("{}", printable(line));
 }
 
 /// A message that may quote names of files, with whatever would steer a terminal escaped.

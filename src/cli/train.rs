@@ -2,7 +2,7 @@
 
 use super::configuration::{of_new_run, of_resumed_run};
 use super::progress::{Bar, TrainProgress, describe, describe_fusions};
-use super::{DeviceArgs, Failure, in_words, interruption, printable};
+use super::{DeviceArgs, Failure, in_words, interruption, printable, tell};
 use crate::estimate::{self, Estimate, Gpu};
 use crate::graph::{Caps, Kernels, Limits};
 use crate::nn::Precision;
@@ -61,7 +61,7 @@ pub fn run(args: &TrainArgs, matches: &ArgMatches, device: &DeviceArgs) -> Resul
     let group = if args.alone || args.dry_run {
         Group::alone()
     } else {
-        Group::join(Duration::from_secs(args.rank_timeout))?
+        Group::join(Duration::from_secs(args.rank_timeout), tell)?
     };
     let ended = run_in(&group, args, matches, device);
     match &ended {
@@ -141,7 +141,7 @@ fn run_in(
         return Ok(ExitCode::SUCCESS);
     }
     print!("{}", progress.skipped());
-    if group.any(interrupted.load(Ordering::Relaxed)) {
+    if group.stops() || group.size() == 1 && interrupted.load(Ordering::Relaxed) {
         if !group.is_first() {
             return Ok(ExitCode::from(130));
         }

@@ -240,7 +240,7 @@ mod tests {
     fn plain_batches_are_the_pictures_and_flips_mirror_them() {
         let data = glyphs(40);
         let stride = 8 * 12 * 3;
-        let plain = batch_at(&data, 40, 2, AugmentOptions::default(), 0, 1);
+        let plain = batch_at(&data, 40, 2, AugmentOptions::default(), 0);
         let flip = AugmentOptions { flip: true, crop_padding: 0 };
         let flipped = batch_at(&data, 40, 2, flip, 0);
         assert_eq!((plain.images.len(), &plain.indices), (40 * stride, &flipped.indices));

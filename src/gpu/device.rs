@@ -282,15 +282,16 @@ impl Device {
 
     /// Submits, and waits while more submissions are on their way than `SUBMISSIONS_AHEAD`.
     pub(super) async fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<(), GpuError> {
-        self.submit_work(encoder, 0).await
+        self.submit_work(encoder, 0).await.map(drop)
     }
 
-    /// The same with launches of so many floating-point operations, from which the device's speed is learnt.
+    /// The same with launches of so many floating-point operations, from which the device's speed is learnt; and what to wait
+    /// for.
     pub(super) async fn submit_work(
         &self,
         encoder: wgpu::CommandEncoder,
         flops: u64,
-    ) -> Result<(), GpuError> {
+    ) -> Result<wgpu::SubmissionIndex, GpuError> {
         self.before(Call::Submit);
         let index = self.queue.submit([encoder.finish()]);
         let (sender, done) = oneshot::channel();
@@ -299,14 +300,15 @@ impl Device {
         });
         let oldest = {
             let mut ahead = lock(&self.ahead);
-            ahead.push_back(Submission { index, done, flops, submitted: now() });
+            ahead.push_back(Submission { index: index.clone(), done, flops, submitted: now() });
             if ahead.len() > SUBMISSIONS_AHEAD { ahead.pop_front() } else { None }
         };
         if let Some(submission) = oldest {
             self.poll(Some(submission.index.clone()))?;
             self.done(submission).await?;
         }
-        self.check()
+        self.check()?;
+        Ok(index)
     }
 
     /// Submissions that may still be on their way.

@@ -148,12 +148,12 @@ impl Executable {
     }
 
     /// The launches of each submission, by number.
-    fn submissions(&self) -> Vec<std::ops::Range<usize>> {
+    pub(super) fn submissions(&self) -> Vec<std::ops::Range<usize>> {
         ranges(self.launches.iter().map(|launch| launch.flops), self.device.submission_flops())
     }
 
     /// A pass that begins with a launch, and is named by it.
-    fn pass<'e>(
+    pub(super) fn pass<'e>(
         &self,
         encoder: &'e mut wgpu::CommandEncoder,
         first: usize,
@@ -161,6 +161,16 @@ impl Executable {
     ) -> wgpu::ComputePass<'e> {
         let label = Some(self.launches[first].pipeline.label.as_str());
         encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes })
+    }
+
+    /// Encodes a launch in a pass.
+    pub(super) fn encode_in(&self, pass: &mut wgpu::ComputePass, number: usize) {
+        encode(pass, &self.launches[number]);
+    }
+
+    /// Floating-point operations of launches.
+    pub(super) fn flops(&self, launches: std::ops::Range<usize>) -> u64 {
+        self.launches[launches].iter().map(|launch| launch.flops).sum()
     }
 
     /// Encodes a launch in a pass of its own.
@@ -187,12 +197,11 @@ impl Executable {
                 let mut groups = Groups::default();
                 for number in range.clone() {
                     groups.enter(&mut pass, self, number);
-                    encode(&mut pass, &self.launches[number]);
+                    self.encode_in(&mut pass, number);
                 }
                 groups.leave(&mut pass);
             }
-            let flops = self.launches[range].iter().map(|launch| launch.flops).sum();
-            self.device.submit_work(encoder, flops).await?;
+            self.device.submit_work(encoder, self.flops(range)).await?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ mod error;
 mod executable;
 mod faults;
 mod pace;
+mod pieces;
 mod pipeline;
 mod pipeline_cache;
 mod store;
@@ -22,6 +23,7 @@ pub use device::Device;
 pub use error::{GpuError, RunError};
 pub use executable::Executable;
 pub use faults::{Call, Fault};
+pub use pieces::Pieces;
 /// Waits for a future by blocking the thread: for everything but browsers.
 #[cfg(not(target_arch = "wasm32"))]
 pub use pollster::FutureExt as Blocking;

@@ -83,6 +83,13 @@ impl Store {
         self.write_bytes(state, bytemuck::cast_slice(data))
     }
 
+    /// Fills a part of an f32 state from an element on.
+    pub fn write_at(&self, state: &State, first: usize, data: &[f32]) -> Result<(), GpuError> {
+        let buffer = self.state(&state.name, state.spec.padded_bytes())?;
+        self.device.write(&buffer, 4 * first as u64, bytemuck::cast_slice(data));
+        self.device.check()
+    }
+
     fn write_bytes(&self, state: &State, bytes: &[u8]) -> Result<(), GpuError> {
         let (found, needed) = (bytes.len() as u64, state.spec.bytes() as u64);
         if found != needed {

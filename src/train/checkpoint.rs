@@ -1,6 +1,6 @@
 //! `checkpoints/step-NNNNNN.safetensors`: all that is needed to go on from a step.
 
-use super::{FolderError, Group, ModelFolder, Pictures};
+use super::{FolderError, ModelFolder, Pictures};
 use crate::io::tensor_file::{self, TensorFile};
 use crate::io::{FileError, shortened};
 use crate::model::{flat, tensors};
@@ -36,7 +36,7 @@ impl Checkpoint {
 #[cfg(not(target_arch = "wasm32"))]
 impl Checkpoint {
     /// Becomes that of the first rank, but for its pictures.
-    pub(super) fn share(&mut self, group: &Group) {
+    pub(super) fn share(&mut self, group: &super::Group) {
         let (next_step, steps_taken) = (self.next_step, self.steps_taken);
         let scale = self.loss_scale.map(|scale| scale.words().to_vec());
         let numbers = group.share(|| Ok::<_, std::convert::Infallible>((next_step, steps_taken, scale)));

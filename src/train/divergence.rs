@@ -1,8 +1,8 @@
 //! Steps that were skipped because their gradient was not finite: how many are too many, and where the first number that is
 //! not finite appears.
 
-use super::Skipped;
-use super::step::{LogRow, Task, Trainer};
+use super::step::{Task, Trainer};
+use super::{LogRow, Skipped};
 use crate::gpu::RunError;
 use crate::graph::{Aliasing, Origin, Phase, Plan};
 use crate::nn::Parameters;

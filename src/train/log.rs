@@ -69,13 +69,15 @@ impl Log {
         Ok(path.exists() && jsonl::read(path)?.iter().any(|record| is_held_out(record, step)))
     }
 
-    /// A step, the steps skipped so far with it, its learning rate, and the speed.
+    /// A step, the steps skipped so far with it, its learning rate, the speed, and in a group the share of the time that went
+    /// into waiting for other ranks.
     pub fn step(
         &mut self,
         row: &LogRow,
         skipped: Skipped,
         learning_rate: f64,
         images_per_s: f64,
+        waiting: Option<f64>,
     ) -> Result<(), FileError> {
         let mut record = json!({
             "step": row.step + 1,
@@ -89,6 +91,9 @@ impl Log {
         if let Some(scale) = row.loss_scale {
             record["loss_scale"] = json!(scale);
             record["skipped_by_scale"] = json!(skipped.by_scale);
+        }
+        if let Some(waiting) = waiting {
+            record["waiting"] = json!(waiting);
         }
         self.lines.write(&record)
     }
@@ -128,7 +133,7 @@ mod tests {
         assert_eq!(before, Before::default());
         for step in 0..4 {
             let skipped = Skipped { not_finite: u32::from(step > 0), by_scale: u32::from(step == 3) };
-            log.step(&row(step), skipped, 0.1, 10.0).unwrap();
+            log.step(&row(step), skipped, 0.1, 10.0, None).unwrap();
             if step == 2 {
                 log.held_out(3, HeldOut { loss: 0.25, accuracy: None }).unwrap();
             }

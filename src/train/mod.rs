@@ -27,6 +27,7 @@ mod group;
 mod init;
 #[cfg(not(target_arch = "wasm32"))]
 mod log;
+mod log_row;
 #[cfg(feature = "charts")]
 mod loss_curve;
 #[cfg(not(target_arch = "wasm32"))]
@@ -59,9 +60,10 @@ pub use event::{RunOptions, Skipped, TrainEvent};
 pub use folder::{FolderError, ModelFolder, built_in_model, open_classifier};
 #[cfg(not(target_arch = "wasm32"))]
 pub use grid::grid_columns;
-pub use group::{Group, GroupError};
+pub use group::{Group, GroupError, Round, Sums, Tell};
 #[cfg(not(target_arch = "wasm32"))]
 pub use init::{Inherited, open_initial_model};
+pub use log_row::LogRow;
 #[cfg(feature = "charts")]
 pub use loss_curve::loss_curve;
 #[cfg(not(target_arch = "wasm32"))]
@@ -74,8 +76,7 @@ pub use plan::RunPlan;
 pub use run::train;
 pub use states::TrainStates;
 pub use step::{
-    LogRow, LossGraph, StepOptions, Task, TrainPlans, Trainer, UpdateInputs, Updater, gradient_graph,
-    update_graph,
+    LossGraph, StepOptions, Task, TrainPlans, Trainer, UpdateInputs, Updater, gradient_graph, update_graph,
 };
 
 /// Pictures (B, H, W, C) in [-1, 1], and labels (B).

@@ -209,6 +209,7 @@ impl Accepted {
         let step_options =
             StepOptions { choices: choices.clone(), group: group.clone(), ..config.step_options() };
         let mut trainer = Trainer::new(&device, task, step_options).block_on()?;
+        group.agree("order of gradients", &trainer.order_of_sums())?;
         trainer.restore(&start)?;
         let step = trainer.next_step();
         let evaluation = Evaluation::new(&trainer, held_out)?;
@@ -315,6 +316,7 @@ impl<T: PictureTask> Run<'_, T> {
     fn steps(&mut self, loader: &mut Loader, interrupted: &AtomicBool) -> Result<(), TrainError> {
         let TrainConfig { steps, sample_every, checkpoint_every, .. } = self.config;
         while self.trainer.next_step() < steps {
+            self.trainer.options.group.ask_to_stop(interrupted.load(Ordering::Relaxed));
             self.trainer
                 .step(&self.config.hyper(self.trainer.next_step()), || {
                     let batch = loader.next();
@@ -322,7 +324,7 @@ impl<T: PictureTask> Run<'_, T> {
                 })
                 .block_on()?;
             let step = self.trainer.next_step();
-            let stopped = self.trainer.options.group.any(interrupted.load(Ordering::Relaxed));
+            let stopped = self.stops(interrupted);
             let sample_due = self.is_due(sample_every, step);
             let checkpoint_due = self.is_due(checkpoint_every, step) || stopped;
             if self.trainer.log_is_full() || sample_due || checkpoint_due {
@@ -350,15 +352,23 @@ impl<T: PictureTask> Run<'_, T> {
         Ok(())
     }
 
+    /// Whether the run is to end early: a rank that is alone looks again after its step.
+    fn stops(&self, interrupted: &AtomicBool) -> bool {
+        let group = &self.trainer.options.group;
+        if group.size() == 1 { interrupted.load(Ordering::Relaxed) } else { group.stops() }
+    }
+
     /// Waits for the device's table of losses and logs it.
     fn read_log(&mut self, step: u32) -> Result<(), TrainError> {
         let rows = self.trainer.read_log().block_on()?;
         let images_per_s = self.clock.images_per_s(step, &self.config);
+        let group = &self.trainer.options.group;
+        let waiting = group.waited().map(|waited| waited.as_secs_f64() / self.clock.seconds());
         for row in &rows {
             self.skips.count(row);
             let learning_rate = self.config.learning_rate_at(row.step);
             if let Some(output) = &mut self.output {
-                output.log.step(row, self.skips.total, learning_rate, images_per_s)?;
+                output.log.step(row, self.skips.total, learning_rate, images_per_s, waiting)?;
             }
         }
         (self.observe)(&TrainEvent::Logged { rows: &rows, skipped: self.skips.total, images_per_s });
@@ -435,6 +445,11 @@ impl Clock {
     /// The mean since the start, without the pauses.
     fn images_per_s(&self, step: u32, config: &TrainConfig) -> f64 {
         let pictures = f64::from(step - self.first_step) * config.effective_batch() as f64;
-        pictures / (self.start.elapsed() - self.paused).as_secs_f64()
+        pictures / self.seconds()
+    }
+
+    /// Since the start, without the pauses.
+    fn seconds(&self) -> f64 {
+        (self.start.elapsed() - self.paused).as_secs_f64()
     }
 }

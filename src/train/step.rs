@@ -2,8 +2,8 @@
 //! micro-batch; the other from gradients to new weights. Every task is trained by them.
 
 use super::group::{Group, Round};
-use super::{Checkpoint, TrainStates};
-use crate::gpu::{Device, Executable, GpuError, RunError, Store};
+use super::{Checkpoint, LogRow, TrainStates};
+use crate::gpu::{Device, Executable, GpuError, Pieces, RunError, Store};
 use crate::graph::{Caps, Choices, Graph, GraphError, Phase, Plan, State, ValueId};
 use crate::nn::{Network, Parameters, Weights};
 use crate::ops::{
@@ -217,28 +217,6 @@ impl StepOptions {
     }
 }
 
-/// One row of the log.
-#[derive(Clone, Copy, Debug)]
-pub struct LogRow {
-    /// Optimizer step, from 0.
-    pub step: u32,
-    /// Training loss of that step.
-    pub loss: f32,
-    /// Norm of its gradient before clipping.
-    pub gradient_norm: f32,
-    /// Whether the gradient was finite; the step was skipped if not.
-    pub finite: bool,
-    /// What the loss was scaled by, where gradients are stored in f16.
-    pub loss_scale: Option<f32>,
-}
-
-impl LogRow {
-    /// Whether the step was skipped because the loss was scaled by too much, which the next ones make good: no fault of the run.
-    pub fn is_skipped_by_scale(&self) -> bool {
-        !self.finite && self.loss_scale.is_some_and(|scale| f64::from(scale) > LossScale::LEAST)
-    }
-}
-
 /// The plans of a training run, before any device: what `--dry-run` prints.
 #[derive(Clone, Debug)]
 pub struct TrainPlans {
@@ -284,6 +262,8 @@ pub struct Trainer<T: Task> {
     /// Their handles.
     pub states: TrainStates,
     micro: Executable,
+    /// Of the gradients, where a group sums them.
+    pieces: Option<Pieces>,
     inputs: T::Inputs,
     step_words: Option<ValueId>,
     updater: Updater,
@@ -307,6 +287,9 @@ impl<T: Task> Trainer<T> {
         let LossGraph { graph, step, inputs, .. } =
             gradient_graph(loss, parameters, &states, options.accumulate, options.group.size() > 1)?;
         let micro = Executable::new(&store, Plan::new(graph, store.caps())?).await?;
+        let pieces = (options.group.size() > 1)
+            .then(|| micro.pieces(&states.gradients, Group::bucket(parameters.flat_elements())))
+            .transpose()?;
         let updater = Updater::new(&store, &states, &options.optimizer).await?;
         let copy = match &states.copy {
             None => None,
@@ -321,6 +304,7 @@ impl<T: Task> Trainer<T> {
             store,
             states,
             micro,
+            pieces,
             inputs,
             step_words: step,
             updater,
@@ -423,9 +407,12 @@ impl<T: Task> Trainer<T> {
         for round in 0..rounds {
             let micro = round * ranks + self.options.group.rank() as u32;
             words = self.upload(self.next_step, micro, next_batch());
-            run(&self.micro).await?;
-            if ranks > 1 {
-                self.sum_round(Round { first: round == 0, last: round + 1 == rounds }).await?;
+            match &self.pieces {
+                None => run(&self.micro).await?,
+                Some(pieces) => {
+                    let round = Round { first: round == 0, last: round + 1 == rounds };
+                    self.run_and_sum(pieces, round).await?;
+                }
             }
         }
         self.updater.upload(hyper, &words);
@@ -435,17 +422,37 @@ impl<T: Task> Trainer<T> {
         Ok(())
     }
 
-    /// Sums the gradients and the loss of a micro-batch over the group, and puts the sums of the last round in their places.
-    async fn sum_round(&self, round: Round) -> Result<(), RunError> {
-        let mut sums = self.store.read(&self.states.gradients).await?;
-        sums.extend(self.store.read(&self.states.loss).await?);
-        self.options.group.sum_round(&mut sums, round);
-        if round.last {
-            let (gradients, loss) = sums.split_at(sums.len() - 1);
-            self.store.write(&self.states.gradients, gradients)?;
-            self.store.write(&self.states.loss, loss)?;
-        }
-        Ok(())
+    /// Runs a micro-batch, and sums its gradients over the group while it still runs, and then its loss; puts the sums of the
+    /// last round in their places.
+    async fn run_and_sum(&self, pieces: &Pieces, round: Round) -> Result<(), RunError> {
+        let TrainStates { gradients, loss, .. } = &self.states;
+        let mut sums = self.options.group.sums(round);
+        self.micro.run_in_pieces(pieces, |elements, values| sums.begin(elements, values)).await?;
+        let group = &self.options.group;
+        let end = gradients.spec.shape.elements();
+        let mut last = self.store.read(loss).await?;
+        last.push(group.asks());
+        sums.begin(end..end + last.len(), last);
+        let mut written = Ok(());
+        sums.finish(|elements, sum| {
+            let (state, first, sum) = if elements.start < end {
+                (gradients, elements.start, sum)
+            } else {
+                group.learn(sum[1]);
+                (loss, 0, &sum[..1])
+            };
+            if written.is_ok() {
+                written = self.store.write_at(state, first, sum);
+            }
+        });
+        Ok(written?)
+    }
+
+    /// The order in which the gradients are summed, which the ranks of a group must have alike.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn order_of_sums(&self) -> String {
+        let pieces = self.pieces.iter().flat_map(Pieces::elements);
+        pieces.map(|elements| format!("{elements:?}")).collect::<Vec<_>>().join(" ")
     }
 
     /// Uploads a micro-batch of a step, changed as training does, and returns the addresses of its random numbers.
@@ -463,7 +470,7 @@ impl<T: Task> Trainer<T> {
 
     /// From a micro-batch to gradients.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(super) fn micro(&self) -> &Executable {
+    pub(crate) fn micro(&self) -> &Executable {
         &self.micro
     }
 

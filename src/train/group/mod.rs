@@ -11,13 +11,19 @@ mod link;
 mod mpi;
 #[cfg(feature = "mpi")]
 mod peers;
+#[cfg(feature = "mpi")]
+mod watch;
+#[cfg(feature = "mpi")]
+mod worker;
 
 use link::Link;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Why processes cannot train together.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +76,26 @@ pub enum GroupError {
     },
 }
 
+/// Prints a line, whole.
+pub type Tell = fn(&str);
+
 /// This process among those that train together; clones are the same one.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
     /// None for one that trains alone.
     link: Option<Arc<Link>>,
+    course: Arc<Course>,
+}
+
+/// How a run goes, as far as the ranks tell each other.
+#[derive(Debug, Default)]
+struct Course {
+    /// Nanoseconds in which the sums of steps were waited for.
+    waited: AtomicU64,
+    /// Whether this rank asks for an early end.
+    asks: AtomicBool,
+    /// Whether any did before the last step.
+    stops: AtomicBool,
 }
 
 /// Which of a step's micro-batches a sum is over.
@@ -91,8 +112,51 @@ impl Round {
     pub const ONLY: Self = Self { first: true, last: true };
 }
 
-/// Floats of a bucket: 4 MiB, of which a rank's share is still 4 KiB among 1024.
+/// Numbers of a bucket, at most: 4 MiB, of which a rank's share is still 4 KiB among 1024.
 const BUCKET: usize = 1 << 20;
+/// And at least, but for the last: what is smaller costs no less time.
+const SMALL_BUCKET: usize = 1 << 12;
+/// Buckets that a vector is cut into, unless they would be too large or too small: enough for most of them to be summed while
+/// the rest is computed.
+const BUCKETS: usize = 16;
+
+/// Sums under way. Every rank begins the same ones in the same order.
+pub struct Sums<'g> {
+    group: &'g Group,
+    round: Round,
+    begun: Vec<(Range<usize>, link::Sum)>,
+}
+
+impl Sums<'_> {
+    /// Begins to sum a bucket, whose elements these are in a larger whole, over the ranks.
+    pub fn begin(&mut self, elements: Range<usize>, values: Vec<f32>) {
+        if let Some(link) = &self.group.link {
+            let sum = link.begin_sum(self.begun.len(), values, self.round);
+            self.begun.push((elements, sum));
+        }
+    }
+
+    /// Waits for the sums of the last round, and gives them. Those of the others stay with the ranks, and are exchanged while
+    /// the next micro-batch is computed.
+    pub fn finish(self, place: impl FnMut(Range<usize>, &[f32])) {
+        let waited = &self.group.course.waited;
+        let nanoseconds = u64::try_from(self.collect(place).as_nanos()).unwrap_or(u64::MAX);
+        waited.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// The same, with the time that was waited.
+    fn collect(self, mut place: impl FnMut(Range<usize>, &[f32])) -> Duration {
+        let mut waited = Duration::ZERO;
+        let Some(link) = self.group.link.as_ref().filter(|_| self.round.last) else { return waited };
+        for (elements, sum) in self.begun {
+            let start = Instant::now();
+            let sum = link.finish_sum(sum);
+            waited += start.elapsed();
+            place(elements, &sum);
+        }
+        waited
+    }
+}
 
 impl Group {
     /// One process.
@@ -100,15 +164,17 @@ impl Group {
         Self::default()
     }
 
-    /// Those that the same launcher has started. A rank that is not heard of for `limit` ends the job.
+    /// Those that the same launcher has started. A rank that is not heard of for `limit` ends the job; `tell` is given the lines
+    /// that then say who is missing.
     ///
     /// # Errors
     /// A launcher that has started several processes that cannot find each other.
-    pub fn join(limit: Duration) -> Result<Self, GroupError> {
+    pub fn join(limit: Duration, tell: Tell) -> Result<Self, GroupError> {
         match launcher::announced(|name| std::env::var(name).ok()) {
             None => Ok(Self::alone()),
             Some((variable, announced)) => {
-                Ok(Self { link: Link::join(variable, announced, limit)?.map(Arc::new) })
+                let link = Link::join(variable, announced, limit, tell)?.map(Arc::new);
+                Ok(Self { link, ..Self::default() })
             }
         }
     }
@@ -145,33 +211,52 @@ impl Group {
         Err(GroupError::Share { accumulate, ranks, next: accumulate.next_multiple_of(ranks) })
     }
 
-    /// Puts the sum over all ranks in the place of each number, added in the order of the ranks on to what the rounds before
-    /// left, which the ranks keep. In rounds that are not the last, the numbers stay.
-    pub fn sum_round(&self, values: &mut [f32], round: Round) {
-        let Some(link) = &self.link else { return };
-        let begun: Vec<_> = values
-            .chunks(BUCKET)
-            .enumerate()
-            .map(|(bucket, part)| link.begin_sum(bucket, part.to_vec(), round))
-            .collect();
-        for (part, sum) in values.chunks_mut(BUCKET).zip(begun) {
-            let sum = link.finish_sum(sum);
-            if round.last {
-                part.copy_from_slice(&sum);
-            }
-        }
+    /// Begins sums over all ranks, in which a number is added in the order of the ranks on to what the rounds before left.
+    pub fn sums(&self, round: Round) -> Sums<'_> {
+        Sums { group: self, round, begun: Vec::new() }
+    }
+
+    /// Numbers of a bucket, for a vector of so many.
+    pub fn bucket(elements: usize) -> usize {
+        elements.div_ceil(BUCKETS).clamp(SMALL_BUCKET, BUCKET)
+    }
+
+    /// How long this rank has waited for the sums of steps since it joined; `None` if it is alone.
+    pub fn waited(&self) -> Option<Duration> {
+        self.link.as_ref().map(|_| Duration::from_nanos(self.course.waited.load(Ordering::Relaxed)))
     }
 
     /// Puts the sum over all ranks in the place of each number, added in the order of the ranks.
     pub fn sum(&self, values: &mut [f32]) {
-        self.sum_round(values, Round::ONLY);
+        if self.link.is_none() {
+            return;
+        }
+        let mut sums = self.sums(Round::ONLY);
+        let mut first = 0;
+        for part in values.chunks(BUCKET) {
+            sums.begin(first..first + part.len(), part.to_vec());
+            first += part.len();
+        }
+        sums.collect(|elements, sum| values[elements].copy_from_slice(sum));
     }
 
-    /// Whether it is so on any rank.
-    pub fn any(&self, here: bool) -> bool {
-        let mut count = [f32::from(here)];
-        self.sum(&mut count);
-        count[0] > 0.0
+    /// Asks for an early end, which all ranks learn of with the sums of the next step.
+    pub fn ask_to_stop(&self, asks: bool) {
+        self.course.asks.store(asks, Ordering::Relaxed);
+    }
+
+    /// Whether a rank had asked for an early end before the last step.
+    pub fn stops(&self) -> bool {
+        self.course.stops.load(Ordering::Relaxed)
+    }
+
+    /// A 1 that is summed with a step where this rank asks for an end, and what became of it.
+    pub(super) fn asks(&self) -> f32 {
+        f32::from(self.course.asks.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn learn(&self, asking: f32) {
+        self.course.stops.store(asking > 0.0, Ordering::Relaxed);
     }
 
     /// What the first rank makes, for all.

@@ -1,6 +1,6 @@
 //! In the place of `link.rs` where the program is built without MPI: there is no link to other processes.
 
-use super::{GroupError, Round};
+use super::{GroupError, Round, Tell};
 use std::time::Duration;
 
 /// None.
@@ -12,7 +12,12 @@ pub(super) enum Sum {}
 
 impl Link {
     /// One process is alone; several cannot find each other.
-    pub fn join(variable: &'static str, announced: usize, _: Duration) -> Result<Option<Self>, GroupError> {
+    pub fn join(
+        variable: &'static str,
+        announced: usize,
+        _: Duration,
+        _: Tell,
+    ) -> Result<Option<Self>, GroupError> {
         if announced <= 1 {
             return Ok(None);
         }
