@@ -21,8 +21,9 @@ demo: ## Train the built-in glyphs for some minutes and draw what came of it
 	$(INKWASH) demo --out "$$out" && \
 	echo && echo "pictures in $$out:" && ls "$$out"/*.png "$$out"/samples/*.png
 
+# `make test FEATURES="--features mpi"` tests ranks under mpirun too (docs/scale.md).
 test: setup ## Run every test; a missing device is a failure
-	INKWASH_REQUIRE_DEVICE=1 $(CARGO) test
+	INKWASH_REQUIRE_DEVICE=1 $(CARGO) test $(FEATURES)
 
 setup: ## Install a software Vulkan driver if there is no driver at all
 	@sh scripts/setup.sh
