@@ -7,8 +7,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) enum Link {}
 
-/// None.
-pub(super) enum Sum {}
+/// Of a type that has values: of one without, the compiler would warn of code that is never reached.
+pub(super) type Sum = usize;
 
 impl Link {
     /// One process is alone; several cannot find each other.
