@@ -113,7 +113,9 @@ fn graphs(task: &impl Task, config: &TrainConfig) -> Vec<Graph> {
     let parameters = task.network().parameters();
     let states = TrainStates::of(parameters, config.log_every as usize);
     let loss = task.loss_graph(&states.weights(), config.batch).unwrap();
-    let micro = gradient_graph(loss, parameters, &states, config.accumulate, false).unwrap().graph;
+    let micro = gradient_graph(loss, parameters, &states, config.accumulate, false, options.checkpointing)
+        .unwrap()
+        .graph;
     let (update, _) = update_graph(&states, &options.optimizer).unwrap();
     let LossGraph { mut graph, loss, .. } =
         task.loss_graph(&Weights::from(&states.ema), config.batch).unwrap();

@@ -57,11 +57,13 @@ impl Layers for Convolutional {
     fn forward(&self, b: &mut Builder, x: ValueId) -> Result<ValueId, GraphError> {
         let mut x = b.scoped("conv_in", |b| self.conv_in.forward(b, x))?;
         for (i, (norm, conv)) in self.down.iter().enumerate() {
+            b.graph.begin_block();
             x = b.scoped(&format!("down.{i}"), |b| {
                 let x = norm.forward(b, x, true, None)?;
                 conv.forward(b, x)
             })?;
         }
+        b.graph.begin_block();
         b.scoped("classes", |b| {
             let x = self.norm_out.forward(b, x, true, None)?;
             let shape = b.graph.shape(x);

@@ -7,7 +7,7 @@ use crate::diffusion::Preset;
 use crate::io::atomic::write_atomic;
 use crate::nn::{PictureSize, Precision};
 use crate::profile::Roofs;
-use crate::train::TrainConfig;
+use crate::train::{CheckpointingMode, TrainConfig};
 use crate::tune::Effort;
 use serde_json::{Map, json};
 use std::io::Write as _;
@@ -109,12 +109,15 @@ struct StepArgs {
     /// Type in which activations, their gradients and the weights of products are stored
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
+    /// What is computed again in the backward pass; auto is none
+    #[arg(long, value_enum, default_value_t = CheckpointingMode::Auto)]
+    checkpointing: CheckpointingMode,
 }
 
 impl StepArgs {
     fn config(&self) -> Result<TrainConfig, Failure> {
-        let Self { preset, size, batch, precision } = *self;
-        let config = TrainConfig { preset, size, batch, precision, ..TrainConfig::default() };
+        let Self { preset, size, batch, precision, checkpointing } = *self;
+        let config = TrainConfig { preset, size, batch, precision, checkpointing, ..TrainConfig::default() };
         config.validate()?;
         Ok(config)
     }

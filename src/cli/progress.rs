@@ -1,7 +1,8 @@
 //! How far a long task has come, and how a training run shows on the terminal.
 
+use crate::io::columns;
 use crate::nn::Precision;
-use crate::train::{RunPlan, Skipped, TrainConfig, TrainEvent};
+use crate::train::{ByteCount, BytesOfBatch, RunPlan, Skipped, TrainConfig, TrainEvent};
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -242,6 +243,25 @@ pub(super) fn describe_fusions(plan: &RunPlan, unfused: &RunPlan) -> String {
         let _ = writeln!(lines, "fused           {:>4} {}", fusion.count, fusion.name);
     }
     lines
+}
+
+/// Whether it fits: device memory by the pictures at a time, without recomputation and with it. What is more than `most`, and what
+/// the limits forbid, is marked.
+pub(super) fn describe_batches(rows: &[BytesOfBatch], most: Option<ByteCount>, on: &str) -> String {
+    let cell = |bytes: &Option<u64>| match bytes.map(ByteCount) {
+        None => "past the limits".into(),
+        Some(bytes) if most.is_some_and(|most| bytes > most) => format!("{bytes}, too much"),
+        Some(bytes) => bytes.to_string(),
+    };
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|BytesOfBatch { batch, bytes }| {
+            std::iter::once(batch.to_string()).chain(bytes.iter().map(cell)).collect()
+        })
+        .collect();
+    let heads = ["pictures at a time", "checkpointing none", "blocks", "full"];
+    let most = most.map_or_else(String::new, |most| format!(", {most} at most"));
+    format!("\ndevice memory on {on}{most}, to train, evaluate and sample\n{}", columns(&heads, &cells, 0))
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! `inkwash train`.
 
 use super::configuration::{of_new_run, of_resumed_run};
-use super::progress::{Bar, TrainProgress, describe, describe_fusions};
+use super::progress::{Bar, TrainProgress, describe, describe_batches, describe_fusions};
 use super::{DeviceArgs, Failure, in_words, interruption, printable, tell};
 use crate::estimate::{self, Estimate, Gpu};
 use crate::graph::{Caps, Kernels, Limits};
 use crate::nn::Precision;
-use crate::train::{Group, Inherited, RunOptions, RunPlan, TrainConfig, TrainEvent, open_data, train};
+use crate::train::{
+    ByteCount, Fitted, Group, Inherited, RunOptions, RunPlan, TrainConfig, TrainError, TrainEvent, open_data,
+    train,
+};
 use crate::tune::Effort;
 use clap::ArgMatches;
 use indicatif::HumanBytes;
@@ -165,7 +168,20 @@ fn dry_run(config: &TrainConfig, args: &TrainArgs, device: &DeviceArgs) -> Resul
     let class_names = if config.learns_classes() { open_data(config)?.0.class_names } else { Vec::new() };
     let config = config.with_network(&class_names);
     let planned = |config: &TrainConfig| plan(config, gpu.as_ref(), device);
-    let plan = planned(&config)?;
+    let asked = config;
+    let caps = match gpu {
+        Some(gpu) => gpu.caps(kernels(device)),
+        None => default_limits(&asked, device),
+    };
+    let (config, plan, notes) = match asked.fitted(&caps) {
+        Ok(Fitted { config, notes, .. }) => {
+            let plan = planned(&config)?;
+            (config, plan, notes)
+        }
+        // What exceeds the default limits with one picture is planned without them.
+        Err(TrainError::Step(_)) if gpu.is_none() => (asked.clone(), planned(&asked)?, Vec::new()),
+        Err(e) => return Err(e.into()),
+    };
     let estimate = Estimate::new(&config, &plan, gpu)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&estimate)?);
@@ -175,6 +191,13 @@ fn dry_run(config: &TrainConfig, args: &TrainArgs, device: &DeviceArgs) -> Resul
         println!("{}{}", plan.plans.micro, plan.plans.update);
     }
     print!("{}{}", estimate::report::text(&estimate), describe(&config, &plan));
+    notes.iter().for_each(|note| println!("note            {note}"));
+    // A dozen plans, which are made where there is something to fit into.
+    if gpu.is_some() || asked.memory_budget.is_some() {
+        let on = gpu.map_or("WebGPU's default limits", |gpu| gpu.name);
+        let most = asked.memory_budget.or(gpu.and_then(|gpu| gpu.memory_bytes()).map(ByteCount));
+        print!("{}", describe_batches(&asked.bytes_by_batch(&caps)?, most, on));
+    }
     if config.precision == Precision::F16 {
         let single = planned(&TrainConfig { precision: Precision::F32, ..config.clone() })?.bytes;
         let share = plan.bytes as f64 / single.max(1) as f64;
@@ -187,15 +210,23 @@ fn dry_run(config: &TrainConfig, args: &TrainArgs, device: &DeviceArgs) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
+/// The kernels that were asked for, or those of GPUs.
+fn kernels(device: &DeviceArgs) -> Kernels {
+    device.kernels().unwrap_or(Kernels::Workgroup)
+}
+
+/// A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
+fn default_limits(config: &TrainConfig, device: &DeviceArgs) -> Caps {
+    let base = Caps::webgpu(kernels(device));
+    if config.precision == Precision::F16 { base.with_f16() } else { base }
+}
+
 /// The plan of a run, with the network in full: on a GPU that is named, or for a device of WebGPU's default limits.
 pub(super) fn plan(config: &TrainConfig, gpu: Option<&Gpu>, device: &DeviceArgs) -> Result<RunPlan, Failure> {
-    let kernels = device.kernels().unwrap_or(Kernels::Workgroup);
     if let Some(gpu) = gpu {
-        return Ok(estimate::plan(config, gpu, kernels)?);
+        return Ok(estimate::plan(config, gpu, kernels(device))?);
     }
-    // A plan that fits WebGPU's default limits fits everywhere; real devices usually allow more.
-    let base = Caps::webgpu(kernels);
-    let base = if config.precision == Precision::F16 { base.with_f16() } else { base };
+    let base = default_limits(config, device);
     let limits = Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..base.limits };
     Ok(match RunPlan::new(config, &base) {
         Ok(plan) => plan,

@@ -110,6 +110,7 @@ impl SelfAttention {
 
     /// x + to_out(attention(norm(x))) over the pixels as tokens.
     pub(super) fn forward(&self, b: &mut Builder, x: ValueId) -> Result<ValueId, GraphError> {
+        b.graph.begin_block();
         b.recorded(&self.name, |b| {
             let shape = b.graph.shape(x).clone();
             let h = match &self.group_norm {

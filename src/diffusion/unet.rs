@@ -240,6 +240,7 @@ impl UNet {
         let mut skips = vec![x];
         for level in &self.down {
             for i in 0..level.resnets.len() {
+                b.graph.begin_block();
                 x = level.block(i, b, x, time)?;
                 skips.push(x);
             }
@@ -251,19 +252,24 @@ impl UNet {
         }
 
         // 3. Mid: residual, attention, residual.
+        b.graph.begin_block();
         x = self.mid.block(0, b, x, time)?;
+        b.graph.begin_block();
         x = self.mid.resnets[1].forward(b, x, time)?;
         b.record(&self.mid.name, x);
 
         // 4. Up, joining the skips last first.
         for level in &self.up {
             for i in 0..level.resnets.len() {
+                // The joined tensor belongs to the block: both its parts are kept anyway.
+                b.graph.begin_block();
                 if let Some(skip) = skips.pop() {
                     x = b.scoped(&level.name, |b| b.graph.apply(Concat, &[x, skip]))?;
                 }
                 x = level.block(i, b, x, time)?;
             }
             if let Some(conv) = &level.resample {
+                b.graph.begin_block();
                 x = b.recorded(&format!("{}.upsamplers.0", level.name), |b| {
                     let x = b.graph.apply(UpsampleNearest, &[x])?;
                     conv.forward(b, x)
@@ -273,6 +279,7 @@ impl UNet {
         }
 
         // 5. Output.
+        b.graph.begin_block();
         if b.records() {
             // The network has this norm fused with the SiLU behind it; a copy without shows what the norm gives.
             b.recorded("conv_norm_out", |b| self.conv_norm_out.forward(b, x, false, None))?;

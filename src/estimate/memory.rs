@@ -108,8 +108,8 @@ fn fullest(plan: &Plan) -> [u64; 3] {
     let phase = |launch: usize| plan.graph.nodes[plan.launches[launch].node].phase;
     let kind = |tensor: &WorkingTensor| match tensor {
         WorkingTensor { is_scratch: true, .. } => 2,
-        WorkingTensor { phase: Phase::Backward, .. } => 1,
-        tensor => usize::from(phase(tensor.last) != Phase::Backward),
+        WorkingTensor { phase: Phase::Backward | Phase::Recompute, .. } => 1,
+        tensor => usize::from(!matches!(phase(tensor.last), Phase::Backward | Phase::Recompute)),
     };
     // What begins and what ends with each launch, so that one walk over them finds the fullest.
     let mut changes: Vec<[i128; 3]> = vec![[0; 3]; plan.launches.len() + 1];

@@ -3,6 +3,7 @@
 //! [`Estimate::new`] counts what the plans of a run launch and keep in memory; with a [`Gpu`] it also says how long each launch
 //! would take there ([`model`]). No device is opened.
 
+mod capacity;
 mod gpu;
 mod memory;
 mod mix;

@@ -9,6 +9,7 @@ mod launch_cost;
 mod memory;
 mod op;
 mod plan;
+mod recompute;
 pub mod rewrite;
 mod slots;
 mod verify;
@@ -23,6 +24,7 @@ pub use op::{
     ShapeError,
 };
 pub use plan::{Binding, Home, Launch, Placement, Plan, PlanError, PlannedBuffer};
+pub use recompute::Checkpointing;
 pub(crate) use slots::SlotPool;
 pub use working_memory::WorkingTensor;
 
@@ -101,6 +103,8 @@ pub enum Phase {
     Forward,
     /// The loss.
     Loss,
+    /// What of the network is computed again for the gradients ([`Checkpointing`]).
+    Recompute,
     /// Gradients.
     Backward,
     /// The optimizer, the moving average and the log.
@@ -117,6 +121,7 @@ impl Phase {
             Self::Noise => "noise",
             Self::Forward => "forward",
             Self::Loss => "loss",
+            Self::Recompute => "recompute",
             Self::Backward => "backward",
             Self::Update => "update",
             Self::Sample => "sample",
@@ -161,6 +166,8 @@ pub struct Graph {
     pub outputs: Vec<ValueId>,
     /// Computed tensors that other plans read, by the name of the state they are kept in.
     pub persistent: std::collections::BTreeMap<ValueId, String>,
+    /// The nodes with which the blocks of the forward pass begin.
+    block_starts: Vec<usize>,
     scope: Vec<String>,
     phase: Phase,
 }
@@ -244,6 +251,14 @@ impl Graph {
         self.scope.pop();
     }
 
+    /// Nodes appended from now on are a block: what lies between its inputs and its outputs can be computed again
+    /// ([`Graph::recomputed`]).
+    pub fn begin_block(&mut self) {
+        if self.block_starts.last() != Some(&self.nodes.len()) {
+            self.block_starts.push(self.nodes.len());
+        }
+    }
+
     /// Keeps a tensor readable after a run, under a name.
     pub fn output(&mut self, name: &str, value: ValueId) {
         self.values[value.0].name = name.into();
@@ -283,8 +298,17 @@ impl Graph {
 
     /// The cost of all nodes together.
     pub fn cost(&self) -> Cost {
+        self.cost_where(|_| true)
+    }
+
+    /// The cost of all nodes of a phase.
+    pub fn cost_of(&self, phase: Phase) -> Cost {
+        self.cost_where(|node| node.phase == phase)
+    }
+
+    fn cost_where(&self, condition: impl Fn(&Node) -> bool) -> Cost {
         let mut total = Cost::default();
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| condition(node)) {
             let (x, y) = self.node_specs(node);
             total += node.op.cost(&x, &y);
         }

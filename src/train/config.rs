@@ -1,6 +1,6 @@
 //! Everything that decides a training run: flags, configuration file and checkpoint are this one struct.
 
-use super::{Group, StepOptions};
+use super::{ByteCount, CheckpointingMode, Group, StepOptions};
 use crate::classifier::ClassifierConfig;
 use crate::data::{ClassLabels, Damaged};
 use crate::diffusion::{
@@ -143,6 +143,15 @@ pub struct TrainConfig {
     /// keeps f32 weights for the optimizer, and scales the loss
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().precision))]
     pub precision: Precision,
+    /// Compute activations again in the backward pass instead of keeping them: those within blocks, or nearly all; auto does so as
+    /// far as --memory-budget asks for it. The numbers are the same to the last bit
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Self::default().checkpointing))]
+    pub checkpointing: CheckpointingMode,
+    /// Device memory that the run may plan, as 6GiB: chooses the pictures at a time, with the effective batch as it is, and with
+    /// --checkpointing auto what is computed again
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BYTES"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_budget: Option<ByteCount>,
     /// Peak learning rate of AdamW
     #[cfg_attr(
         feature = "cli",
@@ -298,6 +307,8 @@ impl Default for TrainConfig {
             accumulate: 1,
             seed: 0,
             precision: Precision::F32,
+            checkpointing: CheckpointingMode::Auto,
+            memory_budget: None,
             learning_rate: 1e-3,
             learning_rate_schedule: LearningRate::Cosine,
             warmup_steps: 100,
@@ -482,6 +493,7 @@ impl TrainConfig {
             log_every: self.log_every,
             optimizer: self.optimizer(),
             fusion: self.fusion,
+            checkpointing: self.checkpointing.allowed(false)[0],
             choices: Arc::default(),
             group: Group::alone(),
         }

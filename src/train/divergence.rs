@@ -124,7 +124,7 @@ fn at(parameters: &Parameters, index: usize) -> &str {
 fn phase(plan: &Plan, node: usize) -> &'static str {
     match plan.graph.nodes[node].phase {
         Phase::Forward => "in the forward pass",
-        Phase::Backward => "in the backward pass",
+        Phase::Backward | Phase::Recompute => "in the backward pass",
         Phase::Loss => "in the loss",
         Phase::Noise | Phase::Data => "where the pictures are made ready",
         Phase::Update | Phase::Sample => "in the update",

@@ -19,6 +19,8 @@ mod error;
 mod evaluation;
 #[cfg(not(target_arch = "wasm32"))]
 mod event;
+#[cfg(not(target_arch = "wasm32"))]
+mod fit;
 mod folder;
 #[cfg(not(target_arch = "wasm32"))]
 mod grid;
@@ -30,6 +32,7 @@ mod log;
 mod log_row;
 #[cfg(feature = "charts")]
 mod loss_curve;
+mod memory_budget;
 #[cfg(not(target_arch = "wasm32"))]
 mod open_data;
 mod open_model;
@@ -57,6 +60,8 @@ pub use diffusion::{Diffusion, DiffusionInputs};
 pub use error::TrainError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use event::{RunOptions, Skipped, TrainEvent};
+#[cfg(not(target_arch = "wasm32"))]
+pub use fit::{BytesOfBatch, Fitted};
 pub use folder::{FolderError, ModelFolder, built_in_model, open_classifier};
 #[cfg(not(target_arch = "wasm32"))]
 pub use grid::grid_columns;
@@ -66,6 +71,7 @@ pub use init::{Inherited, open_initial_model};
 pub use log_row::LogRow;
 #[cfg(feature = "charts")]
 pub use loss_curve::loss_curve;
+pub use memory_budget::{ByteCount, CheckpointingMode};
 #[cfg(not(target_arch = "wasm32"))]
 pub use open_data::{check_labels, open_data, open_data_reporting, split_data};
 pub use open_model::open_model;

@@ -15,13 +15,14 @@ use super::plan::{PictureTask, classification, diffusion};
 use super::run_folder::DATA;
 use super::warnings::{learning_rate_jump, other_pictures, other_shaders, warnings};
 use super::{
-    Checkpoint, ModelFolder, NetworkKind, Pictures, RunOptions, RunPlan, Skipped, StepOptions, TrainConfig,
-    TrainError, TrainEvent, Trainer, open_data_reporting,
+    Checkpoint, Fitted, ModelFolder, NetworkKind, Pictures, RunOptions, RunPlan, Skipped, StepOptions,
+    TrainConfig, TrainError, TrainEvent, Trainer, open_data_reporting,
 };
 use crate::data::{AugmentOptions, Dataset, Loader, Report, batch_at};
 use crate::gpu::{Blocking as _, Device, GpuError};
 use crate::graph::Caps;
 use crate::io::write_json;
+use crate::nn::ConfigError;
 use crate::shader::Folder;
 use crate::tune::Effort;
 use serde_json::json;
@@ -68,14 +69,8 @@ pub fn train(
     let accepted = Accepted::new(folder, config, options, beginning, observe)?;
     accepted.agree(group)?;
     match accepted.config.network {
-        NetworkKind::Unet => {
-            let task = diffusion(&accepted.config)?;
-            accepted.run(task, open_device, options, interrupted, observe)
-        }
-        NetworkKind::Classifier => {
-            let task = classification(&accepted.config)?;
-            accepted.run(task, open_device, options, interrupted, observe)
-        }
+        NetworkKind::Unet => accepted.run(diffusion, open_device, options, interrupted, observe),
+        NetworkKind::Classifier => accepted.run(classification, open_device, options, interrupted, observe),
     }
 }
 
@@ -159,7 +154,7 @@ impl Accepted {
     /// Allocates the states and plans, makes the run folder or goes on with it, and trains.
     fn run<T: PictureTask>(
         self,
-        task: T,
+        task: impl Fn(&TrainConfig) -> Result<T, ConfigError>,
         open_device: impl FnOnce() -> Result<Arc<Device>, GpuError>,
         options: &RunOptions,
         interrupted: &AtomicBool,
@@ -167,8 +162,9 @@ impl Accepted {
     ) -> Result<ModelFolder, TrainError> {
         let Self { folder, config, beginning, training, held_out, pictures, report } = self;
         let Beginning { checkpoint, held, .. } = beginning;
-        let parameters = task.network().parameters();
         let group = &options.group;
+        let network = task(&config)?;
+        let parameters = network.network().parameters();
         let goes_on = checkpoint.is_some();
         let mut start = match checkpoint {
             Some(file) => file.states(parameters)?,
@@ -181,6 +177,13 @@ impl Accepted {
         };
         start.share(group);
         let device = open_device()?;
+        let asked = config.checkpointing;
+        // The first rank's device decides for all.
+        let (config, notes): (TrainConfig, Vec<String>) = group
+            .share(|| config.fitted(&device.caps).map(|Fitted { config, notes, .. }| (config, notes)))?;
+        group.rounds(config.accumulate)?;
+        notes.iter().for_each(|message| observe(&TrainEvent::Note { message }));
+        let task = task(&config)?;
         let shaders = device.shaders().map(Folder::checksums).unwrap_or_default();
         if goes_on && let Some(message) = other_shaders(&folder.shaders()?, &shaders) {
             observe(&TrainEvent::Warning { message: &message });
@@ -218,19 +221,20 @@ impl Accepted {
             + evaluation.as_ref().map_or(0, Evaluation::bytes)
             + grids.as_ref().map_or(0, GridSampler::bytes);
 
-        // 2. The folder.
+        // 2. The folder. What was asked for is kept, so that a run that goes on may choose again.
+        let kept = TrainConfig { checkpointing: asked, ..config.clone() };
         let (output, before) = if group.is_first() {
             let held = if goes_on {
                 let held = held.map_or_else(|| folder.hold(), Ok)?;
                 folder.set_aside_after(step)?;
-                folder.go_on(&config)?;
+                folder.go_on(&kept)?;
                 folder.remove_old_checkpoints()?;
                 if folder.step_of_weights() != Some(step) {
                     folder.save_weights(trainer.task.network().parameters(), &start.states[3], step)?;
                 }
                 held
             } else {
-                let held = folder.begin(held, &config)?;
+                let held = folder.begin(held, &kept)?;
                 folder.keep_choices(&choices)?;
                 held
             };

@@ -4,7 +4,7 @@
 use super::group::{Group, Round};
 use super::{Checkpoint, LogRow, TrainStates};
 use crate::gpu::{Device, Executable, GpuError, Pieces, RunError, Store};
-use crate::graph::{Caps, Choices, Graph, GraphError, Phase, Plan, State, ValueId};
+use crate::graph::{Caps, Checkpointing, Choices, Graph, GraphError, Phase, Plan, State, ValueId};
 use crate::nn::{Network, Parameters, Weights};
 use crate::ops::{
     Accumulate, AdamW, Add, AdjustLossScale, BiasCorrection, Cast, GradientNorm, HYPER, Hyper, LOG_COLUMNS,
@@ -57,16 +57,19 @@ pub trait Task {
 
 /// Continues a loss to gradients, in the state `gradients`, with the loss in the state `loss`, both averaged over the
 /// micro-batches; the gradients are those of the scaled loss, where there is a scale. Where the micro-batches are `shared` by a
-/// group, which sums them, the states hold one micro-batch's part of the average.
+/// group, which sums them, the states hold one micro-batch's part of the average. Checkpointing
+/// changes no bit of the gradients.
 pub fn gradient_graph<I>(
     loss: LossGraph<I>,
     parameters: &Parameters,
     states: &TrainStates,
     accumulate: u32,
     shared: bool,
+    checkpointing: Checkpointing,
 ) -> Result<LossGraph<I>, GraphError> {
     let mut g = loss;
     let graph = &mut g.graph;
+    let forward = graph.nodes.len();
     let share = 1.0 / f64::from(accumulate);
     let seed = match &states.loss_scale {
         None => graph.constant("d_loss", Array::new([1], vec![share])),
@@ -100,7 +103,7 @@ pub fn gradient_graph<I>(
         graph.apply(Accumulate, &[sum, scaled, step])?;
     }
     graph.leave();
-    Ok(g)
+    Ok(LossGraph { graph: g.graph.recomputed(forward, checkpointing), ..g })
 }
 
 /// Inputs of the update graph.
@@ -200,6 +203,8 @@ pub struct StepOptions {
     pub optimizer: AdamW,
     /// Whether plans fuse operators, where the device's capabilities ask for it too.
     pub fusion: bool,
+    /// What is computed again in the backward pass.
+    pub checkpointing: Checkpointing,
     /// The algorithms of operators that were measured.
     pub choices: Arc<Choices>,
     /// The processes that share the micro-batches of a step.
@@ -232,8 +237,9 @@ impl TrainPlans {
         let parameters = task.network().parameters();
         let states = options.states(parameters);
         let loss = task.loss_graph(&states.weights(), options.batch)?;
-        let micro =
-            gradient_graph(loss, parameters, &states, options.accumulate, options.group.size() > 1)?.graph;
+        let StepOptions { accumulate, checkpointing, .. } = *options;
+        let shared = options.group.size() > 1;
+        let micro = gradient_graph(loss, parameters, &states, accumulate, shared, checkpointing)?.graph;
         let (update, _) = update_graph(&states, &options.optimizer)?;
         let caps = options.caps(caps);
         Ok(Self { micro: Plan::new(micro, &caps)?, update: Plan::new(update, &caps)? })
@@ -245,9 +251,17 @@ impl TrainPlans {
     }
 
     /// Floating-point operations of the model per picture, forward and backward, as convolutions and
-    /// matrix products are counted.
+    /// matrix products are counted; what is computed again does not count.
     pub fn model_flops_per_picture(&self, batch: usize) -> u64 {
-        self.micro.graph.cost().matrix_flops / batch.max(1) as u64
+        let graph = &self.micro.graph;
+        (graph.cost().matrix_flops - graph.cost_of(Phase::Recompute).matrix_flops) / batch.max(1) as u64
+    }
+
+    /// Floating-point operations that are done again, as a share of those of the model.
+    pub fn recomputed_share(&self) -> f64 {
+        let graph = &self.micro.graph;
+        let (all, again) = (graph.cost().flops(), graph.cost_of(Phase::Recompute).flops());
+        again as f64 / (all - again).max(1) as f64
     }
 }
 
@@ -284,10 +298,11 @@ impl<T: Task> Trainer<T> {
         let parameters = task.network().parameters();
         let states = options.states(parameters);
         let loss = task.loss_graph(&states.weights(), options.batch)?;
+        let shared = options.group.size() > 1;
         let LossGraph { graph, step, inputs, .. } =
-            gradient_graph(loss, parameters, &states, options.accumulate, options.group.size() > 1)?;
+            gradient_graph(loss, parameters, &states, options.accumulate, shared, options.checkpointing)?;
         let micro = Executable::new(&store, Plan::new(graph, store.caps())?).await?;
-        let pieces = (options.group.size() > 1)
+        let pieces = shared
             .then(|| micro.pieces(&states.gradients, Group::bucket(parameters.flat_elements())))
             .transpose()?;
         let updater = Updater::new(&store, &states, &options.optimizer).await?;

@@ -6,7 +6,7 @@ use super::oracle::OptimizerSetup;
 use super::{Limit, Oracle, Report, Row, VerifyError, channels_last, distance, wide};
 use crate::diffusion::{NoiseSchedule, Prediction, UNet};
 use crate::gpu::{Blocking as _, Device, Executable, Store};
-use crate::graph::{GraphError, ValueId};
+use crate::graph::{Checkpointing, GraphError, ValueId};
 use crate::io::Tensor;
 use crate::model::Model;
 use crate::nn::{Network, Weights};
@@ -166,6 +166,7 @@ pub(super) fn check(
         log_every: 1,
         optimizer: setup.adamw(),
         fusion: true,
+        checkpointing: Checkpointing::None,
         choices: Arc::default(),
         group: Group::alone(),
     };

@@ -41,7 +41,7 @@ pub fn rewritten(graph: Graph, caps: &Caps) -> (Graph, Vec<Fusion>) {
 }
 
 /// Tells every tensor its node again, after nodes were taken out or moved.
-fn renumber(graph: &mut Graph) {
+pub(super) fn renumber(graph: &mut Graph) {
     for value in &mut graph.values {
         if matches!(value.origin, Origin::Node(..)) {
             value.origin = Origin::Removed;

@@ -3,7 +3,7 @@
 const profile = JSON.parse(document.getElementById("profile").textContent);
 const launches = profile.launches;
 const byId = (id) => document.getElementById(id);
-const PHASES = ["data", "noise", "forward", "loss", "backward", "update", "sample"];
+const PHASES = ["data", "noise", "forward", "loss", "recompute", "backward", "update", "sample"];
 
 // Numbers as text.
 
