@@ -55,6 +55,7 @@ impl Output {
     }
 
     /// Draws the loss curve, and says which pictures are missing.
+    #[cfg_attr(not(feature = "charts"), expect(unused_variables, reason = "only the curve may fail here"))]
     pub fn finish<T: PictureTask>(&mut self, observe: &mut Observer) -> Result<(), TrainError> {
         #[cfg(feature = "charts")]
         {
