@@ -1,7 +1,7 @@
 //! The task of a classifier: to tell the class of a picture.
 
 use super::PictureBatch;
-use super::step::{LossGraph, Task};
+use super::{LossGraph, Task};
 use crate::classifier::Classifier;
 use crate::gpu::Executable;
 use crate::graph::{Graph, GraphError, Phase, ValueId};

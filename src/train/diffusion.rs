@@ -1,7 +1,7 @@
 //! The task of a diffusion model: to predict from a noisy picture its noise, or the picture, or what else the
 //! configuration has as its prediction.
 
-use super::step::{LossGraph, Task};
+use super::{LossGraph, Task};
 use super::{PictureBatch, TimestepSampling, TrainConfig};
 use crate::diffusion::{NoiseSchedule, Sampler, UNet};
 use crate::gpu::Executable;

@@ -1,6 +1,6 @@
 //! The loss of the averaged weights on the held-out pictures, and the accuracy of a classifier.
 
-use super::step::{LossGraph, Task};
+use super::{LossGraph, Task};
 use super::{PictureBatch, TrainStates, Trainer};
 use crate::data::{AugmentOptions, Dataset, batch_at};
 use crate::gpu::{Blocking as _, Executable, RunError, Store};

@@ -22,6 +22,7 @@ mod event;
 #[cfg(not(target_arch = "wasm32"))]
 mod fit;
 mod folder;
+mod graphs;
 #[cfg(not(target_arch = "wasm32"))]
 mod grid;
 mod group;
@@ -63,6 +64,7 @@ pub use event::{RunOptions, Skipped, TrainEvent};
 #[cfg(not(target_arch = "wasm32"))]
 pub use fit::{BytesOfBatch, Fitted};
 pub use folder::{FolderError, ModelFolder, built_in_model, open_classifier};
+pub use graphs::{LossGraph, UpdateInputs, gradient_graph, update_graph};
 #[cfg(not(target_arch = "wasm32"))]
 pub use grid::grid_columns;
 pub use group::{Group, GroupError, Round, Sums, Tell};
@@ -81,9 +83,7 @@ pub use plan::RunPlan;
 #[cfg(not(target_arch = "wasm32"))]
 pub use run::train;
 pub use states::TrainStates;
-pub use step::{
-    LossGraph, StepOptions, Task, TrainPlans, Trainer, UpdateInputs, Updater, gradient_graph, update_graph,
-};
+pub use step::{StepOptions, Task, TrainPlans, Trainer, Updater};
 
 /// Pictures (B, H, W, C) in [-1, 1], and labels (B).
 pub type PictureBatch = (Vec<f32>, Vec<u32>);
