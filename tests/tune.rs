@@ -45,8 +45,13 @@ fn what_was_measured_is_kept() {
     let Some(device) = common::open_device() else { return };
     let folder = tempfile::tempdir().unwrap();
     let plan = RunPlan::new(&tiny(), &device.caps).unwrap();
-    // The update has operators of one algorithm alone.
-    let (plans, nothing) = ([&plan.plans.micro], [&plan.plans.update]);
+    // An operator of one algorithm alone.
+    let mut graph = Graph::new();
+    let x = graph.input("x", Spec::f32([8]));
+    let y = graph.apply(Scale(2.0), &[x]).unwrap();
+    graph.output("y", y);
+    let scaled = Plan::new(graph, &device.caps).unwrap();
+    let (plans, nothing) = ([&plan.plans.micro], [&scaled]);
     let measure = |plans: &[&Plan], effort| {
         let mut begun = 0;
         let tuning = tune(&device, plans, effort, Some(folder.path()), &mut |n| begun += n).unwrap();
