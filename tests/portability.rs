@@ -215,13 +215,13 @@ fn every_preset_plans_within_webgpu_as_stated() {
         let fused = RunPlan::new(&config, &Caps::webgpu(Kernels::Workgroup)).unwrap();
         let found = fused.bytes as f64 / 1024.0 / 1024.0;
         assert!((found / mib - 1.0).abs() < 0.005, "{preset:?}: {found} MiB");
-        // Fusions take some two of five launches away, and no more memory than the parts of a bias's gradient. Beside narrow weights
-        // that gradient stays a launch of its own: of small-32, 373 launches are left of 620.
+        // Fusions take two of five launches away, but for the gradients of the biases of the first and the last convolution, each a
+        // launch of its own beside a narrow weight; and no more memory than the parts of a bias's gradient.
         let unfused = RunPlan::new(&config, &Caps::webgpu(Kernels::Workgroup).with_fusion(false)).unwrap();
         let [with, without] = [&fused, &unfused].map(|plan| (plan.plans.micro.launches.len(), plan.bytes));
         println!("{preset:?}: {with:?} launches and bytes, without fusion {without:?}");
         assert!(
-            with.1 <= without.1 + without.1 / 1000 && 100 * with.0 < 61 * without.0,
+            with.1 <= without.1 + without.1 / 1000 && 5 * (with.0 - 2) < 3 * without.0,
             "{preset:?}: {with:?}, {without:?}"
         );
     }
