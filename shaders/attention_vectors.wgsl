@@ -42,6 +42,7 @@ fn next_depth(depth: Depth) -> Depth {
     return Depth(depth.a_at + step * params.a_column, depth.b_at + step * params.b_row);
 }
 
+const DEPTH_IS_SHARED: bool = false;
 const A_HAS_ZEROS: bool = false;
 
 // Rows and columns beyond the last are computed from the last ones, and not stored.
@@ -73,9 +74,3 @@ fn store_c(split: u32, m: u32, n: u32, value: vec4<f32>) {
 }
 
 fn store_column_sum(split: u32, n: u32, value: vec4<f32>) {}
-
-@compute @workgroup_size(INVOCATIONS)
-fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-           @builtin(local_invocation_index) lane: u32) {
-    gemm(workgroup_index(group, groups), lane);
-}

@@ -143,6 +143,7 @@ fn patch_row(split: u32, m: u32) -> Row {
     return Row(((p.x * size.x + origin.x) * size.y + origin.y) * (params.channels / 4u), inside);
 }
 
+const DEPTH_IS_SHARED: bool = true;
 const A_HAS_ZEROS: bool = true;
 
 fn a_lines(split: u32, m: u32, k: u32) -> Lines {
@@ -189,9 +190,3 @@ fn store_c(split: u32, m: u32, n: u32, value: vec4<f32>) {
 }
 
 fn store_column_sum(split: u32, n: u32, value: vec4<f32>) {}
-
-@compute @workgroup_size(INVOCATIONS)
-fn convolution(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-               @builtin(local_invocation_index) lane: u32) {
-    gemm(workgroup_index(group, groups), lane);
-}

@@ -90,6 +90,7 @@ struct Lines {
     tap: vec2<u32>, // k - pad, which may wrap round
 }
 
+const DEPTH_IS_SHARED: bool = false;
 const A_HAS_ZEROS: bool = true;
 
 fn a_lines(split: u32, m: u32, k: u32) -> Lines {
@@ -132,10 +133,4 @@ fn store_c(split: u32, m: u32, n: u32, value: vec4<f32>) {
 
 fn store_column_sum(split: u32, n: u32, value: vec4<f32>) {
     store_db((split * params.columns + n) / 4u, 0u, value);
-}
-
-@compute @workgroup_size(INVOCATIONS)
-fn convolution(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-               @builtin(local_invocation_index) lane: u32) {
-    gemm(workgroup_index(group, groups), lane);
 }

@@ -80,6 +80,7 @@ fn places_of_one_k(lines: Lines, stride: u32, depth: Depth) -> Places {
     return places(lines.at + depth.k * (stride / 4u), inside);
 }
 
+const DEPTH_IS_SHARED: bool = true;
 const A_HAS_ZEROS: bool = !INSIDE;
 
 fn a_lines(split: u32, m: u32, k: u32) -> Lines {
@@ -123,10 +124,4 @@ fn store_sum(at: u32, value: vec4<f32>) {
 fn store_column_sum(split: u32, n: u32, value: vec4<f32>) {
     let behind = split * params.c_split + along_columns(n, params.c_layer) + params.bias_start;
     store_db((split * params.columns + n) / 4u, behind / 4u, value);
-}
-
-@compute @workgroup_size(INVOCATIONS)
-fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-           @builtin(local_invocation_index) lane: u32) {
-    gemm(workgroup_index(group, groups), lane);
 }

@@ -353,7 +353,7 @@ fn kernels_of_matrix_units_translate_to_vulkan_and_metal() {
         .into_iter()
         .filter(|kernel| kernel.variant.extensions().any(|e| e == Extension::CooperativeMatrix))
         .collect();
-    for shader in ["attention_tiled_matrix", "conv2d_matrix", "conv2d_weight_matrix", "matmul_matrix"] {
+    for shader in ["attention_vectors", "conv2d_vectors", "conv2d_weight_vectors", "matmul_vectors"] {
         for larger in [false, true] {
             let of_tile = |k: &&Kernel| k.variant.links().any(|(_, to)| to == "lib/matrix16") == larger;
             let found = on_matrix_units.iter().filter(|k| k.source.name == shader).find(of_tile);

@@ -7,7 +7,7 @@ mod common;
 use common::open_device;
 use inkwash::diffusion::{DownBlock, UNet, UNetConfig, UpBlock};
 use inkwash::gpu::{Blocking as _, Clock, Device, Executable};
-use inkwash::graph::Phase;
+use inkwash::graph::{Choices, Phase};
 use inkwash::nn::Size;
 use inkwash::profile::table::{By, rows};
 use inkwash::profile::{Options, Profile, operator, training_step};
@@ -110,7 +110,7 @@ fn check(profile: &Profile) {
 fn nothing_is_captured_without_a_debugger() {
     let Some(device) = open_device() else { return };
     let options = Options { runs: 1, capture: true, ..Options::default() };
-    let error = training_step(&device, &tiny(), None, &options).unwrap_err();
+    let error = training_step(&device, &tiny(), None, Choices::default(), &options).unwrap_err();
     assert!(error.to_string().contains("no debugger is attached"), "{error}");
 }
 
@@ -120,7 +120,7 @@ fn a_training_step_is_measured_by_every_clock() {
     for clock in clocks(&device) {
         // Of a single run, every median is its one value, and the account is a sum.
         let options = Options { runs: 1, warmup: 1, clock: Some(clock), ..Options::default() };
-        let one = training_step(&device, &tiny(), None, &options).unwrap();
+        let one = training_step(&device, &tiny(), None, Choices::default(), &options).unwrap();
         check(&one);
         let [upload, encode, launched, gaps] =
             [one.upload, one.encode, one.launched, one.gaps].map(|part| part.median);
@@ -128,7 +128,7 @@ fn a_training_step_is_measured_by_every_clock() {
         assert!((one.accounted_seconds - sum).abs() < 1e-9, "{} and {sum}", one.accounted_seconds);
 
         let options = Options { runs: 3, ..options };
-        let profile = training_step(&device, &tiny(), None, &options).unwrap();
+        let profile = training_step(&device, &tiny(), None, Choices::default(), &options).unwrap();
         check(&profile);
         assert_eq!((profile.clock, profile.runs), (clock, 3));
         // Every launch of a micro-batch ran twice, those of the update once.

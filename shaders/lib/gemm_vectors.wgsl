@@ -13,6 +13,7 @@
 //   fn stages(split: u32) -> u32                           the stages of a split
 //   fn first_depth(split: u32, of_a: Lines, of_b: Lines) -> Depth
 //   fn next_depth(depth: Depth) -> Depth
+//   const DEPTH_IS_SHARED: bool                            whether it is the same for all lines
 //   struct Lines                                           what an invocation knows of its two vec4 in every stage
 //   fn a_lines(split: u32, m: u32, k: u32) -> Lines        from row m and k on, counted from the begin of the stage
 //   fn b_lines(split: u32, n: u32, k: u32) -> Lines
@@ -26,17 +27,13 @@
 
 #import lib/out4
 #import lib/no_bias_gradient
+#import lib/gemm_places
 #import lib/a_along_k
 #import lib/b_along_n
 
 const TILE_M: u32 = 128u; // 64 or 128
 const TILE_N: u32 = 128u; // 64 or 128, and not above TILE_M
 const TILE_K: u32 = 16u;
-
-// Whether TILE_K divides the depth of every split, so that each stage lies inside it.
-const WHOLE_STAGES: bool = false;
-
-alias Left = StoredOut; // in a
 
 const THREADS_M: u32 = TILE_M / 8u;
 const THREADS_N: u32 = 16u;
@@ -48,16 +45,6 @@ const STAGE_B: u32 = TILE_N * TILE_K / 8u; // invocations that stage two vec4 of
 // exchange keeps apart what four invocations store at once for k, k + 4, k + 8 and k + 12: else they would hit the same banks.
 fn tile_place(vector: u32, k: u32, vectors: u32) -> u32 {
     return k * vectors + (vector ^ (k / 4u * 2u));
-}
-
-// Where two vec4 lie in a or b: 0 where they are not inside.
-struct Places {
-    at: vec2<u32>,
-    inside: vec2<bool>,
-}
-
-fn places(at: vec2<u32>, inside: vec2<bool>) -> Places {
-    return Places(select(vec2<u32>(), at, inside), inside);
 }
 
 // Two vec4 as they were loaded. Nothing is done with them before they are staged, so that nobody waits for them earlier.
@@ -139,8 +126,10 @@ fn store_rows(split: u32, m: u32, n: u32, s: mat4x4<f32>) {
     }
 }
 
-// `group` counts tiles of C within a split, then splits. Every invocation of the workgroup must call it.
-fn gemm(group: u32, lane: u32) {
+@compute @workgroup_size(INVOCATIONS)
+fn product(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let group = workgroup_index(workgroup, workgroups); // counts tiles of C within a split, then splits
     let tiles_n = (params.columns + TILE_N - 1u) / TILE_N;
     let tiles = (params.rows + TILE_M - 1u) / TILE_M * tiles_n;
     let split = group / tiles;

@@ -73,10 +73,15 @@ pub struct OpSpeed {
 }
 
 /// Times every candidate that a device has for a case, the rule's choice first.
-pub fn op_speeds(device: &Arc<Device>, case: &Case, repeats: Repeats) -> Result<Vec<OpSpeed>, RunError> {
+pub fn op_speeds(
+    device: &Arc<Device>,
+    case: &Case,
+    algorithm: &str,
+    repeats: Repeats,
+) -> Result<Vec<(usize, OpSpeed)>, RunError> {
     let one = OneOperator::new(case.op.clone(), case.inputs.iter().map(|(spec, _)| spec.clone()))?;
     let (cost, arrays) = (one.cost(), case.arrays());
-    let speed = |candidate: Candidate| -> Result<OpSpeed, RunError> {
+    let speed = |(number, candidate): (usize, Candidate)| -> Result<(usize, OpSpeed), RunError> {
         let executable = one.executable(device, &candidate)?;
         for (&value, array) in one.inputs.iter().zip(&arrays) {
             executable.write_values(value, &array.data);
@@ -86,14 +91,16 @@ pub fn op_speeds(device: &Arc<Device>, case: &Case, repeats: Repeats) -> Result<
             device.idle().block_on()
         })?;
         let median_s = times.median();
-        Ok(OpSpeed {
+        let speed = OpSpeed {
             algorithm: candidate.algorithm,
             median_s,
             gflops: cost.flops() as f64 / median_s * 1e-9,
             gbps: (cost.bytes_read + cost.bytes_written) as f64 / median_s * 1e-9,
-        })
+        };
+        Ok((number, speed))
     };
-    one.candidates(&device.caps).into_iter().map(speed).collect()
+    let candidates = one.candidates(&device.caps).into_iter().enumerate();
+    candidates.filter(|(_, candidate)| candidate.algorithm.contains(algorithm)).map(speed).collect()
 }
 
 /// Seconds, pictures and operations per second of repeated steps.

@@ -50,6 +50,12 @@ enum What {
     Op {
         /// Operator, as `doctor -v` names it: conv2d, attention_backward, adamw, ...
         op: String,
+        /// Type in which the inputs of --shape are stored, but for biases
+        #[arg(long, value_enum, default_value_t = Precision::F32, requires = "shape")]
+        precision: Precision,
+        /// Only algorithms whose name contains this
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        algorithm: String,
         #[command(flatten)]
         repeats: RepeatArgs,
         /// Print one JSON object
@@ -227,8 +233,8 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
                 }
             }
         }
-        What::Op { op, operator, repeats, json } => {
-            let cases = operator.cases(op)?;
+        What::Op { op, precision, algorithm, operator, repeats, json } => {
+            let cases = operator.cases(op, *precision)?;
             let device = device.open()?;
             let mut table = Map::new();
             for case in cases {
@@ -239,7 +245,7 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
                     )
                     .into());
                 }
-                for (i, speed) in op_speeds(&device, &case, (*repeats).into())?.into_iter().enumerate() {
+                for (number, speed) in op_speeds(&device, &case, algorithm, (*repeats).into())? {
                     let (name, algorithm) = (&case.name, speed.algorithm);
                     if !json {
                         println!(
@@ -250,7 +256,7 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
                         );
                     }
                     // The rule's choice has the case's name alone.
-                    let key = if i == 0 { name.clone() } else { format!("{name}, {algorithm}") };
+                    let key = if number == 0 { name.clone() } else { format!("{name}, {algorithm}") };
                     table.insert(key, serde_json::to_value(speed)?);
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::Failure;
 use crate::graph::Op;
+use crate::nn::Precision;
 use crate::ops::{self, Case};
 use crate::tensor::{DType, Spec};
 use std::collections::BTreeSet;
@@ -35,14 +36,16 @@ pub struct OperatorArgs {
 }
 
 impl OperatorArgs {
-    /// The cases of an operator that were asked for.
-    pub fn cases(&self, op: &str) -> Result<Vec<Case>, Failure> {
+    /// The cases of an operator that were asked for; inputs of a shape of one's own are stored in this precision, but for biases.
+    pub fn cases(&self, op: &str, precision: Precision) -> Result<Vec<Case>, Failure> {
         let Self { kernel, stride, heads, groups, out_channels, .. } = *self;
         if kernel == 0 || stride == 0 || heads == 0 || groups == 0 {
             return Err("--kernel, --stride, --heads and --groups must be at least 1".into());
         }
         match &self.shape {
-            Some(shape) => cases_of_shape(op, shape, out_channels, (kernel, stride), heads, groups),
+            Some(shape) => {
+                cases_of_shape(op, shape, out_channels, (kernel, stride), heads, groups, precision.dtype())
+            }
             None => cases_of_catalogue(op, self.case.as_deref()),
         }
     }
@@ -95,6 +98,7 @@ fn cases_of_shape(
     (kernel, stride): (usize, usize),
     heads: usize,
     groups: usize,
+    dtype: DType,
 ) -> Result<Vec<Case>, Failure> {
     let infer = |op: &dyn Op, x: &[Spec]| -> Result<Vec<Spec>, Failure> { Ok(op.infer(x)?) };
     Ok(match op {
@@ -102,7 +106,8 @@ fn cases_of_shape(
             let axes = parse_shape(shape, 4)?;
             let (c, k) = (axes[3], out_channels.unwrap_or(axes[3]));
             let conv = ops::Conv2d { kernel, stride, padding: ops::Padding::Symmetric(kernel / 2) };
-            let (x, w, b) = (Spec::f32(axes.clone()), Spec::f32([kernel, kernel, c, k]), Spec::f32([k]));
+            let x = Spec::new(axes.clone(), dtype);
+            let (w, b) = (Spec::new([kernel, kernel, c, k], dtype), Spec::f32([k]));
             let dy = infer(&conv, &[x.clone(), w.clone(), b.clone()])?.remove(0);
             let input = ops::Conv2dBackwardInput { conv: conv.clone(), height: axes[1], width: axes[2] };
             let weight = ops::Conv2dBackwardWeight { conv: conv.clone(), bias: false };
@@ -115,8 +120,8 @@ fn cases_of_shape(
         "linear" => {
             let axes = parse_shape(shape, 2)?;
             let n = out_channels.unwrap_or(axes[1]);
-            let (x, w, b) = (Spec::f32(axes.clone()), Spec::f32([axes[1], n]), Spec::f32([n]));
-            let dy = Spec::f32([axes[0], n]);
+            let (x, w, b) = (Spec::new(axes.clone(), dtype), Spec::new([axes[1], n], dtype), Spec::f32([n]));
+            let dy = Spec::new([axes[0], n], dtype);
             vec![
                 Case::new("forward", ops::Linear, &[x.clone(), w.clone(), b]),
                 Case::new("backward_input", ops::MatmulBackwardInput, &[dy.clone(), w]),
@@ -124,7 +129,7 @@ fn cases_of_shape(
             ]
         }
         "attention" => {
-            let x = Spec::f32(parse_shape(shape, 3)?);
+            let x = Spec::new(parse_shape(shape, 3)?, dtype);
             let forward = ops::Attention { heads };
             let y = infer(&forward, &[x.clone(), x.clone(), x.clone()])?;
             let inputs = [x.clone(), x.clone(), x.clone(), y[0].clone(), y[1].clone(), x.clone()];
@@ -136,7 +141,7 @@ fn cases_of_shape(
         "group_norm" => {
             let axes = parse_shape(shape, 4)?;
             let c = Spec::f32([axes[3]]);
-            let x = Spec::f32(axes);
+            let x = Spec::new(axes, dtype);
             let norm = ops::GroupNorm { groups, eps: 1e-5, silu: true, scale_shift: false };
             infer(&norm, &[x.clone(), c.clone(), c.clone()])?;
             vec![Case::new("forward", norm, &[x, c.clone(), c])]

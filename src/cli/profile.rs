@@ -13,7 +13,8 @@ use crate::profile::table::{By, rows};
 use crate::profile::{
     Measure, Options, Profile, operator, page, report, sampling_step, trace, training_step,
 };
-use crate::train::{NetworkKind, TrainConfig, open_model, read_config};
+use crate::train::{NetworkKind, RunPlan, TrainConfig, open_model, read_config};
+use crate::tune::{Effort, tune};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -42,6 +43,9 @@ pub struct ProfileArgs {
     /// says so
     #[arg(long, value_enum, value_name = "PRECISION")]
     precision: Option<Precision>,
+    /// Measure first which algorithm of each operator is the fastest, as train does; for a training step
+    #[arg(long, value_enum, default_value_t = Effort::Off, value_name = "EFFORT", conflicts_with_all = ["op", "sample"])]
+    tune: Effort,
     /// A step of sampling (DDIM) instead of training
     #[arg(long)]
     sample: bool,
@@ -254,8 +258,9 @@ fn compare(before: &Path, after: &Path, threshold: f64, json: bool) -> Result<Ex
 
 /// Measures what was asked for.
 fn measure<M: Measure>(args: &ProfileArgs, device: &DeviceArgs, how: M) -> Result<M::Found, Failure> {
+    let cache = device.cache();
     if let Some(op) = &args.op {
-        let cases = args.operator.cases(op)?;
+        let cases = args.operator.cases(op, args.precision.unwrap_or_default())?;
         let device = device.open()?;
         if let Some(case) = cases.iter().find(|case| !case.suits(&device.caps)) {
             return Err(format!(
@@ -282,7 +287,10 @@ fn measure<M: Measure>(args: &ProfileArgs, device: &DeviceArgs, how: M) -> Resul
     if !args.sample {
         let device = device.open()?;
         let weights = model.as_ref().map(|model| model.weights.as_slice());
-        return Ok(training_step(&device, &config, weights, how)?);
+        let plans = RunPlan::new(&config, &device.caps)?.plans;
+        let tuning = tune(&device, &[&plans.micro, &plans.update], args.tune, cache.as_deref(), &mut |_| ())?;
+        drop(plans);
+        return Ok(training_step(&device, &config, weights, tuning.choices, how)?);
     }
     if config.network == NetworkKind::Classifier {
         return Err(

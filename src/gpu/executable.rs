@@ -134,8 +134,12 @@ impl Executable {
 
     /// Uploads an input or state of any type, each number rounded to it.
     pub fn write_values(&self, value: ValueId, data: &[f64]) {
-        let dtype = self.plan.graph.spec(value).dtype;
-        self.write_bytes(value, dtype, &padded(dtype.encode(data)));
+        self.write_encoded(value, self.plan.graph.spec(value).dtype.encode(data));
+    }
+
+    /// Uploads an input or state of any type as it lies in memory.
+    pub(crate) fn write_encoded(&self, value: ValueId, bytes: Vec<u8>) {
+        self.write_bytes(value, self.plan.graph.spec(value).dtype, &padded(bytes));
     }
 
     fn write_bytes(&self, value: ValueId, dtype: DType, bytes: &[u8]) {
@@ -292,6 +296,14 @@ impl Executable {
     /// Waits, and reads a tensor of any type that outlives the run.
     pub async fn read_values(&self, value: ValueId) -> Result<Vec<f64>, GpuError> {
         Ok(self.decoded(value, &self.read_words(value).await?))
+    }
+
+    /// Waits, and reads a tensor that outlives the run, as it lies in memory.
+    pub(crate) async fn read_encoded(&self, value: ValueId) -> Result<Vec<u8>, GpuError> {
+        let words = self.read_words(value).await?;
+        let mut bytes = bytemuck::cast_slice(&words).to_vec();
+        bytes.truncate(self.plan.graph.spec(value).bytes());
+        Ok(bytes)
     }
 
     /// Waits, and reads whatever lies where a tensor is planned. Right after the launch that wrote it

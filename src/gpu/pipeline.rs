@@ -48,6 +48,15 @@ impl Device {
         Ok(pipelines)
     }
 
+    /// Compiles the kernels of launches by all the host's processors together, where it has several. What fails is found out by who
+    /// launches it.
+    pub(crate) fn compile<'a>(&self, launches: impl Iterator<Item = &'a Dispatch>) {
+        #[cfg(not(target_arch = "wasm32"))]
+        self.compile_together(launches);
+        #[cfg(target_arch = "wasm32")]
+        drop(launches);
+    }
+
     /// Compiles what is not compiled yet. What fails is left to [`Device::pipeline`], which then meets the first failure in the
     /// order of launches, whatever thread was faster.
     #[cfg(not(target_arch = "wasm32"))]

@@ -5,6 +5,7 @@ use crate::io::atomic::write_atomic;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// A file longer than this is not read. All kernels of the largest preset are some megabytes.
 const MOST_BYTES: u64 = 256 << 20;
@@ -12,12 +13,29 @@ const MOST_BYTES: u64 = 256 << 20;
 /// Bytes of the checksum that stands before the data.
 const CHECKSUM_BYTES: usize = 4;
 
+/// The file is written no more often than this, and at the end: measuring every algorithm compiles some 500 kernels one after the
+/// other, and the file grows to megabytes.
+const INTERVAL: Duration = Duration::from_secs(2);
+
 /// The driver's pipelines of one device, and the file in which they are kept.
 pub(super) struct PipelineCache {
     pub cache: wgpu::PipelineCache,
     path: PathBuf,
+    saved: Mutex<Saved>,
+}
+
+struct Saved {
     /// The checksum of what the file holds.
-    saved: Mutex<Option<u32>>,
+    checksum: Option<u32>,
+    /// When it was compared last.
+    at: Option<Instant>,
+}
+
+impl Drop for PipelineCache {
+    fn drop(&mut self) {
+        lock(&self.saved).at = None;
+        self.save();
+    }
 }
 
 impl PipelineCache {
@@ -33,15 +51,21 @@ impl PipelineCache {
         let cache = unsafe {
             device.create_pipeline_cache(&wgpu::PipelineCacheDescriptor { label, data, fallback: true })
         };
-        Some(Self { cache, path, saved: Mutex::new(found.map(|(checksum, _)| checksum)) })
+        let checksum = found.map(|(checksum, _)| checksum);
+        Some(Self { cache, path, saved: Mutex::new(Saved { checksum, at: None }) })
     }
 
-    /// Writes the file anew if the driver has other data by now. What cannot be written is compiled again by the next run.
+    /// Writes the file anew if the driver has other data by now, and if that was not asked a moment ago. What cannot be written is
+    /// compiled again by the next run.
     pub(super) fn save(&self) {
+        let mut saved = lock(&self.saved);
+        if saved.at.is_some_and(|at| at.elapsed() < INTERVAL) {
+            return;
+        }
+        saved.at = Some(Instant::now());
         let Some(data) = self.cache.get_data() else { return };
         let checksum = crc32fast::hash(&data);
-        let mut saved = lock(&self.saved);
-        if *saved == Some(checksum) {
+        if saved.checksum == Some(checksum) {
             return;
         }
         let written = self.path.parent().is_some_and(|folder| std::fs::create_dir_all(folder).is_ok())
@@ -51,7 +75,7 @@ impl PipelineCache {
             })
             .is_ok();
         if written {
-            *saved = Some(checksum);
+            saved.checksum = Some(checksum);
         }
     }
 }

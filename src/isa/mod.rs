@@ -100,7 +100,11 @@ impl Executable {
     pub fn property(&self, property: Property) -> Option<u64> {
         let names = property.names();
         let found = self.statistics.iter().find(|s| names.contains(&s.name.as_str()))?;
-        let value = found.value.as_u64()?;
+        let mut value = found.value.as_u64()?;
+        if found.name == "Local Memory Size" {
+            // NVIDIA's driver 580.159.04 has 16 in the upper half for every kernel, whether it uses such memory or not.
+            value &= u64::from(u32::MAX);
+        }
         // RADV counts the private memory of a whole subgroup.
         let shared_by = if found.name == "Scratch size" { u64::from(self.subgroup_size.max(1)) } else { 1 };
         Some(value / shared_by)

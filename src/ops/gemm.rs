@@ -1,7 +1,8 @@
-//! What every product of matrices shares: whether it is staged four numbers at a time (`shaders/lib/gemm_vectors.wgsl`) or one
-//! (`shaders/lib/gemm_tile.wgsl`), the choice of tiles, the split of long sums over workgroups, and the pass that adds the splits
-//! (`shaders/sum_rows.wgsl`).
+//! What every product of matrices shares: whether it is staged four numbers at a time (`shaders/lib/gemm_vectors.wgsl`), so for matrix
+//! units (`shaders/lib/gemm_matrix.wgsl`), or one at a time (`shaders/lib/gemm_tile.wgsl`), the choice of tiles, the split of long
+//! sums over workgroups, and the pass that adds the splits (`shaders/sum_rows.wgsl`).
 
+use super::gemm_matrix::MatrixTile;
 use super::stored;
 use super::sum_rows::in_splits;
 use crate::graph::{Dispatch, Operand, Program};
@@ -51,11 +52,6 @@ impl Splits {
         (SPLIT_ELEMENTS / results.max(1)).min(depth.div_ceil(least)).max(1)
     }
 
-    /// Splits until a large GPU is kept busy; each range is a multiple of `stage` terms.
-    pub(super) fn busy(depth: usize, results: usize, tiles: usize, stage: usize) -> Self {
-        Self::new(depth, results, tiles, BUSY_WORKGROUPS, stage.max(SPLIT_TERMS))
-    }
-
     /// The launches of sums so split: see [`in_splits`].
     pub(super) fn program(self, results: &[usize], first: impl FnOnce(&[Operand]) -> Dispatch) -> Program {
         in_splits(self.count, results, first)
@@ -103,10 +99,17 @@ struct Tile {
     depth: usize,
 }
 
+/// What multiplies the tiles of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Invocations(Tile),
+    MatrixUnits(MatrixTile),
+}
+
 /// The tiles of a product, and the splits of its depth.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tiling {
-    tile: Tile,
+    by: By,
     /// The splits.
     pub splits: Splits,
 }
@@ -145,24 +148,33 @@ impl Gemm {
         self.rows.div_ceil(tile.rows) * self.columns.div_ceil(tile.columns)
     }
 
+    /// How so many products like this one are multiplied, with matrix units if a form of theirs is given.
+    fn by(&self, units: Option<MatrixTile>, times: usize) -> By {
+        units.map_or_else(|| By::Invocations(self.tile(times)), By::MatrixUnits)
+    }
+
     /// Tiles over the whole depth.
-    pub(super) fn whole(&self) -> Tiling {
-        Tiling { tile: self.tile(1), splits: Splits::none(self.depth) }
+    pub(super) fn whole(&self, units: Option<MatrixTile>) -> Tiling {
+        Tiling { by: self.by(units, 1), splits: Splits::none(self.depth) }
     }
 
     /// Tiles of `count` products, whose depths are this one together.
-    pub(super) fn in_parts(&self, count: usize) -> Tiling {
+    pub(super) fn in_parts(&self, count: usize, units: Option<MatrixTile>) -> Tiling {
         let depth = self.depth.div_ceil(count).next_multiple_of(16);
-        Tiling { tile: self.tile(count), splits: Splits { count, depth } }
+        Tiling { by: self.by(units, count), splits: Splits { count, depth } }
     }
 
     /// Tiles with splits of the depth, for products with few results, such as the gradients of weights.
-    pub(super) fn split(&self) -> Tiling {
+    pub(super) fn split(&self, units: Option<MatrixTile>) -> Tiling {
         let results = self.rows * self.columns;
-        let tile = self.tile(Splits::most(self.depth, results, SPLIT_TERMS));
-        let busy = if tile.rows == 128 { BUSY_LARGE_WORKGROUPS } else { BUSY_WORKGROUPS };
-        let splits = Splits::new(self.depth, results, self.tiles(&tile), busy, SPLIT_TERMS);
-        Tiling { tile, splits }
+        let by = self.by(units, Splits::most(self.depth, results, SPLIT_TERMS));
+        let (tiles, stage, wanted) = match by {
+            By::Invocations(tile) if tile.rows == 128 => (self.tiles(&tile), 0, BUSY_LARGE_WORKGROUPS),
+            By::Invocations(tile) => (self.tiles(&tile), 0, BUSY_WORKGROUPS),
+            By::MatrixUnits(units) => (units.tiles(self), units.depth(), BUSY_WORKGROUPS),
+        };
+        let splits = Splits::new(self.depth, results, tiles, wanted, stage.max(SPLIT_TERMS));
+        Tiling { by, splits }
     }
 
     /// A launch of so many products of other factors. They are the splits of one product, whose depth goes through all of theirs
@@ -171,16 +183,16 @@ impl Gemm {
         &self,
         products: usize,
         shader: &'static Source,
-        entry: &'static str,
         variant: Variant,
         types: [DType; 2],
+        units: Option<MatrixTile>,
     ) -> Dispatch {
         let splits = Splits { count: products, depth: self.depth };
         let all = Self { depth: products * self.depth, ..*self };
-        all.dispatch(shader, entry, variant, types, Tiling { tile: self.tile(products), splits })
+        all.dispatch(shader, "product", variant, types, Tiling { by: self.by(units, products), splits })
     }
 
-    /// A launch of an entry point that calls `gemm`, with the tile's variant and its parameters. A and B are stored in the
+    /// A launch of an entry point that computes a tile, with the tile's variant and its parameters. A and B are stored in the
     /// type `factors`, C in the type `result`.
     pub(super) fn dispatch(
         &self,
@@ -188,36 +200,19 @@ impl Gemm {
         entry: &'static str,
         variant: Variant,
         [factors, result]: [DType; 2],
-        Tiling { tile, splits }: Tiling,
+        Tiling { by, splits }: Tiling,
     ) -> Dispatch {
-        let number = |n: usize| format!("{n}u");
-        let mut variant = stored(variant, factors)
-            .with("TILE_M", number(tile.rows))
-            .with("TILE_N", number(tile.columns))
-            .with("TILE_K", number(tile.depth));
+        let mut variant = stored(variant, factors);
         if result != factors {
             variant = variant.with("Result", result.name());
         }
-        if self.in_vectors() {
-            // Along the depth, stages are whole always.
-            let stages = |depth: usize| depth.is_multiple_of(tile.depth);
-            if !self.along_depth() && stages(self.depth) && stages(splits.depth) {
-                variant = variant.with("WHOLE_STAGES", true);
+        let (variant, tiles) = match by {
+            By::MatrixUnits(units) => (units.variant(variant, self, splits), units.tiles(self)),
+            By::Invocations(tile) if self.in_vectors() => {
+                (self.in_vectors_of(variant, tile, splits), self.tiles(&tile))
             }
-            if !self.a_along_depth {
-                variant = variant.link("lib/a_along_k", "lib/a_along_m");
-            }
-            if !self.b_along_columns {
-                variant = variant.link("lib/b_along_n", "lib/b_along_k");
-            }
-        } else {
-            let thread = if tile.rows == 64 { 4 } else { 8 };
-            variant = variant
-                .with("THREAD_M", number(thread))
-                .with("THREAD_N", number(thread))
-                .with("A_ALONG_K", self.a_along_depth)
-                .with("B_ALONG_N", self.b_along_columns);
-        }
+            By::Invocations(tile) => (self.in_elements_of(variant, tile), self.tiles(&tile)),
+        };
         Dispatch::new(shader, entry)
             .variant(variant)
             .param("rows", self.rows)
@@ -225,8 +220,51 @@ impl Gemm {
             .param("depth", self.depth)
             .param("splits", splits.count)
             .param("split_depth", splits.depth)
-            .workgroups(self.tiles(&tile) * splits.count)
+            .workgroups(tiles * splits.count)
     }
+
+    fn in_vectors_of(&self, variant: Variant, tile: Tile, splits: Splits) -> Variant {
+        let mut variant = tile.sizes(variant);
+        // Along the depth, stages are whole always.
+        if !self.along_depth() && self.in_whole_stages(splits, tile.depth) {
+            variant = variant.with("WHOLE_STAGES", true);
+        }
+        if !self.a_along_depth {
+            variant = variant.link("lib/a_along_k", "lib/a_along_m");
+        }
+        if !self.b_along_columns {
+            variant = variant.link("lib/b_along_n", "lib/b_along_k");
+        }
+        variant
+    }
+
+    fn in_elements_of(&self, variant: Variant, tile: Tile) -> Variant {
+        let thread = if tile.rows == 64 { 4 } else { 8 };
+        tile.sizes(variant)
+            .with("THREAD_M", number(thread))
+            .with("THREAD_N", number(thread))
+            .with("A_ALONG_K", self.a_along_depth)
+            .with("B_ALONG_N", self.b_along_columns)
+    }
+
+    /// Whether stages of this depth divide every split's.
+    pub(super) fn in_whole_stages(&self, splits: Splits, stage: usize) -> bool {
+        self.depth.is_multiple_of(stage) && splits.depth.is_multiple_of(stage)
+    }
+}
+
+impl Tile {
+    fn sizes(self, variant: Variant) -> Variant {
+        variant
+            .with("TILE_M", number(self.rows))
+            .with("TILE_N", number(self.columns))
+            .with("TILE_K", number(self.depth))
+    }
+}
+
+/// A u32 of a shader.
+pub(super) fn number(n: usize) -> String {
+    format!("{n}u")
 }
 
 #[cfg(test)]
@@ -256,7 +294,7 @@ mod tests {
                 a_along_depth: false,
                 b_along_columns: true,
             };
-            let Tiling { tile, splits } = gemm.split();
+            let Tiling { by: By::Invocations(tile), splits } = gemm.split(None) else { unreachable!() };
             (tile.rows, tile.columns, gemm.tiles(&tile) * splits.count)
         };
         assert_eq!(tiling(128, 32 * 32, 128), (128, 128, 9 * 28));

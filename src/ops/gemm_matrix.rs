@@ -1,15 +1,21 @@
 //! Products of f16 matrices on matrix units (`shaders/lib/gemm_matrix.wgsl`): the forms of the kernel that a device has.
 
-use super::gemm::{Gemm, Splits};
-use crate::graph::{Candidate, Caps, Dispatch, Program};
-use crate::shader::{Extension, Source, Variant};
+use super::gemm::{Gemm, Splits, number};
+use crate::graph::{Candidate, Caps, Program};
+use crate::shader::{Extension, Variant};
 use crate::tensor::DType;
 
 /// Parts of a workgroup's sums, one for each subgroup: `UNITS` of the shader.
-const UNITS: usize = 8;
+const UNITS: usize = 4;
+
+/// Tiles of a unit along rows, and along columns.
+const UNIT_TILES: usize = 4;
 
 /// Numbers of A, and of B, that an invocation stages at once.
-const STAGED: usize = 16;
+const STAGED: usize = 32;
+
+/// What every depth of a stage is a multiple of.
+const DEPTH_STEP: usize = 16;
 
 /// Numbers of padding behind each row that is staged.
 const PADDING: usize = 8;
@@ -65,12 +71,12 @@ impl MatrixTile {
         let largest = caps.features.subgroups?.1 as usize;
         let offered = caps.features.multiplies_f16(tile);
         let fits = |form: &Self| {
-            form.depth().is_multiple_of(STAGED)
+            form.depth().is_multiple_of(DEPTH_STEP)
                 && form.invocations <= caps.limits.workgroup_invocations as usize
                 && form.workgroup_bytes() <= caps.limits.workgroup_bytes as usize
         };
-        let forms = [UNITS, 2 * UNITS, UNITS / 2, UNITS / 4, 1]
-            .map(|subgroups| Self { tile, invocations: subgroups * largest });
+        let forms =
+            [UNITS, 2 * UNITS, UNITS / 2, 1].map(|subgroups| Self { tile, invocations: subgroups * largest });
         forms.into_iter().find(|form| offered && fits(form))
     }
 
@@ -81,7 +87,7 @@ impl MatrixTile {
 
     /// Rows and columns of a workgroup's sums: `TILE_M` and `TILE_N` of the shader.
     fn side(self) -> usize {
-        UNITS * self.tile
+        2 * UNIT_TILES * self.tile
     }
 
     /// Depth that is staged at once: `TILE_K` of the shader.
@@ -89,47 +95,33 @@ impl MatrixTile {
         STAGED * self.invocations / self.side()
     }
 
+    /// With both factors along the depth, which takes the most.
     fn workgroup_bytes(self) -> usize {
         let staged = self.side() * (self.depth() + PADDING);
-        let sums = (UNITS * self.tile * self.tile).max(4 * self.invocations);
+        let sums = (UNITS * UNIT_TILES * self.tile * self.tile).max(4 * self.invocations);
         2 * staged * DType::F16.bytes() + sums * DType::F32.bytes()
     }
 
-    fn tiles(self, product: &Gemm) -> usize {
+    /// Workgroups for all results of a product.
+    pub fn tiles(self, product: &Gemm) -> usize {
         product.rows.div_ceil(self.side()) * product.columns.div_ceil(self.side())
     }
 
-    /// Splits of the depth for products with few results, such as the gradients of weights.
-    pub fn splits(self, product: &Gemm) -> Splits {
-        let &Gemm { rows, columns, depth, .. } = product;
-        Splits::busy(depth, rows * columns, self.tiles(product), self.depth())
-    }
-
-    /// A launch of an entry point that calls `gemm_matrix`, with the form's variant and the parameters of the product.
-    pub fn dispatch(
-        self,
-        shader: &'static Source,
-        entry: &'static str,
-        variant: Variant,
-        product: &Gemm,
-        splits: Splits,
-    ) -> Dispatch {
-        let number = |n: usize| format!("{n}u");
+    /// The values of a shader of `lib/gemm_vectors` for this form, with `lib/gemm_matrix` in its place.
+    pub fn variant(self, variant: Variant, product: &Gemm, splits: Splits) -> Variant {
         let variant = with_tiles(variant, self.tile)
+            .link("lib/gemm_vectors", "lib/gemm_matrix")
             .with("INVOCATIONS", number(self.invocations))
             .with("TILE_M", number(self.side()))
             .with("TILE_N", number(self.side()))
             .with("TILE_K", number(self.depth()))
             .with("A_ALONG_K", product.a_along_depth)
             .with("B_ALONG_K", !product.b_along_columns);
-        Dispatch::new(shader, entry)
-            .variant(variant)
-            .param("rows", product.rows)
-            .param("columns", product.columns)
-            .param("depth", product.depth)
-            .param("splits", splits.count)
-            .param("split_depth", splits.depth)
-            .workgroups(self.tiles(product) * splits.count)
+        if product.in_whole_stages(splits, self.depth()) {
+            variant.with("WHOLE_STAGES", true)
+        } else {
+            variant
+        }
     }
 }
 
@@ -156,14 +148,14 @@ mod tests {
             all.first().map(|f| (f.tile, f.invocations, f.side(), f.depth(), f.workgroup_bytes()))
         };
         // NVIDIA, AMD's RDNA, Apple, lavapipe.
-        assert_eq!(form(&caps(16, (32, 32), 48 << 10, 1024)), Some((16, 256, 128, 32, 28_672)));
-        assert_eq!(form(&caps(16, (32, 64), 64 << 10, 1024)), Some((16, 512, 128, 64, 45_056)));
-        assert_eq!(form(&caps(8, (32, 32), 32 << 10, 1024)), Some((8, 256, 64, 64, 22_528)));
-        assert_eq!(form(&caps(8, (8, 8), 32 << 10, 1024)), Some((8, 64, 64, 16, 8192)));
-        // An invocation stages sixteen numbers of a row, so that subgroups of four are more than there are units.
-        assert_eq!(form(&caps(8, (4, 4), 32 << 10, 1024)), Some((8, 64, 64, 16, 8192)));
+        assert_eq!(form(&caps(16, (32, 32), 48 << 10, 1024)), Some((16, 128, 128, 32, 36_864)));
+        assert_eq!(form(&caps(16, (32, 64), 64 << 10, 1024)), Some((16, 256, 128, 64, 53_248)));
+        assert_eq!(form(&caps(8, (32, 32), 32 << 10, 1024)), Some((8, 128, 64, 64, 22_528)));
+        assert_eq!(form(&caps(8, (8, 8), 32 << 10, 1024)), Some((8, 32, 64, 16, 10_240)));
+        // A stage is 16 deep at least, so that subgroups of four are more than there are units.
+        assert_eq!(form(&caps(8, (4, 4), 32 << 10, 1024)), Some((8, 32, 64, 16, 10_240)));
         // A device with too little: half the invocations and half the depth, or none.
-        assert_eq!(form(&caps(16, (32, 64), 32 << 10, 1024)), Some((16, 256, 128, 32, 28_672)));
+        assert_eq!(form(&caps(16, (32, 64), 40 << 10, 1024)), Some((16, 128, 128, 32, 36_864)));
         assert_eq!(form(&caps(16, (32, 32), 16 << 10, 256)), None);
         assert_eq!(form(&Caps::webgpu(Kernels::Workgroup).with_f16()), None);
         assert!(MatrixTile::all(&caps(16, (32, 32), 48 << 10, 1024), DType::F32).is_empty());

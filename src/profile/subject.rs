@@ -6,22 +6,26 @@ use super::measure::Measure;
 use crate::classifier::Classifier;
 use crate::diffusion::{Trajectory, UNet};
 use crate::gpu::{Blocking as _, Device, Executable, Store};
-use crate::graph::{Graph, Plan, State};
+use crate::graph::{Choices, Graph, Plan, State};
 use crate::ops::Case;
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
 use crate::tensor::Spec;
-use crate::train::{Classification, Diffusion, NetworkKind, PictureBatch, Task, TrainConfig, Trainer};
+use crate::train::{
+    Classification, Diffusion, NetworkKind, PictureBatch, StepOptions, Task, TrainConfig, Trainer,
+};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Profiles a training step of a configuration on made-up pictures, from these weights (the initial ones if left out). Every step,
-/// profiled or not, is a real one: weights, moments and random numbers go on as in training, in memory alone.
+/// Profiles a training step of a configuration on made-up pictures, from these weights (the initial ones if left out), by these
+/// algorithms (the rule's for what they leave out). Every step, profiled or not, is a real one: weights, moments and random numbers
+/// go on as in training, in memory alone.
 pub fn training_step<M: Measure>(
     device: &Arc<Device>,
     config: &TrainConfig,
     weights: Option<&[f32]>,
+    choices: Choices,
     how: M,
 ) -> Result<M::Found, ProfileError> {
     let [height, width, channels] = config.picture_shape();
@@ -29,15 +33,16 @@ pub fn training_step<M: Measure>(
     let pictures =
         (0..config.batch * height * width * channels).map(|_| rng.uniform(-1.0, 1.0) as f32).collect();
     let batch: PictureBatch = (pictures, vec![0; config.batch]);
+    let options = StepOptions { choices: Arc::new(choices), ..config.step_options() };
     match config.network {
         NetworkKind::Unet => {
             let task = Diffusion::new(UNet::new(&config.unet_config(1))?, config);
-            steps_of(device, config, task, batch, weights, how)
+            steps_of(device, config, task, (options, batch), weights, how)
         }
         NetworkKind::Classifier => {
             let classifier = Classifier::new(&config.classifier_config(10))?;
             let task = Classification(classifier.in_precision(config.precision));
-            steps_of(device, config, task, batch, weights, how)
+            steps_of(device, config, task, (options, batch), weights, how)
         }
     }
 }
@@ -46,12 +51,12 @@ fn steps_of<T: Task<Batch = PictureBatch>, M: Measure>(
     device: &Arc<Device>,
     config: &TrainConfig,
     task: T,
-    batch: PictureBatch,
+    (options, batch): (StepOptions, PictureBatch),
     weights: Option<&[f32]>,
     how: M,
 ) -> Result<M::Found, ProfileError> {
     let initial = task.network().parameters().initial(config.seed);
-    let mut trainer = Trainer::new(device, task, config.step_options()).block_on()?;
+    let mut trainer = Trainer::new(device, task, options).block_on()?;
     trainer.set_parameters(weights.unwrap_or(&initial))?;
     let facts = serde_json::to_value(config).unwrap_or_default();
     how.measure(device, "training step", facts, |recorder| {

@@ -106,6 +106,7 @@ pub static LIBRARY: &[Source] = &[
     wgsl!("lib/element"),
     wgsl!("lib/estimate"),
     wgsl!("lib/gemm_matrix"),
+    wgsl!("lib/gemm_places"),
     wgsl!("lib/gemm_tile"),
     wgsl!("lib/gemm_vectors"),
     wgsl!("lib/hyper"),

@@ -118,7 +118,7 @@ fn chosen(args: &IsaArgs, device: &DeviceArgs) -> Result<BTreeSet<Kernel>, Failu
     if let Some(op) = &args.op {
         let caps = Caps::webgpu(device.kernels().unwrap_or(Kernels::Workgroup)).with_f16();
         let mut kernels = BTreeSet::new();
-        for case in args.operator.cases(op)? {
+        for case in args.operator.cases(op, Precision::F32)? {
             let inputs: Vec<_> = case.inputs.iter().map(|(spec, _)| spec.clone()).collect();
             let outputs = case.op.infer(&inputs)?;
             let candidates = case.op.candidates(&inputs, &outputs, &caps);

@@ -1,20 +1,18 @@
 //! Attention through its matrix of weights in tiles staged in workgroup memory, for wide heads on GPUs: four numbers at a time
 //! (`shaders/attention_vectors.wgsl`) where they can be, else one (`shaders/attention_tiled.wgsl`); and of f16 tensors on matrix
-//! units (`shaders/attention_tiled_matrix.wgsl`).
+//! units (`shaders/lib/gemm_matrix.wgsl` in the former).
 
 use super::streaming::row_products;
 use super::{Sizes, WeightedSum};
 use crate::graph::{Candidate, Caps, Dispatch, Operand, Program};
-use crate::ops::gemm::{Gemm, Splits};
+use crate::ops::gemm::Gemm;
 use crate::ops::gemm_matrix::MatrixTile;
-use crate::ops::stored;
 use crate::shader::{Source, Variant};
 use crate::tensor::{DType, Spec, Tolerance};
 use std::ops::Range;
 
 static ELEMENTS: Source = crate::wgsl!("attention_tiled");
 static VECTORS: Source = crate::wgsl!("attention_vectors");
-static MATRIX: Source = crate::wgsl!("attention_tiled_matrix");
 
 /// What lies side by side of `columns`: nothing where a depth is no multiple of sixteen, as `attention_vectors` needs it.
 fn column_run(columns: usize, depth: usize) -> usize {
@@ -27,7 +25,7 @@ pub(super) struct Products {
     sizes: Sizes,
     dtype: DType,
     /// Matrix units, in this form of their kernel.
-    tile: Option<MatrixTile>,
+    units: Option<MatrixTile>,
 }
 
 /// The forms on matrix units that suit.
@@ -37,13 +35,14 @@ pub(super) fn on_matrix_units(
     caps: &Caps,
     program: impl Fn(Products) -> Program,
 ) -> Vec<Candidate> {
-    let suits = |tile: &MatrixTile| [sizes.length, sizes.head].iter().all(|n| n.is_multiple_of(tile.depth()));
+    let suits =
+        |units: &MatrixTile| [sizes.length, sizes.head].iter().all(|n| n.is_multiple_of(units.depth()));
     // Weights and gradients of scores are rounded to f16, by 2^-11 at most and 2.8e-4 in the root mean square; a sum of them is off by
     // as much of what such sums are, and the worst of a million by five times that.
     let tolerance = Tolerance { absolute: 2e-3, ..Tolerance::default() };
-    let candidate = |tile: MatrixTile| Candidate {
+    let candidate = |units: MatrixTile| Candidate {
         tolerance,
-        ..Candidate::new(tile.algorithm(), program(Products { sizes, dtype, tile: Some(tile) }))
+        ..Candidate::new(units.algorithm(), program(Products { sizes, dtype, units: Some(units) }))
     };
     MatrixTile::all(caps, dtype).into_iter().filter(suits).map(candidate).collect()
 }
@@ -51,7 +50,7 @@ pub(super) fn on_matrix_units(
 impl Products {
     /// In tiles staged in workgroup memory.
     pub(super) fn tiled(sizes: Sizes, dtype: DType) -> Self {
-        Self { sizes, dtype, tile: None }
+        Self { sizes, dtype, units: None }
     }
 
     /// A product for each of these heads.
@@ -64,19 +63,8 @@ impl Products {
         factor: f64,
     ) -> Dispatch {
         let count = sequences.len();
-        let dispatch = match self.tile {
-            None => {
-                let shader = if gemm.in_vectors() { &VECTORS } else { &ELEMENTS };
-                gemm.batch(count, shader, "product", variant, types)
-            }
-            Some(tile) => {
-                let variant = stored(variant, self.dtype);
-                let variant =
-                    if types[1] == self.dtype { variant } else { variant.with("Result", types[1].name()) };
-                let all = Gemm { depth: count * gemm.depth, ..gemm };
-                tile.dispatch(&MATRIX, "product", variant, &all, Splits { count, depth: gemm.depth })
-            }
-        };
+        let shader = if gemm.in_vectors() { &VECTORS } else { &ELEMENTS };
+        let dispatch = gemm.batch(count, shader, variant, types, self.units);
         dispatch
             .param("length", self.sizes.length)
             .param("heads", self.sizes.heads)

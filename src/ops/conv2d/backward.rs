@@ -79,7 +79,7 @@ impl Op for Conv2dBackwardInput {
                 (Kernels::Registers, _) => {
                     (registers::backward_input(&self.conv, &e, dtype), "added_elements")
                 }
-                (Kernels::Workgroup, _) => (tiled::backward_input(&self.conv, &e, dtype), "added"),
+                (Kernels::Workgroup, _) => (tiled::backward_input(&self.conv, &e, dtype, None), "added"),
             };
             Addend::bind(dispatch, name, x, 2, &y[0]).into()
         });
@@ -157,7 +157,7 @@ impl Op for Conv2dBackwardWeight {
             (Kernels::Workgroup, _) if narrow::suits_backward_weight(&self.conv, &e) => {
                 narrow::backward_weight(&self.conv, &e, dtype, self.bias)
             }
-            (Kernels::Workgroup, _) => tiled::backward_weight(&self.conv, &e, dtype, self.bias),
+            (Kernels::Workgroup, _) => tiled::backward_weight(&self.conv, &e, dtype, self.bias, None),
         });
         candidates.extend(matrix::backward_weight(&self.conv, &e, x, self.bias, caps));
         candidates

@@ -1,6 +1,6 @@
 //! 2-D convolution, channels last. Its gradients, the launches of `shaders/conv2d.wgsl` and `conv2d_subgroup.wgsl` (register tiles,
 //! for CPU drivers), of `shaders/conv2d_vectors.wgsl` and its companions (tiles in workgroup memory, for GPUs), of
-//! `shaders/conv2d_narrow.wgsl` and its companion (few channels, for GPUs) and of `shaders/conv2d_matrix.wgsl` (matrix units), and
+//! `shaders/conv2d_narrow.wgsl` and its companion (few channels, for GPUs) and of `shaders/lib/gemm_matrix.wgsl` (matrix units), and
 //! the cases have a file each.
 
 mod backward;
@@ -224,7 +224,7 @@ impl Op for Conv2d {
                 }
                 (Kernels::Registers, _) => registers::forward(self, &e, dtype),
                 (Kernels::Workgroup, _) if narrow::suits_forward(&e) => narrow::forward(self, &e, dtype),
-                (Kernels::Workgroup, _) => tiled::forward(self, &e, dtype),
+                (Kernels::Workgroup, _) => tiled::forward(self, &e, dtype, None),
             };
             Addend::bind(dispatch, "added", x, 3, &y[0]).into()
         });

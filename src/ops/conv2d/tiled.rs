@@ -5,6 +5,7 @@
 use super::{Conv2d, Extent};
 use crate::graph::{Dispatch, Operand, Program};
 use crate::ops::gemm::{Gemm, Tiling, weight_results, with_bias_gradient};
+use crate::ops::gemm_matrix::MatrixTile;
 use crate::shader::{Source, Variant};
 use crate::tensor::DType;
 
@@ -72,23 +73,23 @@ fn launch(conv: &Conv2d, e: &Extent, dtype: DType, pass: Pass, gemm: Gemm, tilin
         let variant = Variant::base().with("PASS", format!("{}u", pass as u32));
         if pass == Pass::Forward { variant } else { variant.link("lib/bias", "lib/no_bias") }
     };
-    let (shader, variant) = match (gemm.in_vectors(), pass) {
+    let (shader, entry, variant) = match (gemm.in_vectors(), pass) {
         (true, Pass::BackwardWeight) if e.out_width.is_multiple_of(2) => {
-            (&WEIGHT_VECTORS, Variant::base().with("EVEN_ROWS", true))
+            (&WEIGHT_VECTORS, "product", Variant::base().with("EVEN_ROWS", true))
         }
-        (true, Pass::BackwardWeight) => (&WEIGHT_VECTORS, Variant::base()),
-        (true, _) => (&VECTORS, of_pass()),
-        (false, _) => (&ELEMENTS, of_pass()),
+        (true, Pass::BackwardWeight) => (&WEIGHT_VECTORS, "product", Variant::base()),
+        (true, _) => (&VECTORS, "product", of_pass()),
+        (false, _) => (&ELEMENTS, "convolution", of_pass()),
     };
     let result = if pass == Pass::BackwardWeight { DType::F32 } else { dtype };
     let channels = if pass == Pass::BackwardInput { e.out_channels } else { e.in_channels };
-    conv.with_sizes(gemm.dispatch(shader, "convolution", variant, [dtype, result], tiling), e, channels)
+    conv.with_sizes(gemm.dispatch(shader, entry, variant, [dtype, result], tiling), e, channels)
 }
 
 /// y from x = input 0, w = input 1, b = input 2.
-pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
+pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType, units: Option<MatrixTile>) -> Dispatch {
     let gemm = forward_gemm(conv, e);
-    launch(conv, e, dtype, Pass::Forward, gemm, gemm.whole())
+    launch(conv, e, dtype, Pass::Forward, gemm, gemm.whole(units))
         .bind("a", Operand::Input(0))
         .bind("b", Operand::Input(1))
         .bind("bias", Operand::Input(2))
@@ -96,13 +97,13 @@ pub(super) fn forward(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
 }
 
 /// dx from dy = input 0, w = input 1.
-pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatch {
+pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType, units: Option<MatrixTile>) -> Dispatch {
     let mut gemm = backward_input_gemm(conv, e);
-    let mut tiling = gemm.whole();
+    let mut tiling = gemm.whole(units);
     if gemm.in_vectors() {
         // One phase of pixels for each split.
         gemm.rows = e.batch * e.height.div_ceil(conv.stride) * e.width.div_ceil(conv.stride);
-        tiling = gemm.in_parts(conv.stride * conv.stride);
+        tiling = gemm.in_parts(conv.stride * conv.stride, units);
     }
     launch(conv, e, dtype, Pass::BackwardInput, gemm, tiling)
         .bind("a", Operand::Input(0))
@@ -111,9 +112,15 @@ pub(super) fn backward_input(conv: &Conv2d, e: &Extent, dtype: DType) -> Dispatc
 }
 
 /// dw, and db if asked, from x = input 0, dy = input 1. The sum over pixels is split, and a second launch adds the splits.
-pub(super) fn backward_weight(conv: &Conv2d, e: &Extent, dtype: DType, bias: bool) -> Program {
+pub(super) fn backward_weight(
+    conv: &Conv2d,
+    e: &Extent,
+    dtype: DType,
+    bias: bool,
+    units: Option<MatrixTile>,
+) -> Program {
     let gemm = backward_weight_gemm(conv, e);
-    let tiling = gemm.split();
+    let tiling = gemm.split(units);
     tiling.splits.program(&weight_results(gemm.rows * gemm.columns, bias, gemm.columns), |to| {
         let dispatch = launch(conv, e, dtype, Pass::BackwardWeight, gemm, tiling)
             .bind("a", Operand::Input(0))

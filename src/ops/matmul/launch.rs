@@ -3,6 +3,7 @@
 
 use crate::graph::{Caps, Dispatch, Kernels, Operand, Program};
 use crate::ops::gemm::{Gemm, Splits, Tiling, weight_results, with_bias_gradient};
+use crate::ops::gemm_matrix::MatrixTile;
 use crate::ops::stored;
 use crate::shader::{Source, Variant};
 use crate::tensor::{DType, Shape};
@@ -256,16 +257,24 @@ impl Sizes {
                     .bind("b", Operand::Input(bias))
                     .bind("y", Operand::Output(0))
             }
-            Kernels::Workgroup => {
-                let product = self.forward_product();
-                product
-                    .tiled([dtype; 2], (product.gemm.whole(), 0), bias_start)
-                    .bind("a", Operand::Input(0))
-                    .bind("b", Operand::Input(1))
-                    .bind("bias", Operand::Input(bias))
-                    .bind("c", Operand::Output(0))
-            }
+            Kernels::Workgroup => self.tiled_forward(dtype, (bias, bias_start), None),
         }
+    }
+
+    /// The same in staged tiles.
+    pub fn tiled_forward(
+        self,
+        dtype: DType,
+        (bias, bias_start): (usize, usize),
+        units: Option<MatrixTile>,
+    ) -> Dispatch {
+        let product = self.forward_product();
+        product
+            .tiled([dtype; 2], (product.gemm.whole(units), 0), bias_start)
+            .bind("a", Operand::Input(0))
+            .bind("b", Operand::Input(1))
+            .bind("bias", Operand::Input(bias))
+            .bind("c", Operand::Output(0))
     }
 
     /// dx from dy = input 0, w = input 1; and the name of what may be added.
@@ -286,17 +295,16 @@ impl Sizes {
                     .bind("dx", Operand::Output(0));
                 (dispatch, "added_elements")
             }
-            Kernels::Workgroup => {
-                let product = self.backward_input_product();
-                let mut dispatch = product.tiled([dtype; 2], (product.gemm.whole(), 0), 0);
-                dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
-                let dispatch = dispatch
-                    .bind("a", Operand::Input(0))
-                    .bind("b", Operand::Input(1))
-                    .bind("c", Operand::Output(0));
-                (dispatch, "added")
-            }
+            Kernels::Workgroup => (self.tiled_backward_input(dtype, None), "added"),
         }
+    }
+
+    /// dx in staged tiles.
+    pub fn tiled_backward_input(self, dtype: DType, units: Option<MatrixTile>) -> Dispatch {
+        let product = self.backward_input_product();
+        let mut dispatch = product.tiled([dtype; 2], (product.gemm.whole(units), 0), 0);
+        dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
+        dispatch.bind("a", Operand::Input(0)).bind("b", Operand::Input(1)).bind("c", Operand::Output(0))
     }
 
     /// dw, and db if asked, from x = input 0, dy = input 1. The sum runs over all rows, so it is split among workgroups, and a
@@ -336,18 +344,27 @@ impl Sizes {
                     with_bias(dispatch, to)
                 })
             }
-            Kernels::Workgroup => {
-                let product = self.backward_weight_product();
-                let tiling = product.gemm.split();
-                tiling.splits.program(&results, |to| {
-                    let mut dispatch = product.tiled([dtype, DType::F32], (tiling, results[0]), bias_start);
-                    dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
-                    let dispatch =
-                        dispatch.bind("a", Operand::Input(0)).bind("b", Operand::Input(1)).bind("c", to[0]);
-                    with_bias(dispatch, to)
-                })
-            }
+            Kernels::Workgroup => self.tiled_backward_weight(dtype, bias, None),
         }
+    }
+
+    /// The same in staged tiles.
+    pub fn tiled_backward_weight(
+        self,
+        dtype: DType,
+        bias: BiasGradient,
+        units: Option<MatrixTile>,
+    ) -> Program {
+        let (results, bias_start) = self.weight_results(bias);
+        let product = self.backward_weight_product();
+        let tiling = product.gemm.split(units);
+        tiling.splits.program(&results, |to| {
+            let mut dispatch = product.tiled([dtype, DType::F32], (tiling, results[0]), bias_start);
+            dispatch.variant = dispatch.variant.link("lib/bias", "lib/no_bias");
+            let dispatch =
+                dispatch.bind("a", Operand::Input(0)).bind("b", Operand::Input(1)).bind("c", to[0]);
+            bias.into_results(dispatch, to)
+        })
     }
 }
 
