@@ -1,12 +1,18 @@
 //! Writing a file so that a crash leaves the old one or the new one, never a torn one.
 
-use std::fs::{File, TryLockError};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::fs::File;
+#[cfg(not(target_arch = "wasm32"))]
+use std::fs::TryLockError;
+use std::io::ErrorKind;
+#[cfg(not(target_arch = "wasm32"))]
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use tempfile::NamedTempFile;
-
 use super::FileError;
+use super::disk::Output;
+
+#[cfg(target_arch = "wasm32")]
+use super::disk;
 
 const PREFIX: &str = ".inkwash-";
 const SUFFIX: &str = ".tmp";
@@ -18,23 +24,24 @@ const RANDOM: usize = 12;
 /// the temporary file stays until [`remove_abandoned`].
 pub(crate) fn write_atomic(
     path: &Path,
-    fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+    fill: impl FnOnce(&mut Output<'_>) -> std::io::Result<()>,
 ) -> Result<(), FileError> {
-    write(path, fill, |temporary| temporary.persist(path).map_err(|failed| failed.error))
+    write(path, fill, true)
 }
 
 /// As [`write_atomic`], but whatever is at `path` stays, and is an error: also what appears there in the meantime.
 pub(crate) fn write_new(
     path: &Path,
-    fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+    fill: impl FnOnce(&mut Output<'_>) -> std::io::Result<()>,
 ) -> Result<(), FileError> {
-    write(path, fill, |temporary| temporary.persist_noclobber(path).map_err(|failed| failed.error))
+    write(path, fill, false)
 }
 
+#[cfg(not(target_arch = "wasm32"))]
 fn write(
     path: &Path,
-    fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
-    rename: impl FnOnce(NamedTempFile<File>) -> std::io::Result<File>,
+    fill: impl FnOnce(&mut Output<'_>) -> std::io::Result<()>,
+    replace: bool,
 ) -> Result<(), FileError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -51,7 +58,8 @@ fn write(
     fill(&mut writer).and_then(|()| writer.flush()).map_err(FileError::io("write", path))?;
     drop(writer);
     temporary.as_file().sync_all().map_err(FileError::io("flush to disk", path))?;
-    rename(temporary).map_err(FileError::io("rename into place", path))?;
+    let renamed = if replace { temporary.persist(path) } else { temporary.persist_noclobber(path) };
+    renamed.map_err(|failed| FileError::io("rename into place", path)(failed.error))?;
 
     // The rename itself is only durable once the folder is on the disk, which only Unix lets us ask for.
     #[cfg(unix)]
@@ -61,8 +69,25 @@ fn write(
     Ok(())
 }
 
+/// In memory nothing is ever torn.
+#[cfg(target_arch = "wasm32")]
+fn write(
+    path: &Path,
+    fill: impl FnOnce(&mut Output<'_>) -> std::io::Result<()>,
+    replace: bool,
+) -> Result<(), FileError> {
+    if !replace && disk::exists(path) {
+        return Err(FileError::io("create", path)(ErrorKind::AlreadyExists.into()));
+    }
+    let mut output = Output::default();
+    fill(&mut output).map_err(FileError::io("write", path))?;
+    disk::put(path, output.into_inner());
+    Ok(())
+}
+
 /// A new file, locked for as long as it is open: by the lock others know that its writer is alive. The operating
 /// system takes it off a dead one, whatever has become of its process number and wherever it ran.
+#[cfg(not(target_arch = "wasm32"))]
 fn create_locked(name: &Path) -> std::io::Result<File> {
     // This gives the permissions of an ordinary file; tempfile's own would be for the owner alone.
     let file = File::create_new(name)?;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::FileError;
 use super::atomic::write_atomic;
+use super::disk;
 use super::error::quoted;
 
 /// Writes one value as a JSON file, indented.
@@ -91,7 +92,7 @@ impl JsonLines {
 /// # Errors
 /// A line that is not JSON, by its number, and whatever the disk says.
 pub fn read(path: &Path) -> Result<Vec<Value>, FileError> {
-    let bytes = std::fs::read(path).map_err(FileError::io("read", path))?;
+    let bytes = disk::read(path).map_err(FileError::io("read", path))?;
     parse(path, &bytes).map(|(records, _)| records)
 }
 

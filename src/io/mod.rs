@@ -12,6 +12,7 @@ pub mod chart;
 mod checksum;
 #[cfg(not(target_arch = "wasm32"))]
 mod columns;
+pub(crate) mod disk;
 #[cfg(feature = "charts")]
 mod drawing;
 mod error;

@@ -1,8 +1,7 @@
 //! NumPy's `.npz`: a zip file of arrays, each as NumPy's `.npy` has it (NEP 1). Arrays are stored, not compressed, and are
 //! read and written as they come, whatever their size.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
 use zip::write::SimpleFileOptions;
@@ -10,6 +9,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::FileError;
 use super::atomic::{write_atomic, write_new};
+use super::disk::Output;
 use super::open::open_file;
 
 /// Zip entries of this size and more need the 64-bit form.
@@ -46,7 +46,7 @@ fn header(dtype: &str, shape: &[usize]) -> Vec<u8> {
 /// # Errors
 /// Whatever the disk says; an earlier file is then as it was.
 pub fn write_npz(path: &Path, replace: bool, arrays: &mut [NpzArray<'_>]) -> Result<(), FileError> {
-    let fill = |out: &mut BufWriter<&File>| {
+    let fill = |out: &mut Output<'_>| {
         let mut zip = ZipWriter::new(out);
         for NpzArray { name, dtype, shape, data } in arrays {
             let header = header(dtype, shape);

@@ -1,7 +1,7 @@
 //! Opening a file that somebody else wrote.
 
 use super::FileError;
-use std::fs::File;
+use super::disk::File;
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
 
@@ -10,20 +10,31 @@ use std::path::Path;
 /// # Errors
 /// What the operating system says, something that is not an ordinary file, and a [`placeholder`].
 pub(crate) fn open_file(path: &Path, kind: &'static str) -> Result<(File, u64), FileError> {
-    let about = std::fs::metadata(path).map_err(FileError::io("open", path))?;
-    if !about.is_file() {
-        // Opening a pipe would wait forever, and a device may never end.
-        let remedy = "Name the file itself.";
-        return Err(FileError::malformed(path, kind, "a folder, pipe or device", "an ordinary file", remedy));
-    }
-    let mut file = File::open(path).map_err(FileError::io("open", path))?;
+    let (mut file, length) = open_ordinary(path, kind)?;
     let mut head = Vec::new();
     (&mut file).take(HEAD).read_to_end(&mut head).map_err(FileError::io("read", path))?;
     if let Some((found, remedy)) = placeholder(&head) {
         return Err(FileError::malformed(path, kind, found, "the file itself", remedy));
     }
     file.rewind().map_err(FileError::io("read", path))?;
+    Ok((file, length))
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn open_ordinary(path: &Path, kind: &'static str) -> Result<(File, u64), FileError> {
+    let about = std::fs::metadata(path).map_err(FileError::io("open", path))?;
+    if !about.is_file() {
+        // Opening a pipe would wait forever, and a device may never end.
+        let remedy = "Name the file itself.";
+        return Err(FileError::malformed(path, kind, "a folder, pipe or device", "an ordinary file", remedy));
+    }
+    let file = File::open(path).map_err(FileError::io("open", path))?;
     Ok((file, about.len()))
+}
+
+#[cfg(target_arch = "wasm32")]
+fn open_ordinary(path: &Path, _kind: &'static str) -> Result<(File, u64), FileError> {
+    super::disk::open(path).map_err(FileError::io("open", path))
 }
 
 /// As many bytes of a file as [`placeholder`] looks at.

@@ -1,6 +1,6 @@
 //! PNG files.
 
-use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::{ImageFormat, ImageReader, RgbImage};
@@ -48,8 +48,8 @@ pub fn read_single(path: &Path, height: usize, width: usize, channels: usize) ->
     if !is_whole_png(path, height, width)? {
         return Err(unfit("another file or a part of one".into()));
     }
-    let mut reader = ImageReader::open(path).map_err(FileError::io("open", path))?;
-    reader.set_format(ImageFormat::Png);
+    let (file, _) = open_file(path, "picture")?;
+    let reader = ImageReader::with_format(BufReader::new(file), ImageFormat::Png);
     let picture = reader.decode().map_err(|e| unfit(format!("damage ({e})")))?.into_rgb8();
     Ok(picture.pixels().flat_map(|pixel| pixel.0.into_iter().take(channels)).collect())
 }

@@ -9,8 +9,8 @@ use crate::diffusion::{
     Objective, Prediction, Sampler, SchedulerConfig, TimestepSpacing, UNetConfig, VarianceType,
 };
 use crate::io::atomic::write_atomic;
-use crate::io::quoted;
 use crate::io::tensor_file::{self, TensorFile};
+use crate::io::{disk, quoted};
 use crate::nn::ConfigError;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ const PIPELINES: [&str; 2] = ["DDPMPipeline", "DDIMPipeline"];
 
 /// Whether a folder is laid out as diffusers lays out a pipeline or a network.
 pub fn is_model(path: &Path) -> bool {
-    path.join(INDEX).exists() || path.join(CONFIG).exists()
+    disk::exists(&path.join(INDEX)) || disk::exists(&path.join(CONFIG))
 }
 
 /// Opens a folder of diffusers: a pipeline (`model_index.json`, with the network and the scheduler in folders of
@@ -42,15 +42,15 @@ pub fn open(path: &Path) -> Result<Model, ModelError> {
     let mut warnings = Vec::new();
     // 1. The parts.
     let index = path.join(INDEX);
-    let pipeline = index.exists().then(|| Pipeline::read(&index)).transpose()?;
+    let pipeline = disk::exists(&index).then(|| Pipeline::read(&index)).transpose()?;
     let part = |name: &str| match path.join(name) {
-        folder if pipeline.is_some() && folder.is_dir() => folder,
+        folder if pipeline.is_some() && disk::is_folder(&folder) => folder,
         _ => path.to_path_buf(),
     };
     // 2. The network's configuration.
     let folder = part("unet");
     let config_path = folder.join(CONFIG);
-    if !config_path.exists() {
+    if !disk::exists(&config_path) {
         let message =
             format!("has no {CONFIG}; expected a network there, as diffusers' save_pretrained writes it");
         return Err(ModelError::Folder { path: folder, message });
@@ -63,7 +63,9 @@ pub fn open(path: &Path) -> Result<Model, ModelError> {
             let own = scheduler_config::read(&scheduler_path, Some(pipeline.sampler), &mut warnings)?;
             pipeline.convert(own, &mut warnings)
         }
-        None if scheduler_path.exists() => scheduler_config::read(&scheduler_path, None, &mut warnings)?,
+        None if disk::exists(&scheduler_path) => {
+            scheduler_config::read(&scheduler_path, None, &mut warnings)?
+        }
         None => {
             warnings.push(format!(
                 "{}: a network without a scheduler; taken is a {} with its defaults. Give the folder with \

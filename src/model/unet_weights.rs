@@ -2,6 +2,7 @@
 
 use super::{ModelError, flat};
 use crate::diffusion::{UNet, UNetConfig};
+use crate::io::disk;
 use crate::io::tensor_file::{self, TensorFile};
 use crate::nn::ConfigError;
 use std::path::{Path, PathBuf};
@@ -53,12 +54,12 @@ fn find(folder: &Path, warnings: &mut Vec<String>) -> Result<PathBuf, ModelError
     const CONVERT: &str = "To get one, load it with diffusers where you trust it, and write it with \
                            save_pretrained(FOLDER, safe_serialization=True, max_shard_size=\"100GB\")";
     let path = folder.join(WEIGHTS);
-    if path.exists() {
+    if disk::exists(&path) {
         return Ok(path);
     }
-    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let entries = disk::entries(folder).unwrap_or_default();
     let mut names: Vec<String> =
-        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        entries.iter().filter_map(|entry| Some(entry.file_name()?.to_str()?.into())).collect();
     names.sort();
     let variants: Vec<&String> = names.iter().filter(|name| variant(name).is_some()).collect();
     if let [name] = variants.as_slice() {
@@ -69,9 +70,9 @@ fn find(folder: &Path, warnings: &mut Vec<String>) -> Result<PathBuf, ModelError
     let found = if !variants.is_empty() {
         let variants: Vec<&str> = variants.into_iter().map(String::as_str).collect();
         format!("{} are variants of it; give the one that is meant its name", variants.join(", "))
-    } else if folder.join(SHARDS).exists() {
+    } else if disk::exists(&folder.join(SHARDS)) {
         format!("its weights are spread over several files. {CONVERT}")
-    } else if folder.join(PICKLE).exists() {
+    } else if disk::exists(&folder.join(PICKLE)) {
         format!(
             "{PICKLE} is a Python pickle, which can run any program when it is opened, so it is not read. {CONVERT}"
         )

@@ -2,7 +2,7 @@
 
 use super::{FolderError, ModelFolder, Pictures};
 use crate::io::tensor_file::{self, TensorFile};
-use crate::io::{FileError, shortened};
+use crate::io::{FileError, disk, shortened};
 use crate::model::{flat, tensors};
 use crate::nn::Parameters;
 use crate::ops::LossScale;
@@ -128,7 +128,7 @@ impl ModelFolder {
         let mut old = self.checkpoints()?;
         old.truncate(old.len().saturating_sub(KEPT));
         for (_, old) in old {
-            std::fs::remove_file(&old).map_err(FileError::io("remove", &old))?;
+            disk::remove(&old).map_err(FileError::io("remove", &old))?;
         }
         Ok(())
     }
@@ -136,14 +136,14 @@ impl ModelFolder {
     /// The checkpoints of the run by the steps in their names, oldest first; none where there is no folder for them.
     pub(super) fn checkpoints(&self) -> Result<Vec<(u32, PathBuf)>, FolderError> {
         let folder = self.checkpoints_folder();
-        let entries = match std::fs::read_dir(&folder) {
+        let entries = match disk::entries(&folder) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(FileError::io("list", &folder)(source).into()),
         };
         let mut found: Vec<(u32, PathBuf)> = entries
-            .filter_map(|e| {
-                let path = e.ok()?.path();
+            .into_iter()
+            .filter_map(|path| {
                 let step = path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?;
                 Some((step.parse().ok()?, path))
             })

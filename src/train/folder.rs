@@ -4,8 +4,8 @@
 use super::{NetworkKind, TrainConfig, read_config};
 use crate::classifier::Classifier;
 use crate::diffusion::{Sampler, UNet};
-use crate::io::FileError;
 use crate::io::tensor_file::{self, TensorFile};
+use crate::io::{FileError, disk};
 use crate::model::{Model, ModelError, flat, tensors};
 use crate::nn::{ConfigError, Parameters};
 use std::collections::BTreeMap;
@@ -139,7 +139,7 @@ impl ModelFolder {
     /// Its configuration.
     pub fn config(&self) -> Result<TrainConfig, FolderError> {
         let file = self.path.join("config.toml");
-        if !file.is_file() {
+        if !disk::is_file(&file) {
             return Err(FolderError::NotARun { path: self.path.clone() });
         }
         read_config(&file)

@@ -1,6 +1,7 @@
 //! A model by the path of its folder, and what to give instead where the path is close to one.
 
 use super::{FolderError, ModelFolder};
+use crate::io::disk;
 use crate::model::{Model, diffusers};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ pub fn open_model(path: &Path) -> Result<Model, FolderError> {
 }
 
 fn is_run(path: &Path) -> bool {
-    path.join("config.toml").is_file()
+    disk::is_file(&path.join("config.toml"))
 }
 
 fn is_model(path: &Path) -> bool {
@@ -63,7 +64,7 @@ fn near_miss(path: &Path) -> FolderError {
         }
     };
     let around = || path.ancestors().skip(1).take(2).find(|folder| is_model(folder)).map(Path::to_path_buf);
-    let (found, remedy) = if !path.exists() {
+    let (found, remedy) = if !disk::exists(path) {
         let remedy = match path.components().count() {
             2 if path.is_relative() => format!(
                 "Check the spelling. A model of the Hugging Face Hub is downloaded first: hf download {0} --local-dir \
@@ -73,7 +74,7 @@ fn near_miss(path: &Path) -> FolderError {
             _ => "Check the spelling.".into(),
         };
         ("is not there".to_string(), remedy)
-    } else if path.is_file() {
+    } else if disk::is_file(path) {
         let found = match path.extension().and_then(|e| e.to_str()).unwrap_or_default() {
             "safetensors" => "is a file of weights, which say nothing of their network",
             "bin" | "ckpt" | "pkl" | "pt" | "pth" => {
@@ -107,11 +108,11 @@ fn models_below(path: &Path) -> Vec<PathBuf> {
     let mut folders = VecDeque::from([(path.to_path_buf(), 0)]);
     let mut seen = 0;
     while let Some((folder, depth)) = folders.pop_front() {
-        let entries = std::fs::read_dir(&folder).into_iter().flatten().take(LOOKED_INTO - seen);
-        let mut below: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let entries = disk::entries(&folder).unwrap_or_default();
+        let mut below: Vec<PathBuf> = entries.into_iter().take(LOOKED_INTO - seen).collect();
         seen += below.len();
         below.sort();
-        for folder in below.into_iter().filter(|path| path.is_dir()) {
+        for folder in below.into_iter().filter(|path| disk::is_folder(path)) {
             if is_model(&folder) {
                 models.push(folder);
             } else if depth == 0 {
