@@ -124,6 +124,7 @@ impl DeviceArgs {
             backend: self.backend.clone(),
             kernels: self.kernels(),
             no_fusion: self.no_fusion,
+            default_limits: false,
             shaders: self.folder.clone(),
             cache: self.cache(),
         })

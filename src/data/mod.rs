@@ -260,6 +260,35 @@ impl Dataset {
         }
     }
 
+    /// Pictures that somebody else decoded: `pixels` is `[N, H, W, C]` of the size and channels that `options` say, `labels` is
+    /// `[N]`, or empty where there are no classes.
+    ///
+    /// # Errors
+    /// A size out of range, pixels that do not make whole pictures, labels that are not one for each picture, or one that no
+    /// class has.
+    pub fn from_pictures(
+        options: &Options,
+        class_names: Vec<String>,
+        pixels: Vec<u8>,
+        mut labels: Vec<u32>,
+    ) -> Result<Self, DataError> {
+        options.check()?;
+        let wrong = |found: String, expected: String| Err(DataError::Options { found, expected });
+        let stride = options.stride();
+        let count = pixels.len() / stride;
+        if count == 0 || !pixels.len().is_multiple_of(stride) {
+            return wrong(format!("{} pixels", pixels.len()), format!("pictures of {stride}"));
+        }
+        if class_names.is_empty() {
+            labels.clear();
+        } else if labels.len() != count {
+            return wrong(format!("{} labels", labels.len()), format!("one for each of {count} pictures"));
+        } else if let Some(label) = labels.iter().find(|&&label| label as usize >= class_names.len()) {
+            return wrong(format!("label {label}"), format!("labels of {} classes", class_names.len()));
+        }
+        Ok(Self::from_parts(options, class_names, pixels, labels))
+    }
+
     /// `pixels` is `[N, H, W, C]`; `labels` is `[N]`, or empty if unlabelled.
     fn from_parts(options: &Options, class_names: Vec<String>, pixels: Vec<u8>, labels: Vec<u32>) -> Self {
         let count = pixels.len() / options.stride();

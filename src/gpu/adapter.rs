@@ -33,6 +33,7 @@ fn instance(backends: wgpu::Backends) -> wgpu::Instance {
 
 fn backends(name: Option<&str>) -> Result<wgpu::Backends, GpuError> {
     Ok(match name.map(str::to_ascii_lowercase).as_deref() {
+        None if cfg!(target_arch = "wasm32") => wgpu::Backends::BROWSER_WEBGPU,
         None => wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
         Some("vulkan" | "vk") => wgpu::Backends::VULKAN,
         Some("metal") => wgpu::Backends::METAL,
@@ -63,7 +64,7 @@ pub(super) async fn adapters(backend: Option<&str>) -> Result<Vec<wgpu::Adapter>
     let found = adapters_of(backends(backend)?).await;
     // OpenGL only where there is nothing better: it has fewer limits, and asking for it makes some drivers
     // complain on the terminal.
-    let nothing = found.is_empty() && backend.is_none();
+    let nothing = found.is_empty() && backend.is_none() && !cfg!(target_arch = "wasm32");
     Ok(if nothing { adapters_of(wgpu::Backends::GL).await } else { found })
 }
 
@@ -86,7 +87,8 @@ pub(super) fn describe(adapter: &wgpu::Adapter) -> Info {
         (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative-matrix"),
     ];
     Info {
-        name: info.name,
+        // A browser may keep it to itself.
+        name: if info.name.is_empty() { "of no name".into() } else { info.name },
         backend: format!("{:?}", info.backend).to_lowercase(),
         driver: [info.driver, info.driver_info]
             .into_iter()
@@ -165,6 +167,11 @@ pub async fn list(backend: Option<&str>) -> Result<Vec<Info>, GpuError> {
 
 /// What to install on this system to get an adapter.
 pub(super) fn remedy() -> String {
+    if cfg!(target_arch = "wasm32") {
+        return "The browser has WebGPU and no adapter for it: its GPU, driver or system is on the browser's list of those \
+                that it does not use"
+            .into();
+    }
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default().to_lowercase();
     let like =
         |names: &[&str]| names.iter().any(|n| release.lines().any(|l| l.starts_with("id") && l.contains(n)));

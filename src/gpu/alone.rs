@@ -6,7 +6,7 @@ use super::{Clock, Device, Executable, GpuError, Timing};
 use crate::graph::Binding;
 use crate::shader::{Access, Expanded, Switched};
 use std::sync::Arc;
-use std::time::Instant;
+use web_time::Instant;
 
 /// A launch, what it writes, and how that was before.
 pub struct Alone<'a> {

@@ -12,7 +12,7 @@ use crate::shader::Folder;
 use futures_channel::oneshot;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use web_time::Instant;
 
 /// Submissions that may be on their way at once. A training step is two, so that the host is a few steps ahead and the
 /// device never waits, while the staging memory of uploads stays that of a few steps.
@@ -43,8 +43,7 @@ struct Submission {
     done: oneshot::Receiver<()>,
     /// Floating-point operations of its launches, if its time is to be learnt from.
     flops: u64,
-    /// Where there is a clock, which a browser's page has not.
-    submitted: Option<Instant>,
+    submitted: Instant,
 }
 
 /// When the last submission was done, and how fast those so far were.
@@ -52,11 +51,6 @@ struct Submission {
 struct SubmissionClock {
     done: Option<Instant>,
     pace: Pace,
-}
-
-/// The time, where there is a clock.
-fn now() -> Option<Instant> {
-    if cfg!(target_arch = "wasm32") { None } else { Some(Instant::now()) }
 }
 
 impl std::fmt::Debug for Device {
@@ -99,7 +93,7 @@ impl Device {
             }
         };
         let adapter = found.swap_remove(index);
-        let limits = adapter.limits();
+        let limits = if choice.default_limits { wgpu::Limits::default() } else { adapter.limits() };
         Self::request(&adapter, limits, choice).await
     }
 
@@ -261,13 +255,12 @@ impl Device {
     async fn done(&self, submission: Submission) -> Result<(), GpuError> {
         submission.done.await.map_err(|_| self.failed(&"it gave up what it was to compute"))?;
         let mut clock = lock(&self.clock);
-        if let (Some(submitted), Some(now)) = (submission.submitted, now()) {
-            let begun = clock.done.map_or(submitted, |done| done.max(submitted));
-            if submission.flops > 0 {
-                clock.pace.add(submission.flops, (now - begun).as_secs_f64());
-            }
-            clock.done = Some(now);
+        let (submitted, now) = (submission.submitted, Instant::now());
+        let begun = clock.done.map_or(submitted, |done| done.max(submitted));
+        if submission.flops > 0 {
+            clock.pace.add(submission.flops, (now - begun).as_secs_f64());
         }
+        clock.done = Some(now);
         Ok(())
     }
 
@@ -300,7 +293,7 @@ impl Device {
         });
         let oldest = {
             let mut ahead = lock(&self.ahead);
-            ahead.push_back(Submission { index: index.clone(), done, flops, submitted: now() });
+            ahead.push_back(Submission { index: index.clone(), done, flops, submitted: Instant::now() });
             if ahead.len() > SUBMISSIONS_AHEAD { ahead.pop_front() } else { None }
         };
         if let Some(submission) = oldest {

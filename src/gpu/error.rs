@@ -99,6 +99,9 @@ pub enum RunError {
     /// The device failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// Whoever watched it had enough.
+    #[error("it was stopped")]
+    Stopped,
 }
 
 /// What wgpu says went wrong. Its own errors may not cross threads in a browser.

@@ -116,6 +116,11 @@ impl Executable {
         &self.plan
     }
 
+    /// The device that runs it.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
     /// Device bytes that were allocated for this plan: without the states of the store, and without working
     /// memory that an earlier plan of the store had brought.
     pub fn bytes(&self) -> u64 {
@@ -215,7 +220,7 @@ impl Executable {
     pub async fn run_timed(&self, clock: Clock) -> Result<Timing, GpuError> {
         if clock == Clock::Waiting {
             let mut timing = Timing::of_waiting(&self.device);
-            timing.first_submitted = Some(std::time::Instant::now());
+            timing.first_submitted = Some(web_time::Instant::now());
             self.run_by_launch(async |_, seconds| {
                 timing.waited_for(seconds);
                 Ok(ControlFlow::<()>::Continue(()))
@@ -264,7 +269,7 @@ impl Executable {
                 timing.resolve(&mut encoder);
             }
             self.device.submit(encoder).await?;
-            timing.first_submitted.get_or_insert_with(std::time::Instant::now);
+            timing.first_submitted.get_or_insert_with(web_time::Instant::now);
         }
         Ok(timing)
     }
@@ -278,7 +283,7 @@ impl Executable {
         for number in 0..self.launches.len() {
             let mut encoder = self.device.encoder();
             self.encode_alone(&mut encoder, number, None);
-            let start = std::time::Instant::now();
+            let start = web_time::Instant::now();
             self.device.submit(encoder).await?;
             self.device.idle().await?;
             if let ControlFlow::Break(found) = visit(number, start.elapsed().as_secs_f64()).await? {

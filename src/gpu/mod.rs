@@ -50,6 +50,8 @@ pub struct Choice {
     pub kernels: Option<Kernels>,
     /// Plans leave every operator a launch of its own.
     pub no_fusion: bool,
+    /// WebGPU's default limits, which every device has, in place of all that this one has.
+    pub default_limits: bool,
     /// WGSL files in place of the embedded ones.
     pub shaders: Option<Arc<Folder>>,
     /// The folder in which the driver's compiled pipelines are kept from run to run, if they are.

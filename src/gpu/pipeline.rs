@@ -4,7 +4,7 @@ use super::device::lock;
 use super::faults::Call;
 use super::{Device, GpuError};
 use crate::graph::Dispatch;
-use crate::shader::{self, Access, Expanded, Interface, ShaderError, Source, Switched, Variant};
+use crate::shader::{self, Access, Expanded, Interface, Kernel, ShaderError, Source, Switched, Variant};
 use std::borrow::Cow;
 use std::sync::Arc;
 #[cfg(not(target_arch = "wasm32"))]
@@ -80,6 +80,14 @@ impl Device {
                 });
             }
         });
+    }
+
+    /// Compiles a kernel, as every plan that launches it would.
+    ///
+    /// # Errors
+    /// The device or its driver does not take it.
+    pub async fn compile(&self, kernel: &Kernel) -> Result<(), GpuError> {
+        self.pipeline(kernel.source, kernel.entry, &kernel.variant).await.map(drop)
     }
 
     /// Compiles an entry point, or finds it compiled.

@@ -4,7 +4,7 @@ use super::{Device, GpuError};
 use crate::graph::Features;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Instant;
+use web_time::Instant;
 
 /// How launches are timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

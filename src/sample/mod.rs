@@ -330,8 +330,9 @@ pub struct Inpaint<'a> {
     pub resamples: usize,
 }
 
-/// The plan that puts noise back.
-struct Renoiser {
+/// Puts noise onto a latent in place ([`Renoise`]): the forward process in one jump or by a step, and what is known of a
+/// picture at the noise that the rest has.
+pub struct Renoiser {
     executable: Executable,
     known: ValueId,
     mask: ValueId,
@@ -340,7 +341,8 @@ struct Renoiser {
 }
 
 impl Renoiser {
-    async fn new(store: &Arc<Store>, latent: &Latent) -> Result<Self, RunError> {
+    /// Plans and compiles it on the store that holds the latent.
+    pub async fn new(store: &Store, latent: &Latent) -> Result<Self, RunError> {
         let mut graph = Graph::new();
         let x = graph.state(&latent.x);
         let known = graph.input("known", latent.x.spec.clone());
@@ -352,12 +354,14 @@ impl Renoiser {
         Ok(Self { executable, known, mask, level, step })
     }
 
-    fn know(&self, known: &[f32], mask: &[f32]) {
+    /// Uploads the pictures that are known and where, both of the latent's shape.
+    pub fn know(&self, known: &[f32], mask: &[f32]) {
         self.executable.write(self.known, known);
         self.executable.write(self.mask, mask);
     }
 
-    async fn run(&self, words: &StepWords, level: RenoiseLevel) -> Result<(), RunError> {
+    /// Submits it; waits for no result.
+    pub async fn run(&self, words: &StepWords, level: RenoiseLevel) -> Result<(), RunError> {
         self.executable.write(self.level, &level.words());
         self.executable.write_u32(self.step, &words.words());
         Ok(self.executable.run().await?)

@@ -57,20 +57,56 @@ impl Folder {
             return Err(FolderError::Unreadable { path: path.into(), message: message.into() });
         }
         for (name, path) in found {
-            let Some(source) = sources.iter().find(|s| s.name == name) else {
-                return Err(FolderError::UnknownName { path, nearest: nearest(&name, &sources) });
-            };
-            let text = read(&path)?;
-            if !text.lines().eq(source.text.lines()) {
-                folder.changed.push(source.name);
-            }
-            folder.files.insert(source.name, (path.display().to_string().into(), text));
+            folder.add(&sources, &name, &path, read(&path)?)?;
         }
-        folder.changed.sort_unstable();
+        folder.finish(&sources, kernels)
+    }
+
+    /// The same with texts by the names of files without extension.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub fn of_texts(
+        texts: BTreeMap<String, String>,
+        kernels: &BTreeSet<Kernel>,
+    ) -> Result<Self, FolderError> {
+        let sources: BTreeSet<&'static Source> = kernels.iter().map(|k| k.source).chain(LIBRARY).collect();
+        let mut folder = Self { files: BTreeMap::new(), changed: Vec::new(), missing: Vec::new() };
+        for (name, text) in texts {
+            folder.add(&sources, &name, Path::new(&format!("{name}.wgsl")), text)?;
+        }
+        folder.finish(&sources, kernels)
+    }
+
+    /// Takes a file in under its name without extension.
+    fn add(
+        &mut self,
+        sources: &BTreeSet<&'static Source>,
+        name: &str,
+        path: &Path,
+        text: String,
+    ) -> Result<(), FolderError> {
+        let Some(source) = sources.iter().find(|s| s.name == name) else {
+            return Err(FolderError::UnknownName { path: path.into(), nearest: nearest(name, sources) });
+        };
+        if !text.lines().eq(source.text.lines()) {
+            self.changed.push(source.name);
+        }
+        self.files.insert(source.name, (path.display().to_string().into(), text));
+        Ok(())
+    }
+
+    /// Checks what the files change, once all are there.
+    fn finish(
+        mut self,
+        sources: &BTreeSet<&'static Source>,
+        kernels: &BTreeSet<Kernel>,
+    ) -> Result<Self, FolderError> {
+        self.changed.sort_unstable();
         let known = sources.iter().map(|s| s.name);
-        folder.missing = known.filter(|name| !folder.files.contains_key(name)).collect();
-        folder.check(kernels)?;
-        Ok(folder)
+        self.missing = known.filter(|name| !self.files.contains_key(name)).collect();
+        self.check(kernels)?;
+        Ok(self)
     }
 
     /// Names of the files that differ from the embedded ones.
