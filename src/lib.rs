@@ -18,6 +18,7 @@
 //!   [`profile`]: where the time of a step goes. [`isa`]: what a driver's compiler makes of a kernel. [`estimate`]: where the time
 //!   would go on a GPU that is not at hand. [`scale`]: a step over several ranks, measured and modelled.
 //! - [`lab`]: the article's experiments (feature `charts`).
+//! - `web`: what a page calls (feature `web`, for the target wasm32).
 //! - [`cli`]: one file per command (feature `cli`, which brings `charts` along). Only it prints, reads flags or catches
 //!   signals.
 
@@ -54,3 +55,5 @@ pub mod train;
 pub mod tune;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod verify;
+#[cfg(all(feature = "web", target_arch = "wasm32"))]
+pub mod web;

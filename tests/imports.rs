@@ -82,6 +82,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "web",
+        &[
+            "tensor",
+            "shader",
+            "graph",
+            "ops",
+            "gpu",
+            "diffusion",
+            "data",
+            "io",
+            "model",
+            "sample",
+            "train",
+            "check",
+        ],
+    ),
+    (
         "cli",
         &[
             "tensor",
@@ -126,6 +143,10 @@ const CONFINED: &[(&str, &str)] = &[
     ("ctrlc", "cli"),
     ("etcetera", "cli"),
     ("sigpipe", "cli"),
+    ("web_time", "gpu"),
+    ("js_sys", "web"),
+    ("wasm_bindgen", "web"),
+    ("wasm_bindgen_futures", "web"),
 ];
 
 /// What has to do with a terminal or the process, for the command alone.
