@@ -7,10 +7,10 @@ INKWASH := target/release/inkwash
 export XDG_RUNTIME_DIR ?= /tmp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint interop ci
+.PHONY: help demo test setup lint interop web web-serve web-test ci
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The demo's own last lines name the pictures.
 demo: ## Train the built-in glyphs for some minutes and draw what came of it
@@ -35,6 +35,15 @@ lint: ## Check the format, clippy and the documentation
 
 interop: ## Prove against PyTorch and diffusers that models go both ways (installs them: some minutes, 1 to 6 GB)
 	sh scripts/interop
+
+web: ## Build the page for browsers into web/dist (needs the wasm32 target and wasm-bindgen)
+	CARGO=$(CARGO) scripts/web build
+
+web-serve: ## Serve it on this machine, at http://127.0.0.1:8080/
+	CARGO=$(CARGO) scripts/web serve
+
+web-test: ## Build it, and test it in headless Chromium (needs node too)
+	CARGO=$(CARGO) sh tests/web/run
 
 ci: ## What the continuous integration runs: everything, from nothing
 	@.ci/run
