@@ -301,3 +301,21 @@ fn glyph_classes_are_distinct() {
         assert!((0..600).all(|i| (130..=248).contains(&mean(i))), "{size:?}");
     }
 }
+
+#[test]
+fn pictures_that_others_decoded_are_whole_and_have_their_classes() {
+    let options = Options::new((2, 3), 1);
+    let names = || vec!["cat".to_string(), "dog".to_string()];
+    let made = Dataset::from_pictures(&options, names(), (0..12).collect(), vec![1, 0]).unwrap();
+    assert_eq!((made.len(), made.image(1), made.label(0)), (2, &[6, 7, 8, 9, 10, 11][..], 1));
+    let plain = Dataset::from_pictures(&options, Vec::new(), vec![0; 6], vec![7]).unwrap();
+    assert_eq!((plain.len(), plain.label(0)), (1, 0));
+    let refused = |pixels: usize, labels: &[u32], words: &str| {
+        let error = Dataset::from_pictures(&options, names(), vec![0; pixels], labels.to_vec()).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    refused(0, &[], "0 pixels");
+    refused(7, &[0], "7 pixels");
+    refused(12, &[0], "1 labels");
+    refused(6, &[2], "label 2");
+}

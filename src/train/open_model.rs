@@ -77,6 +77,7 @@ fn near_miss(path: &Path) -> FolderError {
     } else if disk::is_file(path) {
         let found = match path.extension().and_then(|e| e.to_str()).unwrap_or_default() {
             "safetensors" => "is a file of weights, which say nothing of their network",
+            "zip" => "is a zip file, which is to be unpacked first",
             "bin" | "ckpt" | "pkl" | "pt" | "pth" => {
                 "is a Python pickle by its name, which can run any program when it is opened, so it is not read"
             }
@@ -164,6 +165,8 @@ mod tests {
         refused(&at.join("runs/a/model.safetensors"), &["file of weights", "runs/a?"]);
         refused(&at.join("runs/a/checkpoints/step-000005.safetensors"), &["file of weights", "runs/a?"]);
         refused(&at.join("runs/a/config.toml"), &["is a file;", "runs/a?"]);
+        file("run.zip");
+        refused(&at.join("run.zip"), &["zip file", "unpacked first"]);
         for name in ["old.ckpt", "old.pt", "old.bin"] {
             file(name);
             refused(&at.join(name), &["pickle", "not read", "save_pretrained"]);
