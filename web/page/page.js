@@ -61,17 +61,20 @@ export async function attempt(work) {
   }
 }
 
+/// Another device, on which the run in training goes on.
+async function again() {
+  await reopen(undefined, undefined, (engine) => recovery.restore?.(engine));
+  notice(text('error.reopened'));
+}
+
 export function report(error) {
   const message = error.message ?? String(error);
   if (error.name === 'Stopped') return;
   if (error.name === 'DeviceLost') {
     const said = recovery.message?.(message) ?? text('error.lost', { message });
-    notice(said, text('error.reopen'), async () => {
-      await reopen(undefined, undefined, (engine) => recovery.restore?.(engine));
-      notice(text('error.reopened'));
-    });
+    notice(said, text('error.reopen'), again);
   } else if (error.name === 'OutOfMemory') {
-    notice(text('error.memory', { message }), text('error.reopen'), () => reopen());
+    notice(text('error.memory', { message }), text('error.reopen'), again);
   } else {
     notice(text('error.other', { message }));
     if (error.name !== 'Input' && error.name !== 'NoDevice') console.warn(error);
