@@ -95,6 +95,7 @@ mod memory {
     }
 
     /// Every file below a folder, by its path in there.
+    #[cfg(feature = "web")]
     pub(crate) fn below(folder: &Path) -> Vec<(PathBuf, Arc<[u8]>)> {
         let within = |(file, bytes): (&PathBuf, &Arc<[u8]>)| {
             Some((file.strip_prefix(folder).ok()?.to_path_buf(), bytes.clone()))
@@ -103,6 +104,7 @@ mod memory {
     }
 
     /// Removes a folder with all that it holds.
+    #[cfg(feature = "web")]
     pub(crate) fn remove_folder(folder: &Path) {
         files().retain(|file, _| !file.starts_with(folder));
     }
