@@ -17,7 +17,7 @@ use super::FileError;
 use super::atomic::write_atomic;
 use super::axis::Axis;
 use super::drawing::{font, one_line, text_width};
-use super::png::save_png;
+use super::palette::{reduced, save_png};
 
 /// The chart's size in units: pixels of the SVG.
 const SIZE: (u32, u32) = (800, 500);
@@ -111,7 +111,7 @@ impl Chart {
         let root = BitMapBackend::with_buffer(&mut image, size).into_drawing_area();
         Painter { scale: DRAWN_SCALE, raster: true }.paint(self, &root).map_err(FileError::encoding(path))?;
         drop(root);
-        save_png(path, &image::imageops::thumbnail(&image, size.0 / 2, size.1 / 2))
+        save_png(path, &reduced(image::imageops::thumbnail(&image, size.0 / 2, size.1 / 2)))
     }
 
     /// Saves the chart as an SVG of 800 × 500 units.

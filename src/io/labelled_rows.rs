@@ -8,7 +8,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::FileError;
 use super::drawing::{font, one_line, text_width};
 use super::image_grid::{BORDER, Layout};
-use super::png::save_png;
+use super::palette::save_png;
 
 const LABEL_SIZE: u32 = 18;
 /// Pixels to either side of a label.

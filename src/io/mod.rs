@@ -23,6 +23,8 @@ pub mod jsonl;
 mod labelled_rows;
 pub mod npz;
 mod open;
+#[cfg(feature = "charts")]
+mod palette;
 mod png;
 pub mod tensor_file;
 mod text;

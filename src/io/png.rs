@@ -60,9 +60,3 @@ pub(super) fn encode_png(path: &Path, image: &RgbImage) -> Result<Vec<u8>, FileE
     image.write_to(&mut bytes, ImageFormat::Png).map_err(FileError::encoding(path))?;
     Ok(bytes.into_inner())
 }
-
-#[cfg(feature = "charts")]
-pub(super) fn save_png(path: &Path, image: &RgbImage) -> Result<(), FileError> {
-    let bytes = encode_png(path, image)?;
-    super::atomic::write_atomic(path, |out| std::io::Write::write_all(out, &bytes))
-}
