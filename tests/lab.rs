@@ -16,7 +16,7 @@ fn every_short_experiment_bears_out_its_claims() {
         let folder = tempfile::tempdir().unwrap();
         let mut findings = Findings::new(folder.path());
         let progress = |line: &str| println!("  {line}");
-        let lab = Lab { device: device.clone(), seed: 0, progress: &progress };
+        let lab = Lab { device: device.clone(), seed: 0, data: None, progress: &progress };
         println!("{}", experiment.name);
         (experiment.run)(&lab, &mut findings).unwrap();
         for v in &findings.verdicts {

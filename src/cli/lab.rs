@@ -18,6 +18,9 @@ pub struct LabArgs {
     /// Seed of everything random
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
+    /// For `premises`: real pictures, as `train --data` takes them, to look at beside the built-in glyphs
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
 }
 
 fn list() {
@@ -42,19 +45,24 @@ fn refuse_files(folder: &Path) -> Result<(), Failure> {
 }
 
 /// Runs one experiment into `folder`; whether its claims held.
-fn one(experiment: &Experiment, folder: &Path, seed: u64, choice: &DeviceArgs) -> Result<bool, Failure> {
+fn one(experiment: &Experiment, folder: &Path, args: &LabArgs, choice: &DeviceArgs) -> Result<bool, Failure> {
     let result = folder.join("result.json");
     std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let device = choice.open()?;
     println!("\n{}: {}\n{}\n", experiment.name, experiment.title, experiment.equation);
     let progress = |line: &str| eprintln!("  {line}");
-    let lab = Lab { device: device.clone(), seed, progress: &progress };
+    let seed = args.seed;
+    let lab = Lab { device: device.clone(), seed, data: args.data.as_deref(), progress: &progress };
     let mut findings = Findings::new(folder);
     let start = Instant::now();
     (experiment.run)(&lab, &mut findings)?;
     let seconds = start.elapsed().as_secs_f64();
     for (name, value) in findings.numbers.iter().filter(|(_, v)| v.is_number()) {
         println!("{name:<60} {value}");
+    }
+    for table in &findings.tables {
+        let heads: Vec<&str> = table.columns.iter().map(String::as_str).collect();
+        println!("\n{}\n{}", table.name, crate::io::columns(&heads, &table.rows, 0).trim_end());
     }
     println!();
     for v in &findings.verdicts {
@@ -75,6 +83,7 @@ fn one(experiment: &Experiment, folder: &Path, seed: u64, choice: &DeviceArgs) -
         "seed": seed,
         "seconds": seconds,
         "numbers": findings.numbers,
+        "tables": findings.tables,
         "verdicts": findings.verdicts,
         "files": findings.files,
         "pass": findings.passed(),
@@ -97,14 +106,20 @@ pub fn run(args: &LabArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
             }
             let mut passed = true;
             for experiment in EXPERIMENTS {
-                passed &= one(experiment, &args.out.join(experiment.name), args.seed, device)?;
+                passed &= one(experiment, &args.out.join(experiment.name), args, device)?;
             }
             passed
         }
         name => match find(name) {
             Some(experiment) => {
+                if args.data.is_some() && experiment.name != "premises" {
+                    return Err(format!(
+                        "`lab {name}` has its own pictures; only `lab premises` takes --data"
+                    )
+                    .into());
+                }
                 refuse_files(&args.out)?;
-                one(experiment, &args.out, args.seed, device)?
+                one(experiment, &args.out, args, device)?
             }
             None => {
                 let names: Vec<&str> = EXPERIMENTS.iter().map(|e| e.name).collect();

@@ -31,6 +31,18 @@ pub enum LabError {
     /// A training run.
     #[error(transparent)]
     Train(Box<TrainError>),
+    /// Pictures of the user's, too few to say anything.
+    #[error(
+        "{spec} has {found} pictures; this experiment needs {needed} or more: name a larger data set, or leave --data out"
+    )]
+    FewPictures {
+        /// What was named.
+        spec: String,
+        /// How many there are.
+        found: usize,
+        /// How many it takes.
+        needed: usize,
+    },
 }
 
 /// A cause that is boxed, since some are large and a `Result` is as large as its largest error.
@@ -103,12 +115,25 @@ pub struct Verdict {
     pub pass: bool,
 }
 
+/// A table, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct Table {
+    /// Its name.
+    pub name: String,
+    /// What each column has.
+    pub columns: Vec<String>,
+    /// As many cells as there are columns.
+    pub rows: Vec<Vec<String>>,
+}
+
 /// What an experiment has found so far.
 #[derive(Debug)]
 pub struct Findings {
     folder: PathBuf,
     /// Numbers by name.
     pub numbers: Map<String, Value>,
+    /// Tables.
+    pub tables: Vec<Table>,
     /// Claims.
     pub verdicts: Vec<Verdict>,
     /// Files written, by name within the folder.
@@ -118,13 +143,25 @@ pub struct Findings {
 impl Findings {
     /// For an experiment whose files go to `folder`, which exists.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.into(), numbers: Map::new(), verdicts: Vec::new(), files: Vec::new() }
+        Self {
+            folder: folder.into(),
+            numbers: Map::new(),
+            tables: Vec::new(),
+            verdicts: Vec::new(),
+            files: Vec::new(),
+        }
     }
 
     /// Notes a number, or a list or table of them.
     pub fn number(&mut self, name: &str, value: impl Serialize) {
         // Numbers and lists of them always have a form in JSON; one that is not finite becomes null.
         self.numbers.insert(name.into(), serde_json::to_value(value).unwrap_or(Value::Null));
+    }
+
+    /// Keeps a table.
+    pub fn table(&mut self, name: &str, columns: &[&str], rows: Vec<Vec<String>>) {
+        let columns = columns.iter().map(|&column| column.into()).collect();
+        self.tables.push(Table { name: name.into(), columns, rows });
     }
 
     /// Holds a claim against a value.

@@ -45,14 +45,14 @@ const COPIES: usize = 512;
 const FALSE_ALARM: f64 = 1e-3;
 
 /// The denoising kernel by itself on a batch of pictures, without a network.
-struct Kernel {
+pub(super) struct Kernel {
     stepper: LatentStepper,
     latent: Latent,
     store: Arc<Store>,
 }
 
 impl Kernel {
-    fn new(device: &Arc<Device>, shape: [usize; 4]) -> Result<Self, LabError> {
+    pub(super) fn new(device: &Arc<Device>, shape: [usize; 4]) -> Result<Self, LabError> {
         let store = Store::new(device);
         let latent = Latent::new(&Shape::new(shape));
         let (stepper, ()) =
@@ -61,16 +61,16 @@ impl Kernel {
         Ok(Self { stepper, latent, store })
     }
 
-    fn set(&self, x: &[f32]) -> Result<(), LabError> {
+    pub(super) fn set(&self, x: &[f32]) -> Result<(), LabError> {
         Ok(self.store.write(&self.latent.x, x)?)
     }
 
     /// One update in place, with noise number `step`.
-    fn apply(&self, coefficients: &Coefficients, seed: u64, step: u32) -> Result<(), LabError> {
+    pub(super) fn apply(&self, coefficients: &Coefficients, seed: u64, step: u32) -> Result<(), LabError> {
         Ok(self.stepper.run(coefficients, &StepWords { seed, step, ..StepWords::default() }).block_on()?)
     }
 
-    fn get(&self) -> Result<Vec<f32>, LabError> {
+    pub(super) fn get(&self) -> Result<Vec<f32>, LabError> {
         Ok(self.store.read(&self.latent.x).block_on()?)
     }
 }

@@ -4,15 +4,17 @@
 mod blind;
 mod cold;
 mod findings;
+mod finite_set;
 mod forward;
 mod objectives;
 mod ode;
+mod premises;
 mod reverse;
 mod statistics;
 mod training;
 mod variance;
 
-pub use findings::{Expected, Findings, LabError, Verdict};
+pub use findings::{Expected, Findings, LabError, Table, Verdict};
 
 use crate::gpu::Device;
 use std::sync::Arc;
@@ -41,12 +43,15 @@ pub struct Lab<'a> {
     pub device: Arc<Device>,
     /// Of everything random.
     pub seed: u64,
+    /// Real pictures, as `inkwash train --data` names them, for the experiment that looks at some.
+    pub data: Option<&'a str>,
     /// Says how far it is, in a line.
     pub progress: &'a dyn Fn(&str),
 }
 
 /// Every experiment, in the order of the article.
 pub const EXPERIMENTS: &[Experiment] = &[
+    premises::EXPERIMENT,
     forward::EXPERIMENT,
     objectives::EXPERIMENT,
     variance::EXPERIMENT,

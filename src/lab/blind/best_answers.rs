@@ -1,9 +1,10 @@
 //! How well a noisy picture tells its noise, what the best answer loses without the noise level, and what it draws.
 
-use super::ideal_denoiser::{IdealDenoiser, STEPS, dot};
+use super::ideal_denoiser::{IdealDenoiser, STEPS};
 use crate::data::{Dataset, Options};
 use crate::diffusion::{Prediction, ScheduleKind};
 use crate::io::{Chart, Series, Stroke, save_rows};
+use crate::lab::finite_set::dot;
 use crate::lab::training::in_turn;
 use crate::lab::{Expected, Findings, Lab, LabError};
 use crate::rng::{Philox, Stream};

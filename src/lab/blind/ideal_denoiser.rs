@@ -2,6 +2,7 @@
 //! the posteriors of picture and noise level are sums.
 
 use crate::diffusion::{NoiseLevel, NoiseSchedule, Prediction, ScheduleKind};
+use crate::lab::finite_set::{FiniteSet, normalised};
 use crate::ops::Coefficients;
 use crate::rng::Philox;
 
@@ -14,7 +15,7 @@ pub(super) const STEPS: usize = 50;
 /// noise of a schedule, each of whose levels is as likely as another: the best that a network can learn of them, with the
 /// level or without.
 pub(super) struct IdealDenoiser<'a> {
-    pictures: &'a [Vec<f64>],
+    set: FiniteSet<'a>,
     prediction: Prediction,
     /// In the units of what the network is given.
     pub(super) levels: Vec<NoiseLevel>,
@@ -23,19 +24,6 @@ pub(super) struct IdealDenoiser<'a> {
     /// x_0 from x and the answer at each, and what x is multiplied by there before the network is given it.
     estimates: Vec<Coefficients>,
     scales: Vec<f64>,
-}
-
-/// Numbers that are these but for a factor with the given logarithms and have the sum 1; and the logarithm of the sum.
-fn normalised(logs: &mut [f64]) -> f64 {
-    let largest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    logs.iter_mut().for_each(|l| *l = (*l - largest).exp());
-    let sum: f64 = logs.iter().sum();
-    logs.iter_mut().for_each(|l| *l /= sum);
-    largest + sum.ln()
-}
-
-pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 impl<'a> IdealDenoiser<'a> {
@@ -50,7 +38,7 @@ impl<'a> IdealDenoiser<'a> {
             estimates.push(level.x_0(prediction));
             scales.push(scale);
         }
-        Self { pictures, prediction, levels, targets, estimates, scales }
+        Self { set: FiniteSet::new(pictures), prediction, levels, targets, estimates, scales }
     }
 
     /// The level whose σ is nearest.
@@ -62,32 +50,13 @@ impl<'a> IdealDenoiser<'a> {
 
     /// A picture of the set under the noise of a level.
     pub(super) fn draw(&self, level: usize, rng: &mut Philox) -> Vec<f64> {
-        let NoiseLevel { signal, noise } = self.levels[level];
-        let picture = &self.pictures[rng.below(self.pictures.len())];
-        picture.iter().map(|x| signal * x + noise * rng.normal()).collect()
-    }
-
-    /// What x says of each picture: its products with x and with itself.
-    fn products(&self, x: &[f64]) -> Vec<(f64, f64)> {
-        self.pictures.iter().map(|p| (dot(x, p), dot(p, p))).collect()
-    }
-
-    /// ln p(x | level) but for a constant, and the share of every picture in it. Bayes' rule: p(x | level, picture) is
-    /// normal with mean signal x_0 and deviation noise.
-    fn at_level(&self, level: usize, x: &[f64], products: &[(f64, f64)]) -> (f64, Vec<f64>) {
-        let (length, NoiseLevel { signal, noise }) = (dot(x, x), self.levels[level]);
-        let exponent = |(along, square): &(f64, f64)| {
-            -0.5 * (length - 2.0 * signal * along + signal * signal * square) / (noise * noise)
-        };
-        let mut shares: Vec<f64> = products.iter().map(exponent).collect();
-        let evidence = normalised(&mut shares) - x.len() as f64 * noise.ln();
-        (evidence, shares)
+        self.set.draw(self.levels[level], rng)
     }
 
     /// The share of every level given x, and in each of every picture.
     fn posterior(&self, x: &[f64]) -> (Vec<f64>, Vec<Vec<f64>>) {
-        let products = self.products(x);
-        let each = (0..self.levels.len()).map(|level| self.at_level(level, x, &products));
+        let products = self.set.products(x);
+        let each = self.levels.iter().map(|&level| self.set.posterior(level, x, &products));
         let (mut levels, pictures): (Vec<f64>, Vec<Vec<f64>>) = each.unzip();
         normalised(&mut levels);
         (levels, pictures)
@@ -105,7 +74,7 @@ impl<'a> IdealDenoiser<'a> {
 
     /// The best answer at the level that it is conditioned on, or at an unknown one: E[f | x, level] or E[f | x].
     fn answer(&self, x: &[f64], level: Option<usize>) -> Vec<f64> {
-        let (mut of_x, mut of_pictures) = (0.0, vec![0.0; self.pictures.len()]);
+        let (mut of_x, mut of_pictures) = (0.0, vec![0.0; self.set.pictures.len()]);
         // At a level that of ε is (x - signal E x_0) / noise.
         let mut add = |level: usize, share: f64, pictures: &[f64]| {
             let NoiseLevel { signal, noise } = self.levels[level];
@@ -115,14 +84,16 @@ impl<'a> IdealDenoiser<'a> {
             of_pictures.iter_mut().zip(pictures).for_each(|(sum, p)| *sum += each * p);
         };
         match level {
-            Some(level) => add(level, 1.0, &self.at_level(level, x, &self.products(x)).1),
+            Some(level) => {
+                add(level, 1.0, &self.set.posterior(self.levels[level], x, &self.set.products(x)).1);
+            }
             None => {
                 let (levels, pictures) = self.posterior(x);
                 (0..levels.len()).for_each(|g| add(g, levels[g], &pictures[g]));
             }
         }
         let mut answer: Vec<f64> = x.iter().map(|x| of_x * x).collect();
-        for (share, picture) in of_pictures.iter().zip(self.pictures) {
+        for (share, picture) in of_pictures.iter().zip(self.set.pictures) {
             answer.iter_mut().zip(picture).for_each(|(sum, p)| *sum += share * p);
         }
         answer
@@ -139,7 +110,7 @@ impl<'a> IdealDenoiser<'a> {
     pub(super) fn sample(&self, conditioned: bool, rng: &mut Philox) -> Vec<f64> {
         let at = |i: usize| self.levels.len() * (STEPS - i) / STEPS - 1;
         let mut x: Vec<f64> =
-            self.pictures[0].iter().map(|_| self.levels[at(0)].noise * rng.normal()).collect();
+            self.set.pictures[0].iter().map(|_| self.levels[at(0)].noise * rng.normal()).collect();
         for i in 0..STEPS {
             let level = at(i);
             let f = self.answer(&x, conditioned.then_some(level));
@@ -158,14 +129,14 @@ impl<'a> IdealDenoiser<'a> {
     /// The root mean square per pixel of a picture's difference from the nearest of the set.
     pub(super) fn distance(&self, x: &[f64]) -> f64 {
         let square = |p: &Vec<f64>| p.iter().zip(x).map(|(p, x)| (p - x).powi(2)).sum::<f64>();
-        let nearest = self.pictures.iter().map(square).fold(f64::INFINITY, f64::min);
+        let nearest = self.set.pictures.iter().map(square).fold(f64::INFINITY, f64::min);
         (nearest / x.len() as f64).sqrt()
     }
 
     /// [`Self::excess`] by the formulas of `docs/lab/blind.md`, which hold where x tells the picture and no end of the
     /// schedule is near.
     pub(super) fn expected_excess(&self, level: usize, mean_square: f64) -> f64 {
-        let (m, d) = (mean_square, self.pictures[0].len() as f64);
+        let (m, d) = (mean_square, self.set.pictures[0].len() as f64);
         let sigma = self.levels[level].sigma();
         let (t, precision) = (sigma / (1.0 + sigma), sigma.powi(-2));
         match self.prediction {

@@ -119,17 +119,20 @@ pub(super) struct Estimators {
     walk: LatentStepper,
 }
 
+/// Glyphs that the model has not seen.
+pub(super) fn new_pictures(unet: &UNet, seed: u64, count: usize) -> Result<Dataset, LabError> {
+    let size = unet.config.sample_size.get();
+    let options = Options::new(size, unet.config.in_channels);
+    Ok(glyphs::dataset(&Options { seed: !seed, glyph_count: count, ..options })?)
+}
+
 impl Estimators {
     /// The estimators of the built-in model's loss on new pictures.
     pub(super) fn new(device: &Arc<Device>, seed: u64) -> Result<Self, LabError> {
         let Model { unet, weights, scheduler, .. } = built_in_model()?;
         let (height, width) = unet.config.sample_size.get();
         let channels = unet.config.in_channels;
-        let pictures = glyphs::dataset(&Options {
-            seed: !seed,
-            glyph_count: 2000,
-            ..Options::new((height, width), channels)
-        })?;
+        let pictures = new_pictures(&unet, seed, 2000)?;
         let latent = Latent::new(&Shape::new([BATCH, height, width, channels]));
         let state = unet.parameters.state("weights");
         let store = Store::new(device);

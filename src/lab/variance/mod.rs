@@ -1,6 +1,7 @@
 //! The three estimators of the article's expected loss, compared in value, gradient and cost.
 
 mod estimators;
+mod large_numbers;
 
 use self::estimators::{BATCH, ESTIMATES, Estimator, Estimators, Summary};
 use super::statistics::Measured;
@@ -12,7 +13,8 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "variance",
     title: "Three estimators of the loss: the whole path, two noises, one",
     see: "In gradient-variance.png the whole path lies on two noises: fewer draws of the same law change nothing. \
-              One noise lies far below them, by the factor that ratio.png shows: the last noise was averaged beforehand.",
+              One noise lies far below them, by the factor that ratio.png shows: the last noise was averaged beforehand. In \
+              large-numbers.png more draws go down a line of 1/√N, and a better estimator begins on a lower line.",
     equation: "E ‖f - ε_{t-1}‖² = E ‖f - b ε̄ / √(1 - ā²)‖² + 1 - b² / (1 - ā²) per element (the article stops at \
                    the left side)",
     shaders: &["noise.wgsl", "denoise.wgsl", "loss.wgsl"],
@@ -163,7 +165,8 @@ fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     }
     let untrained = untrained(lab, &estimators)?;
     verdicts(findings, &comparisons, untrained);
-    charts(findings, &comparisons)
+    charts(findings, &comparisons)?;
+    large_numbers::run(lab, findings)
 }
 
 fn verdicts(findings: &mut Findings, comparisons: &[Comparison], (same_mean, resolved): (f64, f64)) {
