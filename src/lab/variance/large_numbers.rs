@@ -16,10 +16,10 @@ use crate::tensor::{Array, DType, Spec};
 use crate::train::built_in_model;
 
 /// Losses of each kind, and how many the device computes at a time.
-const LOSSES: usize = 4096;
+const LOSSES: usize = 2048;
 const BATCH: usize = 64;
 /// Losses in the largest means. There are then 32 of them, by which their deviation is known to 1 / √(2 · 31) = 13 %.
-const LARGEST: usize = 128;
+const LARGEST: usize = 64;
 /// The article's t of the losses that are of one t.
 const TIME: usize = 300;
 
