@@ -7,10 +7,10 @@ INKWASH := target/release/inkwash
 export XDG_RUNTIME_DIR ?= /tmp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint interop web web-serve web-test ci
+.PHONY: help demo test setup lint lab-pictures interop web web-serve web-test ci
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The demo's own last lines name the pictures.
 demo: ## Train the built-in glyphs for some minutes and draw what came of it
@@ -32,6 +32,15 @@ lint: ## Check the format, clippy and the documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+
+# The pages say which pictures they show. `make lab-pictures DATA=DIR` shows real pictures too, of CIFAR-10 in those that are kept.
+lab-pictures: ## Run every experiment and make the pictures of docs/lab again (20 minutes)
+	$(CARGO) build --release
+	@out=$$(mktemp -d) && \
+	$(INKWASH) lab all --out "$$out" $(if $(DATA),--data "$(DATA)") && \
+	for picture in $$(grep -oh 'images/lab/[a-z]*/[a-z_-]*\.png' docs/lab/*.md | sort -u); do \
+		mkdir -p "docs/$${picture%/*}" && cp "$$out/$${picture#images/lab/}" "docs/$$picture" || exit 1; \
+	done; rm -rf "$$out"
 
 interop: ## Prove against PyTorch and diffusers that models go both ways (installs them: some minutes, 1 to 6 GB)
 	sh scripts/interop

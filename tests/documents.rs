@@ -1,5 +1,5 @@
-//! The documents: the field's terms, one each, as docs/glossary.md has them; links that lead somewhere; every setting of a
-//! training run in docs/files.md. Reads files; runs nothing.
+//! The documents: the field's terms, one each, as docs/glossary.md has them; links that lead somewhere; the pictures of
+//! the experiments; every setting of a training run in docs/files.md. Reads files; runs nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -172,6 +172,36 @@ fn links_lead_somewhere() {
     assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
     assert_eq!(links("[a](b.md), `[c](d)`, ![](e.png)\n```\n[f](g)\n```\n"), ["b.md", "e.png"]);
     assert_eq!(anchor("## Cost, before `running`"), "cost-before-running");
+}
+
+/// Every experiment has a page in both languages, which shows the same pictures; those are the ones that are kept, and small.
+#[test]
+fn every_experiment_shows_its_pictures() {
+    let docs = root().join("docs");
+    let mut shown = BTreeSet::new();
+    for experiment in inkwash::lab::EXPERIMENTS {
+        let [english, chinese] = ["md", "zh.md"].map(|extension| {
+            let page = read(&docs.join(format!("lab/{}.{extension}", experiment.name)));
+            let pictures = links(&page).into_iter().filter(|link| link.ends_with(".png"));
+            pictures.map(|link| docs.join("lab").join(link)).collect::<Vec<_>>()
+        });
+        assert!(!english.is_empty(), "docs/lab/{}.md shows no picture", experiment.name);
+        assert_eq!(english, chinese, "the pages on {} show other pictures", experiment.name);
+        let folder = docs.join(format!("lab/../images/lab/{}", experiment.name));
+        assert!(english.iter().all(|picture| picture.parent() == Some(&folder)), "{english:?}");
+        shown.extend(english.iter().map(|picture| picture.canonicalize().unwrap()));
+    }
+    let kept = files_below(&docs.join("images/lab").canonicalize().unwrap(), "png");
+    assert_eq!(kept, shown.into_iter().collect::<Vec<_>>(), "kept in docs/images/lab, and shown");
+    let sizes = kept.iter().map(|picture| {
+        let bytes = std::fs::read(picture).unwrap();
+        // After its signature and the head of the first chunk a PNG has width, height, bits and the kind: 3 is a palette.
+        assert!(bytes.starts_with(b"\x89PNG") && bytes[25] == 3, "{} has no palette", picture.display());
+        assert!(bytes.len() < 80_000, "{} has {} bytes", picture.display(), bytes.len());
+        bytes.len()
+    });
+    let total: usize = sizes.sum();
+    assert!(total < 1_500_000, "docs/images/lab has {total} bytes");
 }
 
 /// Every field that a configuration may have, with the values of those that name a schedule or a prediction.

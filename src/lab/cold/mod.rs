@@ -169,7 +169,7 @@ fn restore(
     findings.number(&format!("{name}_unevenness_from_severity_0_on"), &unevennesses);
 
     // 3. Pictures and the chart.
-    save_rows(&findings.file(&format!("{name}_restoration.png")), &rows, SIDE, SIDE, 1, 48)?;
+    save_rows(&findings.file(&format!("{name}_restoration.png")), &rows, SIDE, SIDE, 1, 32)?;
     let walks = walk_rows(chain, name, &|s| &degraded[s]);
     save_rows(&findings.file(&format!("{name}_degradation.png")), &walks, SIDE, SIDE, 1, 64)?;
     let series = |(colour, errors): (usize, &Vec<f64>)| Series {

@@ -6,7 +6,7 @@ const SWEEPS: usize = 40;
 
 /// The eigenvalues of a symmetric matrix, given by its `n` rows one after another, the largest first; and an eigenvector of
 /// length 1 for each. Jacobi's method: every element off the diagonal in turn is made zero by a rotation in the plane of
-/// its row and column, until all that is left of them is rounding (Golub & Van Loan, Matrix Computations, section 8.5).
+/// its row and column, until all that is left of them is rounding (Golub & Van Loan, Matrix Computations, chapter 8).
 pub(super) fn eigen(mut a: Vec<f64>, n: usize) -> Vec<(f64, Vec<f64>)> {
     let mut vectors: Vec<Vec<f64>> =
         (0..n).map(|i| (0..n).map(|k| f64::from(u8::from(i == k))).collect()).collect();

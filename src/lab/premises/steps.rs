@@ -358,9 +358,8 @@ fn draw(
             y_label: "variance of a pixel, in units of β".into(),
             log_x: true,
             series: vec![
-                line("exact: β̃ and what is open about the picture", 0, single(&|b| b.exact / b.step.beta)),
-                line("error on walked paths", 1, Vec::new()),
-                thin("β̃", 2, single(&|b| b.step.variance / b.step.beta)),
+                line("exact variance", 0, single(&|b| b.exact / b.step.beta)),
+                line("squared error of the best prediction, on walked paths", 1, Vec::new()),
             ]
             .into_iter()
             .chain(dots(single(&|b| b.walked.value / b.step.beta)))
