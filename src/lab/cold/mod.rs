@@ -98,10 +98,10 @@ fn restore(
     let mut unevennesses = vec![unevenness(x_0)];
     let (mut stepped, mut differences) = (x_0.to_vec(), Vec::new());
     let mut details = [0.0; 4];
-    // The first two pictures of each class.
-    let two =
-        |x: &[f32]| x.chunks_exact(PER_CLASS * ELEMENTS).flat_map(|c| &c[..2 * ELEMENTS]).copied().collect();
-    let mut rows: Vec<(String, Vec<f32>)> = vec![("held out".into(), two(x_0))];
+    // The first picture of each class.
+    let first =
+        |x: &[f32]| x.chunks_exact(PER_CLASS * ELEMENTS).flat_map(|c| &c[..ELEMENTS]).copied().collect();
+    let mut rows: Vec<(String, Vec<f32>)> = vec![("held out".into(), first(x_0))];
     for s in 1..=last {
         let x_s = degrader.apply(x_0, s)?;
         stepped = stepper.apply(&stepped, s)?;
@@ -113,7 +113,7 @@ fn restore(
             errors[method].push(error(x, x_0));
             details[method] = detail(x);
             if chain.restored.contains(&s) {
-                rows.push((format!("{s}: {}", METHODS[method]), two(x)));
+                rows.push((format!("{s}: {}", METHODS[method]), first(x)));
             }
         }
         unevennesses.push(unevenness(&x_s));
@@ -169,7 +169,7 @@ fn restore(
     findings.number(&format!("{name}_unevenness_from_severity_0_on"), &unevennesses);
 
     // 3. Pictures and the chart.
-    save_rows(&findings.file(&format!("{name}_restoration.png")), &rows, SIDE, SIDE, 1, 32)?;
+    save_rows(&findings.file(&format!("{name}_restoration.png")), &rows, SIDE, SIDE, 1, 48)?;
     let walks = walk_rows(chain, name, &|s| &degraded[s]);
     save_rows(&findings.file(&format!("{name}_degradation.png")), &walks, SIDE, SIDE, 1, 64)?;
     let series = |(colour, errors): (usize, &Vec<f64>)| Series {
