@@ -50,7 +50,7 @@ impl Device {
 
     /// Compiles the kernels of launches by all the host's processors together, where it has several. What fails is found out by who
     /// launches it.
-    pub(crate) fn compile<'a>(&self, launches: impl Iterator<Item = &'a Dispatch>) {
+    pub(crate) fn compile_ahead<'a>(&self, launches: impl Iterator<Item = &'a Dispatch>) {
         #[cfg(not(target_arch = "wasm32"))]
         self.compile_together(launches);
         #[cfg(target_arch = "wasm32")]
