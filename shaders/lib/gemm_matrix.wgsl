@@ -3,8 +3,8 @@
 //
 // One workgroup computes TILE_M x TILE_N sums over one range of k (a split). It stages TILE_K columns of A and rows of B at a time
 // as they lie in memory, and its subgroups multiply them: each keeps a unit of 4 x 4 tiles of TILE x TILE sums, and 2 x 2 units
-// make up the workgroup's. A unit of 4 x 4 reads two tiles of workgroup memory for four products, where 2 x 4 read three: then
-// reading took as long as multiplying on an H200. Sums leave through workgroup memory, a row of tiles of each unit at a time,
+// make up the workgroup's. A unit of 4 x 4 reads two tiles of workgroup memory for four products, where 2 x 4 read three: by their
+// bytes, reading took as long as multiplying on an H200. Sums leave through workgroup memory, a row of tiles of each unit at a time,
 // since WGSL gives no access to an element of a matrix.
 //
 // Neighbouring invocations load neighbouring vec4, and nothing is done with a vec4 before it is staged, after the products of the

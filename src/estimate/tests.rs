@@ -234,12 +234,12 @@ fn steps_in_f16_are_planned_on_matrix_units() {
         let run = plan(&config, &gpu, Kernels::Workgroup).unwrap();
         let estimate = Estimate::new(&config, &run, Some(gpu)).unwrap();
         let on_matrix_units = |op: &str| {
-            estimate.launches.iter().any(|l| l.work.op == op && l.work.kernel.contains("_matrix:"))
+            estimate.launches.iter().any(|l| l.work.op == op && l.work.variant.contains("gemm_matrix"))
         };
         for op in ["conv2d", "conv2d_backward_weight", "linear_layers", "linear_layers_backward_input"] {
             assert_eq!(on_matrix_units(op), has, "{op} on {name} in {precision:?}");
         }
         let on = estimate.on.unwrap();
-        assert!(on.unrecorded.iter().all(|kernel| !kernel.contains("_matrix:")), "{:?}", on.unrecorded);
+        assert!(on.unrecorded.iter().all(|kernel| !kernel.contains("gemm_matrix")), "{:?}", on.unrecorded);
     }
 }

@@ -138,7 +138,7 @@ const zh = {
   'draw.noisy.jump': '一步跳到 t = {t}', 'draw.noisy.step': '一步一步走了 {t} 步',
   'draw.glyph': '或者从这个字开始', 'draw.brush': '笔粗', 'draw.clear': '清空', 'draw.picture': '打开图片……',
   'draw.side': '像素', 'draw.keep': '留着训练用', 'draw.kept': '已留 {n} 张',
-  'draw.none': '—', 'draw.t': '加噪步 t', 'draw.schedule': '噪声日程',
+  'draw.none': '—', 'draw.t': '加噪步 t', 'draw.schedule': '噪声调度',
   'schedule.cosine': '余弦', 'schedule.linear': '线性', 'schedule.scaled': '平方根线性', 'schedule.sigmoid': 'S 形',
   'draw.step': '走一步', 'draw.steps': '走 {n} 步', 'draw.play': '播放', 'draw.pause': '暂停', 'draw.jump': '回到一步到位',
   'draw.equation.jump': '所有步合成一步', 'draw.equation.step': '走一步',
