@@ -128,19 +128,6 @@ fn own(depth: Depth, d: Depths) -> Depth {
     return depth;
 }
 
-// Two vec4 as they were loaded.
-struct LoadedA {
-    v0: Left,
-    v1: Left,
-    inside: vec2<bool>,
-}
-
-struct LoadedB {
-    v0: StoredOut,
-    v1: StoredOut,
-    inside: vec2<bool>,
-}
-
 struct Loaded {
     a0: LoadedA,
     a1: LoadedA,
@@ -150,14 +137,6 @@ struct Loaded {
     b1: LoadedB,
     b2: LoadedB,
     b3: LoadedB,
-}
-
-fn load_a(p: Places) -> LoadedA {
-    return LoadedA(a[p.at.x], a[p.at.y], p.inside);
-}
-
-fn load_b(p: Places) -> LoadedB {
-    return LoadedB(b[p.at.x], b[p.at.y], p.inside);
 }
 
 fn load(lines: AllLines, d: Depths) -> Loaded {

@@ -14,3 +14,24 @@ struct Places {
 fn places(at: vec2<u32>, inside: vec2<bool>) -> Places {
     return Places(select(vec2<u32>(), at, inside), inside);
 }
+
+// Two vec4 as they were loaded. Nothing is done with them before they are staged, so that nobody waits for them earlier.
+struct LoadedA {
+    v0: Left,
+    v1: Left,
+    inside: vec2<bool>,
+}
+
+struct LoadedB {
+    v0: StoredOut,
+    v1: StoredOut,
+    inside: vec2<bool>,
+}
+
+fn load_a(p: Places) -> LoadedA {
+    return LoadedA(a[p.at.x], a[p.at.y], p.inside);
+}
+
+fn load_b(p: Places) -> LoadedB {
+    return LoadedB(b[p.at.x], b[p.at.y], p.inside);
+}

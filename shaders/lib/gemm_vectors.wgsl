@@ -47,27 +47,6 @@ fn tile_place(vector: u32, k: u32, vectors: u32) -> u32 {
     return k * vectors + (vector ^ (k / 4u * 2u));
 }
 
-// Two vec4 as they were loaded. Nothing is done with them before they are staged, so that nobody waits for them earlier.
-struct LoadedA {
-    v0: Left,
-    v1: Left,
-    inside: vec2<bool>,
-}
-
-struct LoadedB {
-    v0: StoredOut,
-    v1: StoredOut,
-    inside: vec2<bool>,
-}
-
-fn load_a(p: Places) -> LoadedA {
-    return LoadedA(a[p.at.x], a[p.at.y], p.inside);
-}
-
-fn load_b(p: Places) -> LoadedB {
-    return LoadedB(b[p.at.x], b[p.at.y], p.inside);
-}
-
 fn numbers(v0: vec4<f32>, v1: vec4<f32>, inside: vec2<bool>, has_zeros: bool) -> mat2x4<f32> {
     if has_zeros {
         return mat2x4<f32>(select(vec4<f32>(), v0, inside.x), select(vec4<f32>(), v1, inside.y));
