@@ -154,8 +154,9 @@ mod tests {
         assert_eq!(form(&caps(8, (8, 8), 32 << 10, 1024)), Some((8, 32, 64, 16, 10_240)));
         // A stage is 16 deep at least, so that subgroups of four are more than there are units.
         assert_eq!(form(&caps(8, (4, 4), 32 << 10, 1024)), Some((8, 32, 64, 16, 10_240)));
-        // A device with too little: half the invocations and half the depth, or none.
+        // Devices with too little: half the invocations and half the depth, a quarter, or none.
         assert_eq!(form(&caps(16, (32, 64), 40 << 10, 1024)), Some((16, 128, 128, 32, 36_864)));
+        assert_eq!(form(&caps(16, (32, 64), 32 << 10, 1024)), Some((16, 64, 128, 16, 28_672)));
         assert_eq!(form(&caps(16, (32, 32), 16 << 10, 256)), None);
         assert_eq!(form(&Caps::webgpu(Kernels::Workgroup).with_f16()), None);
         assert!(MatrixTile::all(&caps(16, (32, 32), 48 << 10, 1024), DType::F32).is_empty());
