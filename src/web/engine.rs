@@ -1,6 +1,6 @@
 //! The device of a page.
 
-use super::{Result, json, parsed, shaders};
+use super::{Failure, Result, json, parsed, shaders};
 use crate::gpu::{Choice, Device};
 use crate::graph::Kernels;
 use serde::Deserialize;
@@ -32,6 +32,11 @@ pub struct Engine {
     pub(super) device: Arc<Device>,
 }
 
+fn named(kernels: &str) -> Result<Kernels> {
+    let found = Kernels::ALL.into_iter().find(|k| k.name() == kernels);
+    found.ok_or_else(|| Failure::input(format!("kernels={kernels}: expected registers or workgroup")))
+}
+
 #[wasm_bindgen]
 impl Engine {
     /// Opens the browser's device. `edited` is an object of the texts of shaders by their names, in place of the embedded ones;
@@ -44,7 +49,7 @@ impl Engine {
         let texts: BTreeMap<String, String> = parsed("edited shaders", edited)?;
         let shaders = if texts.is_empty() { None } else { Some(Arc::new(shaders::folder(texts)?)) };
         let EngineOptions { default_limits, kernels } = parsed("options", options)?;
-        let kernels = Kernels::ALL.into_iter().find(|k| Some(k.name()) == kernels.as_deref());
+        let kernels = kernels.as_deref().map(named).transpose()?;
         let device = Device::open(&Choice { shaders, default_limits, kernels, ..Choice::default() }).await?;
         Ok(Self { device })
     }

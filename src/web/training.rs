@@ -332,6 +332,16 @@ fn keep_pictures(data: &Dataset, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The number of a class.
+fn label_of(class_names: &[String], class: &str) -> Result<u32> {
+    (0u32..).zip(class_names).find_map(|(label, name)| (name == class).then_some(label)).ok_or_else(|| {
+        Failure::input(format!(
+            "{PICTURES}/{class}: the run has no such class; its config.toml has {}",
+            class_names.join(", ")
+        ))
+    })
+}
+
 /// The pictures that [`keep_pictures`] wrote.
 fn own_pictures(config: &TrainConfig, folder: &Path) -> Result<Dataset> {
     let [height, width, channels] = config.picture_shape();
@@ -347,8 +357,9 @@ fn own_pictures(config: &TrainConfig, folder: &Path) -> Result<Dataset> {
     for (path, _) in &files {
         pixels.extend(read_single(&folder.join(PICTURES).join(path), height, width, channels)?);
         let class = path.parent().map(|class| class.to_string_lossy().into_owned()).unwrap_or_default();
-        let label = config.class_names.iter().position(|name| *name == class).unwrap_or(0);
-        labels.push(u32::try_from(label).unwrap_or(0));
+        if !config.class_names.is_empty() {
+            labels.push(label_of(&config.class_names, &class)?);
+        }
     }
     Ok(Dataset::from_pictures(&config.data_options(), config.class_names.clone(), pixels, labels)?)
 }
