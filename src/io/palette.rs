@@ -1,16 +1,14 @@
 //! Drawings as PNG files of a byte for each pixel: a chart takes a third of what it takes in true colour.
 
+use super::FileError;
+use super::atomic::write_atomic;
+use super::png::encode_png;
+use image::RgbImage;
+use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
-
-use image::RgbImage;
-use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
-
-use super::FileError;
-use super::atomic::write_atomic;
-use super::png::encode_png;
 
 /// The colours that a palette has room for.
 const ROOM: usize = 256;
