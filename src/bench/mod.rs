@@ -10,8 +10,8 @@ use crate::graph::{Candidate, Choices};
 use crate::ops::Case;
 use crate::rng::{Philox, Stream};
 use crate::sample::PictureSampler;
-use crate::train::{Diffusion, Group, RunPlan, StepOptions, TrainConfig, TrainError, TrainPlans, Trainer};
-use crate::tune::{Effort, OneOperator, tune};
+use crate::train::{Diffusion, Group, StepOptions, TrainConfig, TrainError, TrainPlans, Trainer, tuned};
+use crate::tune::{Effort, OneOperator};
 use cpu_time::ProcessTime;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -72,7 +72,8 @@ pub struct OpSpeed {
     pub gbps: f64,
 }
 
-/// Times every candidate that a device has for a case, the rule's choice first.
+/// Times the candidates that a device has for a case and whose algorithm's name contains `algorithm`, each with its number among all
+/// of them, of which the rule's choice is 0.
 pub fn op_speeds(
     device: &Arc<Device>,
     case: &Case,
@@ -305,9 +306,7 @@ pub fn bench_step(
     repeats: Repeats,
 ) -> Result<StepReport, TrainError> {
     let rss_before_model_bytes = host_memory("VmHWM:");
-    let plan = RunPlan::new(config, &device.caps)?.plans;
-    let tuning = tune(device, &[&plan.micro, &plan.update], effort, None, &mut |_| ())?;
-    drop(plan);
+    let tuning = tuned(device, config, effort, None, &mut |_| ())?;
     let tuned = [tuning.measured, tuning.changed];
     let (mut trainer, pictures) = made_up_run(device, config, tuning.choices, &Group::alone())?;
     let parameters = trainer.task.unet.parameters.count();

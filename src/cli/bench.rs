@@ -245,7 +245,15 @@ pub fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<ExitCode, Failure> {
                     )
                     .into());
                 }
-                for (number, speed) in op_speeds(&device, &case, algorithm, (*repeats).into())? {
+                let speeds = op_speeds(&device, &case, algorithm, (*repeats).into())?;
+                if speeds.is_empty() {
+                    return Err(format!(
+                        "--algorithm {algorithm}: no algorithm for {} has this in its name; without the flag all are listed",
+                        case.title()
+                    )
+                    .into());
+                }
+                for (number, speed) in speeds {
                     let (name, algorithm) = (&case.name, speed.algorithm);
                     if !json {
                         println!(

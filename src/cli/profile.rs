@@ -12,9 +12,10 @@ use crate::profile::lines::{self, Lines};
 use crate::profile::table::{By, rows};
 use crate::profile::{
     Measure, Options, Profile, operator, page, report, sampling_step, trace, training_step,
+    with_made_up_classes,
 };
-use crate::train::{NetworkKind, RunPlan, TrainConfig, open_model, read_config};
-use crate::tune::{Effort, tune};
+use crate::train::{NetworkKind, TrainConfig, open_model, read_config, tuned};
+use crate::tune::Effort;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -287,9 +288,10 @@ fn measure<M: Measure>(args: &ProfileArgs, device: &DeviceArgs, how: M) -> Resul
     if !args.sample {
         let device = device.open()?;
         let weights = model.as_ref().map(|model| model.weights.as_slice());
-        let plans = RunPlan::new(&config, &device.caps)?.plans;
-        let tuning = tune(&device, &[&plans.micro, &plans.update], args.tune, cache.as_deref(), &mut |_| ())?;
-        drop(plans);
+        let tuning =
+            tuned(&device, &with_made_up_classes(&config), args.tune, cache.as_deref(), &mut |operators| {
+                eprintln!("{operators} operators are measured for the fastest algorithm");
+            })?;
         return Ok(training_step(&device, &config, weights, tuning.choices, how)?);
     }
     if config.network == NetworkKind::Classifier {

@@ -24,7 +24,7 @@ pub use measure::{Measure, Options};
 pub use memory::{Memory, TensorLife};
 pub use roofs::Roofs;
 pub use statistics::Seconds;
-pub use subject::{operator, sampling_step, training_step};
+pub use subject::{operator, sampling_step, training_step, with_made_up_classes};
 
 use crate::gpu::{Clock, GpuError, RunError};
 use crate::graph::{GraphError, Phase, PlanError};

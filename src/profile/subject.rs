@@ -18,6 +18,15 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// The configuration with the network in full that [`training_step`] profiles: of made-up classes where it has classes.
+pub fn with_made_up_classes(config: &TrainConfig) -> TrainConfig {
+    let classes = match config.network {
+        NetworkKind::Unet => 1,
+        NetworkKind::Classifier => 10,
+    };
+    config.with_network(&vec![String::new(); classes])
+}
+
 /// Profiles a training step of a configuration on made-up pictures, from these weights (the initial ones if left out), by these
 /// algorithms (the rule's for what they leave out). Every step, profiled or not, is a real one: weights, moments and random numbers
 /// go on as in training, in memory alone.
@@ -34,13 +43,14 @@ pub fn training_step<M: Measure>(
         (0..config.batch * height * width * channels).map(|_| rng.uniform(-1.0, 1.0) as f32).collect();
     let batch: PictureBatch = (pictures, vec![0; config.batch]);
     let options = StepOptions { choices: Arc::new(choices), ..config.step_options() };
+    let whole = with_made_up_classes(config);
     match config.network {
         NetworkKind::Unet => {
-            let task = Diffusion::new(UNet::new(&config.unet_config(1))?, config);
+            let task = Diffusion::new(UNet::new(&whole.unet_config(0))?, config);
             steps_of(device, config, task, (options, batch), weights, how)
         }
         NetworkKind::Classifier => {
-            let classifier = Classifier::new(&config.classifier_config(10))?;
+            let classifier = Classifier::new(&whole.classifier_config(0))?;
             let task = Classification(classifier.in_precision(config.precision));
             steps_of(device, config, task, (options, batch), weights, how)
         }

@@ -1,10 +1,29 @@
 //! Which algorithms a new run computes with.
 
-use super::{RunOptions, RunPlan, TrainError, TrainEvent};
+use super::{RunOptions, RunPlan, TrainConfig, TrainError, TrainEvent};
 use crate::gpu::Device;
 use crate::graph::Choices;
 use crate::tune::{Effort, Tuning, tune};
+use std::path::Path;
 use std::sync::Arc;
+
+/// What is known of the operators of a step of this configuration after so much effort ([`tune`]).
+///
+/// # Errors
+/// A configuration that cannot be planned, or a device that fails.
+pub fn tuned(
+    device: &Arc<Device>,
+    config: &TrainConfig,
+    effort: Effort,
+    cache: Option<&Path>,
+    begin: &mut dyn FnMut(usize),
+) -> Result<Tuning, TrainError> {
+    if effort == Effort::Off {
+        return Ok(Tuning::default());
+    }
+    let plans = RunPlan::new(config, &device.caps)?.plans;
+    Ok(tune(device, &[&plans.micro, &plans.update], effort, cache, begin)?)
+}
 
 /// Measures which algorithms are the fastest for a new run, if that is wanted, and says so.
 pub(super) fn measured_choices(

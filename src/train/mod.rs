@@ -53,6 +53,7 @@ mod validate;
 mod warnings;
 
 pub use checkpoint::Checkpoint;
+pub use choices::tuned;
 pub use classification::{Classification, ClassificationInputs};
 pub use config::{EmaWarmup, LearningRate, NetworkKind, TimestepSampling, TrainConfig};
 pub use config_file::{read_config, read_config_and_fields};
