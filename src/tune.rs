@@ -164,7 +164,7 @@ pub fn tune(
     for some in unknown.chunks(TOGETHER) {
         if start.elapsed() < effort.limit() {
             let candidates = some.iter().flat_map(|question| &question.candidates);
-            device.compile_ahead(candidates.flat_map(|candidate| &candidate.program.dispatches));
+            device.compile_together(candidates.flat_map(|candidate| &candidate.program.dispatches));
         }
         for question in some {
             let of_rule = question.candidates[0].algorithm;

@@ -304,6 +304,7 @@ impl Executable {
     }
 
     /// Waits, and reads a tensor that outlives the run, as it lies in memory.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) async fn read_encoded(&self, value: ValueId) -> Result<Vec<u8>, GpuError> {
         let words = self.read_words(value).await?;
         let mut bytes = bytemuck::cast_slice(&words).to_vec();

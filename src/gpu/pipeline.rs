@@ -48,19 +48,10 @@ impl Device {
         Ok(pipelines)
     }
 
-    /// Compiles the kernels of launches by all the host's processors together, where it has several. What fails is found out by who
-    /// launches it.
-    pub(crate) fn compile_ahead<'a>(&self, launches: impl Iterator<Item = &'a Dispatch>) {
-        #[cfg(not(target_arch = "wasm32"))]
-        self.compile_together(launches);
-        #[cfg(target_arch = "wasm32")]
-        drop(launches);
-    }
-
     /// Compiles what is not compiled yet. What fails is left to [`Device::pipeline`], which then meets the first failure in the
     /// order of launches, whatever thread was faster.
     #[cfg(not(target_arch = "wasm32"))]
-    fn compile_together<'a>(&self, launches: impl Iterator<Item = &'a Dispatch>) {
+    pub(crate) fn compile_together<'a>(&self, launches: impl Iterator<Item = &'a Dispatch>) {
         let mut seen = HashSet::new();
         let missing: Vec<&Dispatch> = {
             let compiled = lock(&self.pipelines);

@@ -124,6 +124,8 @@ pub enum Fill {
     Below(usize),
     /// These numbers.
     Values(Vec<f64>),
+    /// What another operator makes of the first so many inputs, by its reference: the output of this number.
+    Output(Arc<dyn Op>, usize, usize),
 }
 
 impl<T: Into<f64>, const N: usize> From<[T; N]> for Fill {
@@ -224,20 +226,25 @@ impl Case {
 
     /// The inputs' numbers, as their types hold them: the same for every device.
     pub fn arrays(&self) -> Vec<Array> {
-        self.inputs
-            .iter()
-            .zip(0u32..)
-            .map(|((spec, fill), i)| {
-                let mut rng = Philox::new(i.into(), Stream::Cases, 0);
-                let mut draw = |k: usize| match fill {
-                    Fill::Normal => rng.normal(),
-                    Fill::Uniform(low, high) => rng.uniform(*low, *high),
-                    Fill::Below(n) => rng.below(*n) as f64,
-                    Fill::Values(v) => v[k],
-                };
-                Array::from_fn(&spec.shape, |k| spec.dtype.round(draw(k)))
-            })
-            .collect()
+        let mut arrays: Vec<Array> = Vec::new();
+        for ((spec, fill), i) in self.inputs.iter().zip(0u32..) {
+            let made = match fill {
+                Fill::Output(op, inputs, number) => {
+                    op.reference(&arrays[..*inputs]).swap_remove(*number).data
+                }
+                _ => Vec::new(),
+            };
+            let mut rng = Philox::new(i.into(), Stream::Cases, 0);
+            let mut draw = |k: usize| match fill {
+                Fill::Normal => rng.normal(),
+                Fill::Uniform(low, high) => rng.uniform(*low, *high),
+                Fill::Below(n) => rng.below(*n) as f64,
+                Fill::Values(v) => v[k],
+                Fill::Output(..) => made[k],
+            };
+            arrays.push(Array::from_fn(&spec.shape, |k| spec.dtype.round(draw(k))));
+        }
+        arrays
     }
 
     /// `operator: name` for tables.

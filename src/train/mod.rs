@@ -53,6 +53,7 @@ mod validate;
 mod warnings;
 
 pub use checkpoint::Checkpoint;
+#[cfg(not(target_arch = "wasm32"))]
 pub use choices::tuned;
 pub use classification::{Classification, ClassificationInputs};
 pub use config::{EmaWarmup, LearningRate, NetworkKind, TimestepSampling, TrainConfig};

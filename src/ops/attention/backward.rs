@@ -15,6 +15,35 @@ pub struct AttentionBackward {
     pub heads: usize,
 }
 
+impl AttentionBackward {
+    /// dq, dk and dv; `stored` is what becomes of a weight, and of the gradient of a score, before it is a factor.
+    pub(super) fn gradients(&self, x: &[Array], stored: impl Fn(f64) -> f64) -> Vec<Array> {
+        let sizes @ Sizes { batch, length, heads, head } = Sizes::of(&x[0].shape, self.heads);
+        let [q, k, v, o, l, d_o] = [0, 1, 2, 3, 4, 5].map(|i| &x[i].data);
+        let [mut dq, mut dk, mut dv] = [0, 1, 2].map(|i| Array::zeros(&x[i].shape));
+        for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
+            for t in 0..length {
+                let row = sizes.at(b, h, t);
+                let l = l[(b * heads + h) * length + t];
+                let d = dot(&d_o[row..][..head], &o[row..][..head]);
+                for u in 0..length {
+                    let other = sizes.at(b, h, u);
+                    let s = sizes.scale() * dot(&q[row..][..head], &k[other..][..head]);
+                    let p = (s - l).exp();
+                    let ds = stored(p * (dot(&d_o[row..][..head], &v[other..][..head]) - d));
+                    let p = stored(p);
+                    for c in 0..head {
+                        dq.data[row + c] += sizes.scale() * ds * k[other + c];
+                        dk.data[other + c] += sizes.scale() * ds * q[row + c];
+                        dv.data[other + c] += p * d_o[row + c];
+                    }
+                }
+            }
+        }
+        vec![dq, dk, dv]
+    }
+}
+
 impl Op for AttentionBackward {
     fn name(&self) -> &'static str {
         "attention_backward"
@@ -38,28 +67,7 @@ impl Op for AttentionBackward {
     }
 
     fn reference(&self, x: &[Array]) -> Vec<Array> {
-        let sizes @ Sizes { batch, length, heads, head } = Sizes::of(&x[0].shape, self.heads);
-        let [q, k, v, o, l, d_o] = [0, 1, 2, 3, 4, 5].map(|i| &x[i].data);
-        let [mut dq, mut dk, mut dv] = [0, 1, 2].map(|i| Array::zeros(&x[i].shape));
-        for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
-            for t in 0..length {
-                let row = sizes.at(b, h, t);
-                let l = l[(b * heads + h) * length + t];
-                let d = dot(&d_o[row..][..head], &o[row..][..head]);
-                for u in 0..length {
-                    let other = sizes.at(b, h, u);
-                    let s = sizes.scale() * dot(&q[row..][..head], &k[other..][..head]);
-                    let p = (s - l).exp();
-                    let ds = p * (dot(&d_o[row..][..head], &v[other..][..head]) - d);
-                    for c in 0..head {
-                        dq.data[row + c] += sizes.scale() * ds * k[other + c];
-                        dk.data[other + c] += sizes.scale() * ds * q[row + c];
-                        dv.data[other + c] += p * d_o[row + c];
-                    }
-                }
-            }
-        }
-        vec![dq, dk, dv]
+        self.gradients(x, |weight| weight)
     }
 
     /// Four products of the model; that two of them are computed twice, and the scores again, is not counted.
